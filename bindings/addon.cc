@@ -1,0 +1,47 @@
+// The addon's entry: one Environment per JavaScript environment, no other state.
+#include "addon.h"
+
+#include "engine.h"
+#include "../native/cpu/kernels.h"
+
+namespace rank_grpo {
+namespace {
+
+Napi::Value device_info(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  auto out = Napi::Object::New(env);
+  try {
+    const Kernels& kernels = select_kernels();
+    out.Set("device", "cpu");
+    out.Set("isa", kernels.name);
+    out.Set("bf16", kernels.bf16);
+  } catch (const Error& error) {
+    throw to_js_error(env, error.code(), error.what());
+  }
+  out.Set("threads", Engine::instance().threads());
+  return out;
+}
+
+void set_threads(const Napi::CallbackInfo& info) {
+  try {
+    Engine::instance().set_threads(static_cast<int>(to_integer(info[0], "threads", 1, 256)));
+  } catch (const Error& error) {
+    throw to_js_error(info.Env(), error.code(), error.what());
+  }
+}
+
+}  // namespace
+
+}  // namespace rank_grpo
+
+static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  using namespace rank_grpo;
+  env.SetInstanceData(std::make_unique<Environment>().release());  // the environment deletes it
+  exports.Set("deviceInfo", Napi::Function::New(env, device_info, "deviceInfo"));
+  exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
+  define_policy(env, exports);
+  define_kernels(env, exports);
+  return exports;
+}
+
+NODE_API_MODULE(rank_grpo, initialize)

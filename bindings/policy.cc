@@ -1,0 +1,412 @@
+// The JavaScript class over Policy: copies arguments on the calling thread, works on the engine thread, one operation at a time.
+#include <filesystem>
+
+#include "../native/cpu/backend.h"
+#include "../native/model/checkpoint.h"
+#include "../native/model/policy.h"
+#include "addon.h"
+#include "engine.h"
+
+namespace rank_grpo {
+namespace {
+
+struct PolicyState {
+  std::unique_ptr<Policy> policy;
+  std::string metadata;  // JSON text of the checkpoint (Checkpoint::metadata_json); empty for a created policy
+  std::atomic<bool> abort{false};
+  bool busy = false, disposed = false;  // JavaScript thread only
+};
+using State = std::shared_ptr<PolicyState>;
+
+PolicyOptions read_options(const Napi::Value& value) {
+  PolicyOptions options;
+  if (value.IsUndefined()) return options;
+  const Fields f(value, "options");
+  const std::string compute = f.text("compute", "f32");
+  if (compute != "f32" && compute != "bf16") type_error(value.Env(), "\"f32\" or \"bf16\"", "compute", f.get("compute"));
+  options.compute = compute == "bf16" ? Compute::bf16 : Compute::f32;
+  options.trainable = f.boolean("trainable", true);
+  options.recompute = f.boolean("recompute", false);
+  return options;
+}
+
+Batch read_batch(const Napi::Value& value) {
+  const Fields f(value, "batch");
+  Batch batch;
+  batch.prompt_ids = f.array<int32_t>("promptIds");
+  batch.prompt_offsets = f.array<int32_t>("promptOffsets");
+  batch.completion_ids = f.array<int32_t>("completionIds");
+  batch.completion_offsets = f.array<int32_t>("completionOffsets");
+  batch.group_offsets = f.array<int32_t>("groupOffsets");
+  batch.allowed.offsets = f.array_or_empty<int32_t>("allowedOffsets");
+  batch.allowed.ids = f.array_or_empty<int32_t>("allowedIds");
+  return batch;
+}
+
+ForwardOptions read_forward(const Napi::Value& value, const State& state) {
+  ForwardOptions options;
+  options.abort = &state->abort;
+  if (value.IsUndefined()) return options;
+  const Fields f(value, "options");
+  options.temperature = static_cast<float>(f.number("temperature", 1));
+  if (!(options.temperature > 0)) type_error(value.Env(), "a number above 0", "temperature", f.get("temperature"));
+  options.micro_batch_tokens = f.integer("microBatchTokens", 2048, 1, 1 << 30);
+  return options;
+}
+
+Napi::Value scores_to_js(Napi::Env env, Scores& scores) {
+  auto out = Napi::Object::New(env);
+  out.Set("logprobs", from_vector(env, scores.logprobs));
+  if (!scores.entropies.empty()) out.Set("entropies", from_vector(env, scores.entropies));
+  return out;
+}
+
+State load_policy(const std::string& path, const PolicyOptions& options) {
+  const auto checkpoint = Checkpoint::open(path);
+  auto state = std::make_shared<PolicyState>();
+  state->policy = std::make_unique<Policy>(Engine::instance().backend(), checkpoint->config(), options);
+  state->metadata = checkpoint->metadata_json();
+  std::vector<float> values;
+  const auto& parameters = state->policy->table().parameters;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    values.resize(static_cast<size_t>(parameters[i].size()));
+    checkpoint->read(parameters[i], values.data());
+    state->policy->set_parameter(i, values.data());
+  }
+  state->policy->parameters_changed();
+  return state;
+}
+
+void save_weights(const Policy& policy, const std::string& path, StorageType type) {
+  std::vector<TensorOut> tensors;
+  const auto& parameters = policy.table().parameters;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const auto& p = parameters[i];
+    tensors.push_back({p.name, p.vector ? std::vector<int64_t>{p.rows} : std::vector<int64_t>{p.rows, p.columns},
+                       [&policy, i](float* out) { policy.get_parameter(i, out); }});
+  }
+  write_safetensors(path, tensors, type, "{\"format\": \"pt\"}");
+}
+
+void save_optimizer(const Policy& policy, const std::string& path) {
+  std::vector<TensorOut> tensors;
+  const auto& parameters = policy.table().parameters;
+  std::vector<float> other;
+  for (const char* moment : {"m.", "v."})
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const bool first = moment[0] == 'm';
+      tensors.push_back({moment + parameters[i].name, {parameters[i].size()}, [&policy, &other, i, first](float* out) {
+                           other.resize(static_cast<size_t>(policy.table().parameters[i].size()));
+                           policy.get_moments(i, first ? out : other.data(), first ? other.data() : out);
+                         }});
+    }
+  write_safetensors(path, tensors, StorageType::f32, "{\"steps\": \"" + std::to_string(policy.optimizer_steps()) + "\"}");
+}
+
+void load_optimizer(Policy& policy, const std::string& path) {
+  const auto file = TensorFile::open(path);
+  const std::string metadata = file->metadata_json(), key = "\"steps\": \"";
+  const size_t at = metadata.find(key);
+  if (at == std::string::npos) fail("BAD_CHECKPOINT", path + ": Expected a step count in the metadata, got none.");
+  const auto& parameters = policy.table().parameters;
+  for (const auto& p : parameters)
+    for (const char* moment : {"m.", "v."})
+      if (file->shape(moment + p.name) != std::vector<int64_t>{p.size()}) fail("BAD_CHECKPOINT", path + ": Expected " + std::to_string(p.size()) + " values for " + moment + p.name + ", got another shape.");
+  std::vector<float> m, v;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    m.resize(static_cast<size_t>(parameters[i].size()));
+    v.resize(m.size());
+    file->read("m." + parameters[i].name, m.data());
+    file->read("v." + parameters[i].name, v.data());
+    policy.set_moments(i, m.data(), v.data());
+  }
+  policy.set_optimizer_steps(std::atoll(metadata.c_str() + at + key.size()));
+}
+
+}  // namespace
+
+class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "NativePolicy",
+                       {StaticMethod("load", &PolicyWrap::load), StaticMethod("create", &PolicyWrap::create), InstanceMethod("generate", &PolicyWrap::generate),
+                        InstanceMethod("score", &PolicyWrap::score), InstanceMethod("accumulate", &PolicyWrap::accumulate),
+                        InstanceMethod("backward", &PolicyWrap::backward), InstanceMethod("optimizerStep", &PolicyWrap::optimizer_step),
+                        InstanceMethod("zeroGradients", &PolicyWrap::zero_gradients), InstanceMethod("initialize", &PolicyWrap::initialize),
+                        InstanceMethod("copyFrom", &PolicyWrap::copy_from), InstanceMethod("save", &PolicyWrap::save),
+                        InstanceMethod("saveOptimizer", &PolicyWrap::save_optimizer_state), InstanceMethod("loadOptimizer", &PolicyWrap::load_optimizer_state),
+                        InstanceMethod("setVocabulary", &PolicyWrap::set_vocabulary), InstanceMethod("getParameter", &PolicyWrap::get_parameter),
+                        InstanceMethod("getGradient", &PolicyWrap::get_gradient), InstanceMethod("setParameter", &PolicyWrap::set_parameter),
+                        InstanceMethod("describe", &PolicyWrap::describe_policy), InstanceMethod("abort", &PolicyWrap::abort), InstanceMethod("dispose", &PolicyWrap::dispose)});
+  }
+
+  explicit PolicyWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PolicyWrap>(info) {
+    if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Expected NativePolicy.load or NativePolicy.create, got a constructor call.");
+    state_ = *info[0].As<Napi::External<State>>().Data();
+  }
+
+ private:
+  static Napi::Value wrap(Napi::Env env, State& state) {
+    return env.GetInstanceData<Environment>()->policy.New({Napi::External<State>::New(env, &state)});
+  }
+
+  static Napi::Value load(const Napi::CallbackInfo& info) {
+    const std::string path = to_text(info[0], "path");
+    const auto options = read_options(info[1]);
+    return run_async<State>(info.Env(), [path, options] { return load_policy(path, options); }, wrap);
+  }
+
+  static Napi::Value create(const Napi::CallbackInfo& info) {
+    const std::string json = to_text(info[0], "config");
+    const auto options = read_options(info[1]);
+    return run_async<State>(
+        info.Env(),
+        [json, options] {
+          auto state = std::make_shared<PolicyState>();
+          state->policy = std::make_unique<Policy>(Engine::instance().backend(), parse_config(json, "config"), options);
+          return state;
+        },
+        wrap);
+  }
+
+  State claim(Napi::Env env) {
+    check(env);
+    state_->busy = true;
+    state_->abort.store(false);
+    return state_;
+  }
+  void check(Napi::Env env) const {
+    if (state_->disposed) throw to_js_error(env, "DISPOSED", "Expected a live policy, got one that was disposed.");
+    if (state_->busy) throw to_js_error(env, "BUSY", "Expected an idle policy, got one that is at work. Await the running operation first.");
+  }
+
+  // An operation of this policy on the engine thread. Gradients of an aborted or failed one are dropped.
+  template <class Result>
+  Napi::Value operate(Napi::Env env, std::function<Result(Policy&)> work, std::function<Napi::Value(Napi::Env, Result&)> convert) {
+    State state = claim(env);
+    return run_async<Result>(
+        env,
+        [state, work = std::move(work)] {
+          try {
+            return work(*state->policy);
+          } catch (...) {
+            if (state->policy->options().trainable) state->policy->zero_gradients();
+            throw;
+          }
+        },
+        std::move(convert), [state] { state->busy = false; if (state->disposed) state->policy.reset(); });
+  }
+  Napi::Value operate_void(Napi::Env env, std::function<void(Policy&)> work) {
+    return operate<int>(env, [work = std::move(work)](Policy& p) { work(p); return 0; }, [](Napi::Env e, int&) { return e.Undefined(); });
+  }
+
+  Napi::Value generate(const Napi::CallbackInfo& info) {
+    const Fields f(info[0], "request");
+    GenerateRequest r;
+    r.prompt_ids = f.array<int32_t>("promptIds");
+    r.prompt_offsets = f.array<int32_t>("promptOffsets");
+    r.prompt_keys = f.array_or_empty<int32_t>("promptKeys");
+    r.group_size = static_cast<int>(f.integer("groupSize", 1, 1, 1 << 16));
+    r.max_new_tokens = static_cast<int>(f.integer("maxNewTokens", 128, 1, 1 << 20));
+    r.max_rows = static_cast<int>(f.integer("maxRows", 64, 1, 1 << 16));
+    r.sampling.temperature = static_cast<float>(f.number("temperature", 1));
+    r.sampling.top_k = static_cast<int>(f.integer("topK", 0, 0, 1 << 30));
+    r.sampling.top_p = static_cast<float>(f.number("topP", 1));
+    r.sampling.min_p = static_cast<float>(f.number("minP", 0));
+    r.sampling.greedy = f.boolean("greedy", false);
+    r.stop_ids = f.array_or_empty<int32_t>("stopIds");
+    r.stop_strings = f.texts("stopStrings");
+    r.ignore_stop = f.boolean("ignoreStop", false);
+    r.seed = static_cast<uint64_t>(f.integer("seed", 0, 0, int64_t{1} << 53));
+    r.step = static_cast<uint32_t>(f.integer("step", 0, 0, (int64_t{1} << 32) - 1));
+    r.abort = &state_->abort;
+    return operate<Completions>(
+        info.Env(), [r = std::move(r)](Policy& p) { return p.generate(r); },
+        [](Napi::Env env, Completions& c) {
+          auto out = Napi::Object::New(env);
+          out.Set("ids", from_vector(env, c.ids));
+          out.Set("offsets", from_vector(env, c.offsets));
+          out.Set("logprobs", from_vector(env, c.logprobs));
+          out.Set("finish", from_vector(env, c.finish));
+          return out;
+        });
+  }
+
+  Napi::Value score(const Napi::CallbackInfo& info) {
+    const auto options = read_forward(info[1], state_);
+    const bool entropies = info[1].IsObject() && Fields(info[1], "options").boolean("entropies", false);
+    return operate<Scores>(info.Env(), [batch = read_batch(info[0]), options, entropies](Policy& p) { return p.score(batch, options, entropies); }, scores_to_js);
+  }
+
+  Napi::Value accumulate(const Napi::CallbackInfo& info) {
+    const Fields f(info[1], "inputs");
+    StepInputs inputs;
+    inputs.advantages = f.array<float>("advantages");
+    inputs.weights = f.array<float>("weights");
+    inputs.old_logprobs = f.array_or_empty<float>("oldLogprobs");
+    inputs.ref_logprobs = f.array_or_empty<float>("refLogprobs");
+    inputs.segment_offsets = f.array<int32_t>("segmentOffsets");
+    inputs.segment_tokens = f.array<int32_t>("segmentTokens");
+    const auto objective = read_objective(Fields(info[2], "objective"));
+    const auto options = read_forward(info[3], state_);
+    return operate<StepResult>(
+        info.Env(), [batch = read_batch(info[0]), inputs = std::move(inputs), objective, options](Policy& p) { return p.accumulate(batch, inputs, objective, options); },
+        [](Napi::Env env, StepResult& r) {
+          auto out = objective_to_js(env, r.objective);
+          out.Set("logprobs", from_vector(env, r.logprobs));
+          if (!r.entropies.empty()) out.Set("entropies", from_vector(env, r.entropies));
+          return out;
+        });
+  }
+
+  Napi::Value backward(const Napi::CallbackInfo& info) {
+    auto dlogprobs = to_vector<float>(info[1], "dlogprobs");
+    auto dentropies = info[2].IsUndefined() ? std::vector<float>() : to_vector<float>(info[2], "dentropies");
+    const auto options = read_forward(info[3], state_);
+    return operate<Scores>(
+        info.Env(), [batch = read_batch(info[0]), a = std::move(dlogprobs), b = std::move(dentropies), options](Policy& p) { return p.backward(batch, a, b, options); }, scores_to_js);
+  }
+
+  Napi::Value optimizer_step(const Napi::CallbackInfo& info) {
+    const Fields f(info[0], "options");
+    OptimizerOptions o;
+    o.learning_rate = f.number("learningRate", o.learning_rate);
+    o.beta1 = f.number("beta1", o.beta1);
+    o.beta2 = f.number("beta2", o.beta2);
+    o.epsilon = f.number("epsilon", o.epsilon);
+    o.weight_decay = f.number("weightDecay", o.weight_decay);
+    o.max_grad_norm = f.number("maxGradNorm", o.max_grad_norm);
+    return operate<double>(info.Env(), [o](Policy& p) { return p.optimizer_step(o); }, [](Napi::Env env, double& norm) -> Napi::Value { return Napi::Number::New(env, norm); });
+  }
+
+  Napi::Value zero_gradients(const Napi::CallbackInfo& info) {
+    return operate_void(info.Env(), [](Policy& p) { p.zero_gradients(); });
+  }
+
+  Napi::Value initialize(const Napi::CallbackInfo& info) {
+    const uint64_t seed = static_cast<uint64_t>(to_integer(info[0], "seed", 0, int64_t{1} << 53));
+    const float std = static_cast<float>(to_number(info[1], "std"));
+    return operate_void(info.Env(), [seed, std](Policy& p) { p.initialize(seed, std); });
+  }
+
+  Napi::Value copy_from(const Napi::CallbackInfo& info) {
+    const Napi::Object other = info[0].IsObject() ? info[0].As<Napi::Object>() : Napi::Object();
+    if (!info[0].IsObject() || !other.InstanceOf(info.Env().GetInstanceData<Environment>()->policy.Value())) type_error(info.Env(), "a NativePolicy", "other", info[0]);
+    const PolicyWrap* wrap = Unwrap(other);
+    wrap->check(info.Env());
+    const State source = wrap->state_;
+    return operate_void(info.Env(), [source](Policy& p) {
+      const auto &from = source->policy->table().parameters, &to = p.table().parameters;
+      expect(from.size() == to.size() && source->policy->table().total == p.table().total, "a policy of the same shape", "other", "another one");
+      std::vector<float> values;
+      for (size_t i = 0; i < from.size(); ++i) {
+        values.resize(static_cast<size_t>(from[i].size()));
+        source->policy->get_parameter(i, values.data());
+        p.set_parameter(i, values.data());
+      }
+      p.parameters_changed();
+    });
+  }
+
+  Napi::Value save(const Napi::CallbackInfo& info) {
+    const std::string path = to_text(info[0], "path"), type = info[1].IsUndefined() ? "f32" : to_text(info[1], "dtype");
+    if (type != "f32" && type != "bf16") type_error(info.Env(), "\"f32\" or \"bf16\"", "dtype", info[1]);
+    return operate_void(info.Env(), [path, type](Policy& p) { save_weights(p, path, type == "f32" ? StorageType::f32 : StorageType::bf16); });
+  }
+  Napi::Value save_optimizer_state(const Napi::CallbackInfo& info) {
+    return operate_void(info.Env(), [path = to_text(info[0], "path")](Policy& p) { save_optimizer(p, path); });
+  }
+  Napi::Value load_optimizer_state(const Napi::CallbackInfo& info) {
+    return operate_void(info.Env(), [path = to_text(info[0], "path")](Policy& p) { load_optimizer(p, path); });
+  }
+
+  Napi::Value set_vocabulary(const Napi::CallbackInfo& info) {
+    const auto bytes = to_vector<uint8_t>(info[0], "bytes");
+    const auto offsets = to_vector<int32_t>(info[1], "offsets");
+    const size_t vocab = static_cast<size_t>(state_->disposed ? 0 : state_->policy->config().vocab);
+    if (offsets.size() != vocab + 1 || offsets.front() != 0 || static_cast<size_t>(offsets.back()) != bytes.size())
+      throw Napi::RangeError::New(info.Env(), "Expected " + std::to_string(vocab + 1) + " offsets from 0 to the length of bytes, got " + std::to_string(offsets.size()) + ".");
+    std::vector<std::string> words;
+    for (size_t i = 0; i < vocab; ++i) {
+      if (offsets[i + 1] < offsets[i]) throw Napi::RangeError::New(info.Env(), "Expected ascending offsets, got a smaller one at " + std::to_string(i + 1) + ".");
+      words.emplace_back(bytes.begin() + offsets[i], bytes.begin() + offsets[i + 1]);
+    }
+    return operate_void(info.Env(), [words = std::move(words)](Policy& p) { p.set_vocabulary(words); });
+  }
+
+  size_t parameter_index(const Napi::CallbackInfo& info) const {
+    check(info.Env());
+    const std::string name = to_text(info[0], "name");
+    const auto& parameters = state_->policy->table().parameters;
+    for (size_t i = 0; i < parameters.size(); ++i)
+      if (parameters[i].name == name) return i;
+    throw Napi::RangeError::New(info.Env(), "Expected the name of a parameter, got \"" + name + "\".");
+  }
+  Napi::Value get_parameter(const Napi::CallbackInfo& info) {
+    const size_t index = parameter_index(info);
+    return operate<std::vector<float>>(info.Env(), [index](Policy& p) {
+      std::vector<float> out(static_cast<size_t>(p.table().parameters[index].size()));
+      p.get_parameter(index, out.data());
+      return out;
+    }, from_vector<float>);
+  }
+  Napi::Value get_gradient(const Napi::CallbackInfo& info) {
+    const size_t index = parameter_index(info);
+    return operate<std::vector<float>>(info.Env(), [index](Policy& p) {
+      std::vector<float> out(static_cast<size_t>(p.table().parameters[index].size()));
+      p.get_gradient(index, out.data());
+      return out;
+    }, from_vector<float>);
+  }
+  Napi::Value set_parameter(const Napi::CallbackInfo& info) {
+    const size_t index = parameter_index(info);
+    auto values = to_vector<float>(info[1], "values");
+    const int64_t size = state_->policy->table().parameters[index].size();
+    if (static_cast<int64_t>(values.size()) != size) throw Napi::RangeError::New(info.Env(), "Expected " + std::to_string(size) + " values, got " + std::to_string(values.size()) + ".");
+    return operate_void(info.Env(), [index, values = std::move(values)](Policy& p) {
+      p.set_parameter(index, values.data());
+      p.parameters_changed();
+    });
+  }
+
+  Napi::Value describe_policy(const Napi::CallbackInfo& info) {
+    check(info.Env());
+    const auto env = info.Env();
+    const auto& p = *state_->policy;
+    auto out = Napi::Object::New(env);
+    out.Set("metadata", state_->metadata);
+    out.Set("config", config_json(p.config(), StorageType::f32));
+    out.Set("vocabSize", p.config().vocab);
+    out.Set("maxPositions", p.config().max_positions);
+    out.Set("bytes", static_cast<double>(p.bytes()));
+    out.Set("optimizerSteps", static_cast<double>(p.optimizer_steps()));
+    out.Set("stopIds", from_vector(env, p.config().stop_ids));
+    auto names = Napi::Array::New(env);
+    double count = 0;
+    for (const auto& parameter : p.table().parameters) {
+      names.Set(names.Length(), parameter.name);
+      count += static_cast<double>(parameter.size());
+    }
+    out.Set("parameters", names);
+    out.Set("parameterCount", count);
+    return out;
+  }
+
+  void abort(const Napi::CallbackInfo&) { state_->abort.store(true); }
+
+  void dispose(const Napi::CallbackInfo&) {
+    state_->disposed = true;
+    state_->abort.store(true);
+    if (!state_->busy) state_->policy.reset();
+  }
+
+  State state_;
+};
+
+void define_policy(Napi::Env env, Napi::Object exports) {
+  auto constructor = PolicyWrap::define(env);
+  env.GetInstanceData<Environment>()->policy = Napi::Persistent(constructor);
+  exports.Set("NativePolicy", constructor);
+}
+
+}  // namespace rank_grpo

@@ -1,0 +1,166 @@
+// The one interface between the model and a device. native/cpu implements it on the host; native/cuda mirrors it file for
+// file. The model never dereferences a device pointer: what crosses over goes through upload and download.
+//
+// Letters: T tokens, C channels, N x K a weight (rows x columns, the checkpoint's own layout), H heads, D head size,
+// V vocabulary, R head rows. All activations are f32 and row-major. Everything that adds into its output says so.
+//
+// Exactness (docs/native.md): an output element has one accumulation order, fixed by the model's shape alone, so one row
+// gives the same bits alone, in a batch, packed, with any number of threads. Backward passes are deterministic.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace rank_grpo {
+
+// What the matrix products multiply: f32, or bf16 operands with f32 accumulation (master weights stay f32).
+enum class Compute { f32, bf16 };
+
+// A weight as the forward products read it (packed panels on the CPU). Made by Backend::make_panels.
+class Panels {
+ public:
+  Panels(int64_t rows, int64_t columns, Compute compute) : rows(rows), columns(columns), compute(compute) {}
+  virtual ~Panels() = default;
+  const int64_t rows, columns;  // N, K
+  const Compute compute;
+};
+
+// Keys per page of the key/value cache. Pages start at multiples of it, counted from a sequence's position 0, and the
+// online softmax is updated once per page: decode and training see the same blocks.
+constexpr int kPageSize = 32;
+
+// Where keys and values of a batch go and what each query sees.
+struct AttentionPlan {
+  struct Write {
+    int32_t token;  // row of qkv
+    int32_t slot;   // page * kPageSize + position % kPageSize
+  };
+  struct Span {        // consecutive tokens of one sequence
+    int32_t token;     // first row of qkv
+    int32_t count;     // tokens
+    int32_t position;  // of the first token; token i attends to positions 0 .. position + i
+    int32_t table;     // start of the sequence's page list in `tables`
+  };
+  std::vector<Write> writes;  // a prompt's last tokens are written once for each completion that shares the page
+  std::vector<Span> spans;
+  std::vector<int32_t> tables;  // page numbers
+};
+
+// What the backward pass of attention needs: a group is a prompt and its completions, in qkv rows.
+struct AttentionGroups {
+  struct Group {
+    int32_t prompt, prompt_count;    // rows of the prompt
+    int32_t first, last;             // its completions: completions[first .. last)
+  };
+  struct Completion {
+    int32_t token, count;  // rows; positions continue from the prompt
+  };
+  std::vector<Group> groups;
+  std::vector<Completion> completions;
+};
+
+struct AttentionShape {
+  int heads, kv_heads, head_dim;  // H, Hkv, D
+  int width() const { return (heads + 2 * kv_heads) * head_dim; }  // of a qkv row: [q heads | k heads | v heads]
+};
+
+// Optional per-row sets of allowed tokens: row r may use ids[offsets[r] .. offsets[r + 1]), ascending. The distribution is
+// the softmax over those alone. Null where every token is allowed.
+struct AllowedTokens {
+  std::vector<int32_t> offsets, ids;
+};
+
+struct AdamW {
+  float learning_rate, beta1, beta2, epsilon, weight_decay;
+  int64_t step;      // 1 for the first update (bias correction)
+  float grad_scale;  // gradients are multiplied by it (global norm clipping)
+};
+
+struct Sampling {
+  float temperature = 1;  // > 0; the logits are divided by it before everything else
+  int top_k = 0;          // 0: off
+  float top_p = 1;        // 1: off
+  float min_p = 0;        // 0: off
+  bool greedy = false;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const char* name() const = 0;
+
+  // -- memory: zeroed, 64-byte aligned; throws OUT_OF_MEMORY
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void release(void* pointer, size_t bytes) noexcept = 0;
+  virtual void upload(void* device, const void* host, size_t bytes) = 0;
+  virtual void download(void* host, const void* device, size_t bytes) = 0;
+  virtual void copy(void* to, const void* from, size_t bytes) = 0;  // device to device
+  virtual void zero(void* device, size_t bytes) = 0;
+
+  // -- matrix products (matmul)
+  virtual std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) = 0;
+  virtual void pack(Panels& panels, const float* W) = 0;  // W [N, K] row-major
+  // y [T, N] = x [T, K] W^T (+ bias [N]); bias may be null
+  virtual void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) = 0;
+  // dx [T, K] = dy [T, N] W, or += where accumulate
+  virtual void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K,
+                                     Compute compute, bool accumulate) = 0;
+  // dW [N, K] += dy^T x; dbias [N] += column sums of dy where not null
+  virtual void linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N,
+                                      int64_t K, Compute compute) = 0;
+
+  // -- attention
+  // A cache of `pages` pages for one layer: keys [page][Hkv][D][kPageSize], then values [page][Hkv][kPageSize][D]
+  virtual size_t cache_bytes(int64_t pages, const AttentionShape& shape) const = 0;
+  // Stores this batch's keys and values, then out [T, H D] = attention of every span; lse [T, H] for the backward pass
+  // (null: not wanted). Scores are scaled by 1 / sqrt(D).
+  virtual void attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages,
+                                 const AttentionPlan& plan, const AttentionShape& shape) = 0;
+  // dqkv [T, width] = gradient; every row of every group is written
+  virtual void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
+                                  int64_t T, const AttentionGroups& groups, const AttentionShape& shape) = 0;
+
+  // -- pointwise
+  virtual void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) = 0;
+  virtual void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) = 0;  // +=
+  // y = x / rms(x) * w over rows of C values; x_stride, y_stride: distance between rows
+  virtual void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride,
+                            int64_t x_stride, float eps) = 0;
+  // dx = gradient (+= where accumulate); dw [C] += gradient
+  virtual void norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C,
+                             int64_t stride, float eps, bool accumulate) = 0;
+  // Rotates the q and k heads of qkv in place: pairs (i, i + D/2), angle position * inv_freq[i]; inverse for gradients.
+  // table [max position, D/2, 2] holds cos and sin.
+  virtual void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape,
+                      bool inverse) = 0;
+  // y [T, F] = silu(gate) * up of gate_up [T, 2 F]
+  virtual void swiglu_forward(float* y, const float* gate_up, int64_t T, int64_t F) = 0;
+  virtual void swiglu_backward(float* dgate_up, const float* dy, const float* gate_up, int64_t T, int64_t F) = 0;
+  virtual void add(float* x, const float* y, int64_t n) = 0;  // x += y
+  virtual void gather_rows(float* y, const float* x, const int32_t* rows, int64_t R, int64_t C) = 0;
+  virtual void scatter_add_rows(float* x, const float* y, const int32_t* rows, int64_t R, int64_t C) = 0;  // x[rows[r]] += y[r]
+
+  // -- logprob: the head, never a [R, V] tensor
+  // logprob[r] = log softmax(h[r] W^T / temperature)[target[r]], entropy[r] in nats (null: not wanted), lse[r] of the
+  // scaled logits for the backward pass. h [R, C], W [V, C]. All on the device except target.
+  virtual void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W,
+                            const int32_t* target, const AllowedTokens* allowed, int64_t R, float temperature) = 0;
+  // dh [R, C] = gradient, dW [V, C] += gradient, of sum_r dlogprob[r] * logprob[r] + dentropy[r] * entropy[r].
+  // dentropy and entropy may be null together. dlogprob and dentropy lie on the host; dW null: not wanted.
+  virtual void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels,
+                             const int32_t* target, const AllowedTokens* allowed, const float* lse, const float* entropy,
+                             const float* dlogprob, const float* dentropy, int64_t R, float temperature) = 0;
+  // Draws one token a row: token[r], logprob[r] of the temperature-scaled, untruncated distribution (what training sees),
+  // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host.
+  virtual void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,
+                           const uint32_t* random, int64_t R, const Sampling& sampling) = 0;
+
+  // -- optimizer
+  virtual double squared_norm(const float* x, int64_t n) = 0;
+  virtual void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) = 0;
+};
+
+std::unique_ptr<Backend> make_cpu_backend(int threads);
+
+}  // namespace rank_grpo

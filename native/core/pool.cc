@@ -1,0 +1,102 @@
+// See pool.h. Waiting is a short spin, then a futex, so an idle pool costs nothing.
+#include "pool.h"
+
+#include <climits>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace rank_grpo {
+namespace {
+
+constexpr uint32_t kClosed = 0xffffffffu;  // no chunk to claim
+constexpr int kSpins = 4000;  // about 50 us: longer than the gap between two regions of one layer
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
+  workers_.reserve(static_cast<size_t>(threads_ - 1));
+  for (int i = 1; i < threads_; ++i) workers_.emplace_back([this] { worker(); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  wake_.fetch_add(1);
+  wake(INT_MAX);
+  for (auto& thread : workers_) thread.join();
+}
+
+void ThreadPool::wake(int count) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&wake_), FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
+}
+
+void ThreadPool::dispatch(int chunks, Task task, void* arg) {
+  // Close the old region first: a worker that read its claim word but not yet the fields below must fail its exchange, or it would
+  // run a chunk of the new region under the old epoch.
+  const uint64_t last = claimed_.load(std::memory_order_relaxed) >> 32;
+  claimed_.store((last + 1) << 32 | kClosed, std::memory_order_seq_cst);
+  task_.store(task, std::memory_order_relaxed);
+  arg_.store(arg, std::memory_order_relaxed);
+  total_.store(chunks, std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
+  const uint32_t epoch = static_cast<uint32_t>(last + 2);
+  claimed_.store(static_cast<uint64_t>(epoch) << 32, std::memory_order_release);
+  wake_.fetch_add(1);
+  if (sleepers_.load() > 0) wake(threads_ - 1);
+  claim(epoch);
+  for (int spins = 0; done_.load(std::memory_order_acquire) != chunks;) {
+    if (++spins < kSpins) {
+      pause();
+    } else {
+      sched_yield();
+    }
+  }
+}
+
+void ThreadPool::claim(uint32_t epoch) {
+  for (;;) {
+    uint64_t current = claimed_.load(std::memory_order_acquire);
+    if (static_cast<uint32_t>(current >> 32) != epoch) return;
+    const uint32_t next = static_cast<uint32_t>(current);
+    if (next == kClosed) return;
+    const uint32_t total = static_cast<uint32_t>(total_.load(std::memory_order_relaxed));
+    const Task task = task_.load(std::memory_order_relaxed);
+    void* arg = arg_.load(std::memory_order_relaxed);
+    if (next >= total) return;
+    // The exchange succeeds only while the epoch still holds, so the three loads above belong to it.
+    if (!claimed_.compare_exchange_weak(current, current + 1, std::memory_order_acq_rel)) continue;
+    task(arg, static_cast<int>(next));
+    done_.fetch_add(1, std::memory_order_release);
+  }
+}
+
+void ThreadPool::worker() {
+  uint32_t seen = 0;
+  for (;;) {
+    int spins = 0;
+    uint32_t now;
+    while ((now = wake_.load(std::memory_order_acquire)) == seen) {
+      if (stop_.load()) return;
+      if (++spins < kSpins) {
+        pause();
+        continue;
+      }
+      sleepers_.fetch_add(1);
+      syscall(SYS_futex, reinterpret_cast<uint32_t*>(&wake_), FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+      sleepers_.fetch_sub(1);
+      spins = 0;
+    }
+    if (stop_.load()) return;
+    seen = now;
+    claim(static_cast<uint32_t>(claimed_.load(std::memory_order_acquire) >> 32));
+  }
+}
+
+}  // namespace rank_grpo

@@ -1,0 +1,52 @@
+// A persistent thread pool. The caller takes part, chunks are claimed one by one, and nobody waits for a worker that
+// claimed nothing, so a busy machine slows a region by one chunk at most. Splits outputs only: never a reduction.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace rank_grpo {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);  // threads >= 1, the caller included
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+
+  // Calls f(i) for i in [0, chunks), each once, on any thread; returns when all are done. f must not throw.
+  // Not re-entrant: one thread (the engine's) calls it, and f does not call it again.
+  template <class F>
+  void run(int chunks, F&& f) {
+    if (threads_ == 1 || chunks <= 1) {
+      for (int i = 0; i < chunks; ++i) f(i);
+      return;
+    }
+    using Fn = std::remove_reference_t<F>;
+    dispatch(chunks, [](void* arg, int i) { (*static_cast<Fn*>(arg))(i); }, const_cast<void*>(static_cast<const void*>(&f)));
+  }
+
+ private:
+  using Task = void (*)(void*, int);
+  void dispatch(int chunks, Task task, void* arg);
+  void claim(uint32_t epoch);
+  void worker();
+  void wake(int count);
+
+  const int threads_;
+  std::vector<std::thread> workers_;
+  alignas(64) std::atomic<uint64_t> claimed_{0};  // {epoch: 32, next chunk: 32}: a stale worker cannot claim from a new region
+  alignas(64) std::atomic<int> done_{0};
+  std::atomic<int> total_{0};
+  std::atomic<Task> task_{nullptr};
+  std::atomic<void*> arg_{nullptr};
+  alignas(64) std::atomic<uint32_t> wake_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+};
+
+}  // namespace rank_grpo

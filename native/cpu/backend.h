@@ -1,0 +1,84 @@
+// The host's Backend: owns the thread pool and the kernel table; each method's body is in the file of its room
+// (matmul.cc, attention.cc, pointwise.cc, logprob.cc, sample.cc, optimizer.cc, memory.cc).
+#pragma once
+#include <functional>
+
+#include "../core/backend.h"
+#include "../core/pool.h"
+#include "kernels.h"
+
+namespace rank_grpo {
+
+class CpuPanels;  // matmul.h
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(int threads) : pool_(threads), kernels_(select_kernels()) {}
+  const char* name() const override { return "cpu"; }
+  const Kernels& kernels() const { return kernels_; }
+  ThreadPool& pool() { return pool_; }
+
+  void* allocate(size_t bytes) override;
+  void release(void* pointer, size_t bytes) noexcept override;
+  void upload(void* device, const void* host, size_t bytes) override;
+  void download(void* host, const void* device, size_t bytes) override;
+  void copy(void* to, const void* from, size_t bytes) override;
+  void zero(void* device, size_t bytes) override;
+
+  std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
+  void pack(Panels& panels, const float* W) override;
+  void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) override;
+  void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K,
+                             Compute compute, bool accumulate) override;
+  void linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
+                              Compute compute) override;
+
+  size_t cache_bytes(int64_t pages, const AttentionShape& shape) const override;
+  void attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages,
+                         const AttentionPlan& plan, const AttentionShape& shape) override;
+  void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
+                          int64_t T, const AttentionGroups& groups, const AttentionShape& shape) override;
+
+  void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) override;
+  void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) override;
+  void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride,
+                    float eps) override;
+  void norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C,
+                     int64_t stride, float eps, bool accumulate) override;
+  void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape,
+              bool inverse) override;
+  void swiglu_forward(float* y, const float* gate_up, int64_t T, int64_t F) override;
+  void swiglu_backward(float* dgate_up, const float* dy, const float* gate_up, int64_t T, int64_t F) override;
+  void add(float* x, const float* y, int64_t n) override;
+  void gather_rows(float* y, const float* x, const int32_t* rows, int64_t R, int64_t C) override;
+  void scatter_add_rows(float* x, const float* y, const int32_t* rows, int64_t R, int64_t C) override;
+
+  void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
+                    const AllowedTokens* allowed, int64_t R, float temperature) override;
+  void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels, const int32_t* target,
+                     const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
+                     const float* dentropy, int64_t R, float temperature) override;
+  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,
+                   const uint32_t* random, int64_t R, const Sampling& sampling) override;
+
+  double squared_norm(const float* x, int64_t n) override;
+  void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;
+
+ private:
+  // A operand panels in `scratch` from x [M, K] (or [K, M] transposed); B operand panels from [N, K] (transposed) or [K, N]
+  const uint32_t* pack_rows(std::vector<uint32_t>& scratch, const float* x, int64_t ld, int64_t M, int64_t K, bool transposed,
+                            Compute compute);
+  void pack_columns(uint32_t* out, const float* x, int64_t ld, int64_t N, int64_t K, bool transposed, Compute compute);
+
+  // Logits of all rows (A: packed) for columns first .. first + columns, tile by tile; `use` sees each tile on its thread. Into
+  // `out` [R, ld] where given, else into a buffer of the tile's own.
+  void head_blocks(const uint32_t* A, const CpuPanels& panels, int64_t R, int64_t first_column, int64_t columns,
+                   const std::function<void(int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld)>& use, float* out, int64_t ld);
+
+  ThreadPool pool_;
+  const Kernels& kernels_;
+  std::vector<uint32_t> scratch_a_, scratch_b_, scratch_h_;  // grow only: operands of the product at hand, rows of the head
+  std::vector<float> scratch_logits_;                        // a chunk of the head's logits or their gradient
+};
+
+}  // namespace rank_grpo

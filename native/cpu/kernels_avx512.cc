@@ -1,0 +1,35 @@
+// The kernels compiled for avx512. Standard headers come before the target pragma: their inline functions must not be
+// compiled for an instruction set that another machine lacks.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <immintrin.h>
+
+#include "kernels.h"
+#include "attention.h"
+#include "logprob.h"
+#include "matmul.h"
+#include "pointwise.h"
+
+#define RANK_GRPO_ISA avx512
+#define RANK_GRPO_AVX512 1
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,prefer-vector-width=512")
+#include "vec.h"
+#include "matmul.inl"
+#include "logprob.inl"
+#include "attention.inl"
+#include "pointwise.inl"
+#pragma GCC pop_options
+
+namespace rank_grpo {
+
+const Kernels& avx512_kernels() {
+  static const Kernels kernels{"avx512", true, &avx512::matmul_kernels, &avx512::logprob_kernels, &avx512::attention_kernels,
+                               &avx512::pointwise_kernels};
+  return kernels;
+}
+
+}  // namespace rank_grpo

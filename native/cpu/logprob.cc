@@ -1,0 +1,258 @@
+// The head: hidden x W -> log-prob, entropy, gradient, in tiles of 64 rows x 384 columns, never a [R, V] tensor; and the
+// same for logits that are given. A block's statistics are merged in ascending order, in sampler and trainer alike.
+#include "logprob.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace rank_grpo {
+
+RowStats merge_blocks(const BlockStats* blocks, int64_t count, int64_t stride) {
+  float top = -std::numeric_limits<float>::infinity();
+  for (int64_t b = 0; b < count; ++b) top = std::max(top, blocks[b * stride].max);
+  double sum = 0, weighted = 0;
+  for (int64_t b = 0; b < count; ++b) {
+    const auto& block = blocks[b * stride];
+    if (block.sum == 0) continue;
+    const double scale = std::exp(static_cast<double>(block.max) - static_cast<double>(top));
+    sum += static_cast<double>(block.sum) * scale;
+    weighted += static_cast<double>(block.weighted) * scale;
+  }
+  const double lse = static_cast<double>(top) + std::log(sum);
+  return {static_cast<float>(lse), static_cast<float>(lse - weighted / sum)};
+}
+
+namespace {
+
+// Logits of row `row` (of packed rows A) for the tokens ids[0 .. count), in pieces of kLseBlock: f(logits, first, n).
+// The columns are copied into panels, so each logit is the same bits as in the full product.
+template <class F>
+void allowed_logits(const MatmulKernels& kernels, const CpuPanels& panels, const uint32_t* A, int64_t row, const int32_t* ids, int64_t count, F&& f) {
+  const int64_t steps = panels.pairs ? (panels.columns + 1) / 2 : panels.columns;
+  std::vector<uint32_t> panel(static_cast<size_t>(steps * kPanel), 0);
+  alignas(64) float logits[kLseBlock];
+  for (int64_t first = 0; first < count; first += kLseBlock) {
+    const int64_t n = std::min<int64_t>(kLseBlock, count - first);
+    for (int64_t c = 0; c < n; c += kPanel) {
+      const int columns = static_cast<int>(std::min<int64_t>(kPanel, n - c));
+      for (int j = 0; j < columns; ++j) {
+        const int64_t id = ids[first + c + j];
+        const uint32_t* from = panels.data + id / kPanel * panels.stride() + id % kPanel;
+        for (int64_t k = 0; k < steps; ++k) panel[static_cast<size_t>(k * kPanel + j)] = from[k * kPanel];
+      }
+      Product product{kernels, panels.pairs, 1, columns, panels.columns, A + row / kRows * steps * kRows + row % kRows, panel.data(), logits + c, kLseBlock, false};
+      product.block(0, 1, 0, 1);
+    }
+    f(logits, first, n);
+  }
+}
+
+}  // namespace
+
+void CpuBackend::head_blocks(const uint32_t* A, const CpuPanels& panels, int64_t R, int64_t first_column, int64_t columns,
+                             const std::function<void(int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld)>& use,
+                             float* out, int64_t ld) {
+  const int64_t row_blocks = (R + kHeadRows - 1) / kHeadRows, blocks = (columns + kLseBlock - 1) / kLseBlock;
+  const int64_t steps = panels.pairs ? (panels.columns + 1) / 2 : panels.columns;
+  // Row blocks first: the panels of one block stay in cache while all rows pass.
+  pool_.run(static_cast<int>(row_blocks * blocks), [&](int task) {
+    alignas(64) float tile[kHeadRows * kLseBlock];
+    const int64_t row = task % row_blocks * kHeadRows, column = task / row_blocks * kLseBlock;
+    const int rows = static_cast<int>(std::min<int64_t>(kHeadRows, R - row)), n = static_cast<int>(std::min<int64_t>(kLseBlock, columns - column));
+    float* logits = out ? out + row * ld + column : tile;
+    const int64_t stride = out ? ld : kLseBlock;
+    Product product{*kernels_.matmul, panels.pairs, rows, n, panels.columns, A + row / kRows * steps * kRows,
+                    panels.data + (first_column + column) / kPanel * panels.stride(), logits, stride, false};
+    product.block(0, (rows + kRows - 1) / kRows, 0, (n + kPanel - 1) / kPanel);
+    use(row, rows, column, n, logits, stride);
+  });
+}
+
+void CpuBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
+                              const AllowedTokens* allowed, int64_t R, float temperature) {
+  if (R == 0) return;
+  const auto& panels = static_cast<const CpuPanels&>(W);
+  const float inverse = 1.f / temperature;
+  const uint32_t* A = pack_rows(scratch_h_, h, panels.columns, R, panels.columns, false, panels.compute);
+  if (allowed) {
+    pool_.run(static_cast<int>(R), [&](int r) {
+      const int32_t* ids = allowed->ids.data() + allowed->offsets[static_cast<size_t>(r)];
+      const int64_t count = allowed->offsets[static_cast<size_t>(r) + 1] - allowed->offsets[static_cast<size_t>(r)];
+      std::vector<BlockStats> stats;
+      float own = -std::numeric_limits<float>::infinity();
+      allowed_logits(*kernels_.matmul, panels, A, r, ids, count, [&](const float* logits, int64_t first, int64_t n) {
+        stats.push_back(kernels_.logprob->stats(logits, static_cast<int>(n), inverse, entropy != nullptr));
+        for (int64_t i = 0; i < n; ++i)
+          if (ids[first + i] == target[r]) own = logits[i] * inverse;
+      });
+      const RowStats row = merge_blocks(stats.data(), static_cast<int64_t>(stats.size()), 1);
+      lse[r] = row.lse;
+      logprob[r] = count == 1 && ids[0] == target[r] ? 0.f : own - row.lse;
+      if (entropy) entropy[r] = count == 1 ? 0.f : row.entropy;
+    });
+    return;
+  }
+  const int64_t blocks = (panels.rows + kLseBlock - 1) / kLseBlock;
+  std::vector<BlockStats> stats(static_cast<size_t>(R * blocks));
+  head_blocks(A, panels, R, 0, panels.rows, [&](int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld) {
+    for (int r = 0; r < rows; ++r) {
+      stats[static_cast<size_t>((row + r) * blocks + column / kLseBlock)] = kernels_.logprob->stats(logits + r * ld, n, inverse, entropy != nullptr);
+      const int64_t own = target[row + r] - column;
+      if (own >= 0 && own < n) logprob[row + r] = logits[r * ld + own] * inverse;
+    }
+  }, nullptr, 0);
+  for (int64_t r = 0; r < R; ++r) {
+    const RowStats row = merge_blocks(&stats[static_cast<size_t>(r * blocks)], blocks, 1);
+    lse[r] = row.lse;
+    logprob[r] -= row.lse;
+    if (entropy) entropy[r] = row.entropy;
+  }
+}
+
+void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& head, const int32_t* target,
+                               const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
+                               const float* dentropy, int64_t R, float temperature) {
+  const auto& panels = static_cast<const CpuPanels&>(head);
+  const int64_t C = panels.columns, V = panels.rows;
+  const float inverse = 1.f / temperature;
+  std::fill(dh, dh + R * C, 0.f);
+  std::vector<int32_t> live;  // rows that carry a gradient
+  for (int64_t r = 0; r < R; ++r)
+    if (dlogprob[r] != 0 || (dentropy && dentropy[r] != 0)) live.push_back(static_cast<int32_t>(r));
+  const int64_t L = static_cast<int64_t>(live.size());
+  if (L == 0) return;
+  std::vector<float> h_live(static_cast<size_t>(L * C)), dh_live(static_cast<size_t>(L * C));
+  gather_rows(h_live.data(), h, live.data(), L, C);
+  const uint32_t* A = pack_rows(scratch_h_, h_live.data(), C, L, C, false, panels.compute);
+  auto row_terms = [&](int64_t i, float* d, const float* logits, int64_t n) {
+    const size_t r = static_cast<size_t>(live[static_cast<size_t>(i)]);
+    kernels_.logprob->gradient(d, logits, n, inverse, lse[r], dlogprob[r], dentropy ? dentropy[r] : 0.f, entropy ? entropy[r] : 0.f, false);
+  };
+
+  if (allowed) {
+    std::vector<int64_t> offsets(static_cast<size_t>(L) + 1, 0);
+    auto ids_of = [&](int64_t i) { return allowed->ids.data() + allowed->offsets[static_cast<size_t>(live[static_cast<size_t>(i)])]; };
+    for (int64_t i = 0; i < L; ++i) {
+      const size_t r = static_cast<size_t>(live[static_cast<size_t>(i)]);
+      const int64_t n = allowed->offsets[r + 1] - allowed->offsets[r];
+      offsets[static_cast<size_t>(i) + 1] = offsets[static_cast<size_t>(i)] + (n == 1 ? 0 : n);  // no alternative, no gradient
+    }
+    std::vector<float> d(static_cast<size_t>(offsets.back()));
+    pool_.run(static_cast<int>(L), [&](int i) {
+      const int64_t begin = offsets[static_cast<size_t>(i)], count = offsets[static_cast<size_t>(i) + 1] - begin;
+      if (count == 0) return;
+      const int32_t own = target[live[static_cast<size_t>(i)]];
+      allowed_logits(*kernels_.matmul, panels, A, i, ids_of(i), count, [&](const float* logits, int64_t first, int64_t n) {
+        row_terms(i, &d[static_cast<size_t>(begin + first)], logits, n);
+        for (int64_t j = 0; j < n; ++j)
+          if (ids_of(i)[first + j] == own) d[static_cast<size_t>(begin + first + j)] += inverse * dlogprob[live[static_cast<size_t>(i)]];
+      });
+    });
+    // Columns are split, rows ascend: the sums have one order.
+    pool_.run(static_cast<int>((C + 63) / 64), [&](int task) {
+      const int64_t c0 = int64_t{task} * 64, c1 = std::min(C, c0 + 64);
+      for (int64_t i = 0; i < L; ++i)
+        for (int64_t j = offsets[static_cast<size_t>(i)]; j < offsets[static_cast<size_t>(i) + 1]; ++j) {
+          const int64_t id = ids_of(i)[j - offsets[static_cast<size_t>(i)]];
+          for (int64_t c = c0; c < c1; ++c) {
+            dh_live[static_cast<size_t>(i * C + c)] += d[static_cast<size_t>(j)] * W[id * C + c];
+            if (dW) dW[id * C + c] += d[static_cast<size_t>(j)] * h_live[static_cast<size_t>(i * C + c)];
+          }
+        }
+    });
+  } else {
+    const int64_t budget = int64_t{2} << 20;  // floats: 8 MiB of dlogits at a time
+    const int64_t chunk = std::min((V + kLseBlock - 1) / kLseBlock, std::max<int64_t>(1, budget / L / kLseBlock)) * kLseBlock;
+    if (static_cast<int64_t>(scratch_logits_.size()) < L * chunk) scratch_logits_.resize(static_cast<size_t>(L * chunk));
+    float* d = scratch_logits_.data();
+    for (int64_t v = 0; v < V; v += chunk) {
+      const int64_t n = std::min(chunk, V - v);
+      head_blocks(A, panels, L, v, n, [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
+        for (int r = 0; r < rows; ++r) {
+          row_terms(row + r, logits + r * ld, logits + r * ld, count);
+          const int64_t own = target[live[static_cast<size_t>(row + r)]] - v - column;
+          if (own >= 0 && own < count) logits[r * ld + own] += inverse * dlogprob[live[static_cast<size_t>(row + r)]];
+        }
+      }, d, n);
+      linear_backward_input(dh_live.data(), d, W + v * C, L, n, C, panels.compute, v > 0);
+      if (dW) linear_backward_weight(dW + v * C, nullptr, d, h_live.data(), L, n, C, panels.compute);
+    }
+  }
+  for (int64_t i = 0; i < L; ++i) std::copy_n(&dh_live[static_cast<size_t>(i * C)], C, dh + int64_t{live[static_cast<size_t>(i)]} * C);
+}
+
+namespace {
+
+// A block of a row as floats: itself, or bf16 widened into `buffer`.
+const float* widen(const float* x, int64_t, float*) { return x; }
+const float* widen(const uint16_t* x, int64_t n, float* buffer) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = uint32_t{x[i]} << 16;
+    std::memcpy(buffer + i, &bits, 4);
+  }
+  return buffer;
+}
+
+template <class T>
+void forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const T* logits, const int32_t* targets, int64_t rows, int64_t V,
+             float temperature) {
+  const float inverse = 1.f / temperature;
+  const int64_t blocks = (V + kLogitsBlock - 1) / kLogitsBlock;
+  const int per_task = 4;
+  backend.pool().run(static_cast<int>((rows + per_task - 1) / per_task), [&](int task) {
+    alignas(64) float buffer[kLogitsBlock];
+    std::vector<BlockStats> stats(static_cast<size_t>(blocks));
+    for (int64_t r = int64_t{task} * per_task; r < std::min<int64_t>(rows, int64_t{task + 1} * per_task); ++r) {
+      const T* row = logits + r * V;
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t n = std::min<int64_t>(kLogitsBlock, V - b * kLogitsBlock);
+        stats[static_cast<size_t>(b)] =
+            backend.kernels().logprob->stats(widen(row + b * kLogitsBlock, n, buffer), static_cast<int>(n), inverse, entropy != nullptr);
+      }
+      const RowStats merged = merge_blocks(stats.data(), blocks, 1);
+      lse[r] = merged.lse;
+      logprob[r] = *widen(row + targets[r], 1, buffer) * inverse - merged.lse;
+      if (entropy) entropy[r] = merged.entropy;
+    }
+  });
+}
+
+template <class T>
+void backward(CpuBackend& backend, float* dlogits, const T* logits, const int32_t* targets, const float* lse, const float* entropy,
+              const float* dlogprob, const float* dentropy, int64_t rows, int64_t V, float temperature) {
+  const float inverse = 1.f / temperature;
+  const bool stream = static_cast<const void*>(dlogits) != static_cast<const void*>(logits);
+  backend.pool().run(static_cast<int>(rows), [&](int r) {
+    alignas(64) float buffer[kLogitsBlock];
+    const int64_t start = int64_t{r} * V;
+    // f32 rows go through in one piece: pieces of the buffer's size would break streaming stores
+    const int64_t piece = sizeof(T) == sizeof(float) ? V : kLogitsBlock;
+    for (int64_t i = 0; i < V; i += piece) {
+      const int64_t n = std::min(piece, V - i);
+      backend.kernels().logprob->gradient(dlogits + start + i, widen(logits + start + i, n, buffer), n, inverse, lse[r], dlogprob[r],
+                                          dentropy ? dentropy[r] : 0.f, entropy ? entropy[r] : 0.f, stream);
+    }
+    dlogits[start + targets[r]] += inverse * dlogprob[r];
+  });
+}
+
+}  // namespace
+
+void logits_forward(CpuBackend& b, float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets, int64_t T, int64_t V, float temperature) {
+  forward(b, logprob, entropy, lse, logits, targets, T, V, temperature);
+}
+void logits_forward(CpuBackend& b, float* logprob, float* entropy, float* lse, const uint16_t* logits, const int32_t* targets, int64_t T, int64_t V, float temperature) {
+  forward(b, logprob, entropy, lse, logits, targets, T, V, temperature);
+}
+void logits_backward(CpuBackend& b, float* dlogits, const float* logits, const int32_t* targets, const float* lse, const float* entropy, const float* dlogprob,
+                     const float* dentropy, int64_t T, int64_t V, float temperature) {
+  backward(b, dlogits, logits, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
+}
+void logits_backward(CpuBackend& b, float* dlogits, const uint16_t* logits, const int32_t* targets, const float* lse, const float* entropy, const float* dlogprob,
+                     const float* dentropy, int64_t T, int64_t V, float temperature) {
+  backward(b, dlogits, logits, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
+}
+
+}  // namespace rank_grpo

@@ -1,0 +1,44 @@
+// Log-probs of given logits, and the row and block kernels of the fused head.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "backend.h"
+#include "matmul.h"
+
+namespace rank_grpo {
+
+constexpr int kLseBlock = 8 * kPanel;  // vocabulary columns of one log-sum-exp block: sampler and trainer share it
+constexpr int kHeadRows = 64;          // rows of one tile of logits
+constexpr int kLogitsBlock = 1024;     // the same for logits that are given: 4 KiB, read from memory once
+
+// Log-sum-exp pieces of one block of scaled logits x: max, sum of e^(x - max), and (where wanted) sum of e^(x - max) x.
+struct BlockStats {
+  float max, sum, weighted;
+};
+
+struct LogprobKernels {
+  BlockStats (*stats)(const float* logits, int n, float inverse_temperature, bool weighted);
+  // dlogits = inverse_temperature (-dlogprob p - dentropy p (log p + entropy)); the target's own term is added by the caller
+  void (*gradient)(float* dlogits, const float* logits, int64_t n, float inverse_temperature, float lse, float dlogprob, float dentropy,
+                   float entropy, bool stream);
+};
+
+// Blocks of one row merged in ascending order.
+struct RowStats {
+  float lse, entropy;
+};
+RowStats merge_blocks(const BlockStats* blocks, int64_t count, int64_t stride);
+
+// -- the kernels export: logits [T, V] on the host; see src/kernels.ts
+void logits_forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets, int64_t T,
+                    int64_t V, float temperature);
+void logits_forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const uint16_t* bf16_logits, const int32_t* targets,
+                    int64_t T, int64_t V, float temperature);
+// dlogits may be logits: then it is overwritten in place. entropy and dentropy may be null together.
+void logits_backward(CpuBackend& backend, float* dlogits, const float* logits, const int32_t* targets, const float* lse,
+                     const float* entropy, const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature);
+void logits_backward(CpuBackend& backend, float* dlogits, const uint16_t* bf16_logits, const int32_t* targets, const float* lse,
+                     const float* entropy, const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature);
+
+}  // namespace rank_grpo

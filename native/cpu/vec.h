@@ -1,0 +1,169 @@
+// Sixteen floats, three ways: AVX-512, AVX2 with FMA, plain C++. Included once per instruction set by kernels_*.cc, inside
+// namespace RANK_GRPO_ISA and its target pragma; no include guard for that reason, and no standard header in here.
+// Every operation has the same order of additions in all three, so AVX2 and AVX-512 give the same bits.
+namespace rank_grpo {
+namespace RANK_GRPO_ISA {
+
+constexpr int kVec = 16;
+
+#if defined(RANK_GRPO_AVX512)
+
+struct Vec {
+  __m512 v;
+};
+inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+inline Vec set1(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }    // a b + c
+inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }  // c - a b
+inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
+inline Vec load_part(const float* p, int n, float fill) {
+  return {_mm512_mask_loadu_ps(_mm512_set1_ps(fill), static_cast<__mmask16>((1u << n) - 1), p)};
+}
+inline void store_part(float* p, int n, Vec a) { _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), a.v); }
+inline Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, 0)}; }
+inline Vec scale2(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
+inline float reduce_add(Vec a) {
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  const __m128 d = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
+}
+inline float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
+
+#elif defined(RANK_GRPO_AVX2)
+
+struct Vec {
+  __m256 lo, hi;
+};
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, Vec a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+inline Vec set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
+inline Vec fnma(Vec a, Vec b, Vec c) {
+  return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)};
+}
+inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
+inline Vec load_part(const float* p, int n, float fill) {
+  alignas(32) float t[16];
+  for (int i = 0; i < 16; ++i) t[i] = i < n ? p[i] : fill;
+  return load(t);
+}
+inline void store_part(float* p, int n, Vec a) {
+  alignas(32) float t[16];
+  store(t, a);
+  for (int i = 0; i < n; ++i) p[i] = t[i];
+}
+inline Vec round(Vec a) { return {_mm256_round_ps(a.lo, 8), _mm256_round_ps(a.hi, 8)}; }
+inline __m256 scale2_half(__m256 a, __m256 n) {
+  // Two factors, so that results below 2^-126 come out denormal as scalef gives them; n is kept above -300 by exp.
+  const __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);
+  const __m256 f1 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+  const __m256 f2 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, half), bias), 23));
+  return _mm256_mul_ps(_mm256_mul_ps(a, f1), f2);
+}
+inline Vec scale2(Vec a, Vec n) { return {scale2_half(a.lo, n.lo), scale2_half(a.hi, n.hi)}; }
+inline float reduce_add(Vec a) {
+  const __m256 h = _mm256_add_ps(a.lo, a.hi);
+  const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  const __m128 d = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
+}
+inline float reduce_max(Vec a) {
+  const __m256 h = _mm256_max_ps(a.lo, a.hi);
+  const __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  const __m128 d = _mm_max_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_max_ss(d, _mm_shuffle_ps(d, d, 1)));
+}
+
+#else
+
+struct Vec {
+  float v[16];
+};
+#define RANK_GRPO_EACH(expression) \
+  Vec r;                           \
+  for (int i = 0; i < 16; ++i) r.v[i] = (expression); \
+  return r
+inline Vec load(const float* p) { RANK_GRPO_EACH(p[i]); }
+inline void store(float* p, Vec a) {
+  for (int i = 0; i < 16; ++i) p[i] = a.v[i];
+}
+inline Vec set1(float x) { RANK_GRPO_EACH(x); }
+inline Vec operator+(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] + b.v[i]); }
+inline Vec operator-(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] - b.v[i]); }
+inline Vec operator*(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] * b.v[i]); }
+inline Vec operator/(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] / b.v[i]); }
+inline Vec fma(Vec a, Vec b, Vec c) { RANK_GRPO_EACH(a.v[i] * b.v[i] + c.v[i]); }
+inline Vec fnma(Vec a, Vec b, Vec c) { RANK_GRPO_EACH(c.v[i] - a.v[i] * b.v[i]); }
+inline Vec max(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+inline Vec sqrt(Vec a) { RANK_GRPO_EACH(std::sqrt(a.v[i])); }
+inline Vec load_part(const float* p, int n, float fill) { RANK_GRPO_EACH(i < n ? p[i] : fill); }
+inline void store_part(float* p, int n, Vec a) {
+  for (int i = 0; i < n; ++i) p[i] = a.v[i];
+}
+inline Vec round(Vec a) { RANK_GRPO_EACH(std::nearbyint(a.v[i])); }
+inline Vec scale2(Vec a, Vec n) { RANK_GRPO_EACH(std::ldexp(a.v[i], static_cast<int>(n.v[i]))); }
+#undef RANK_GRPO_EACH
+inline float reduce_add(Vec a) {
+  for (int w = 8; w; w /= 2)
+    for (int i = 0; i < w; ++i) a.v[i] += a.v[i + w];
+  return a.v[0];
+}
+inline float reduce_max(Vec a) {
+  for (int w = 8; w; w /= 2)
+    for (int i = 0; i < w; ++i) a.v[i] = a.v[i] > a.v[i + w] ? a.v[i] : a.v[i + w];
+  return a.v[0];
+}
+
+#endif
+
+inline Vec zero() { return set1(0.f); }
+
+// e^x for x <= 88; relative error 1.2e-7 (Cephes' polynomial). Below -104 it is exactly 0; -infinity gives 0.
+inline Vec exp(Vec x) {
+  x = max(x, set1(-200.f));
+  const Vec n = round(x * set1(1.44269504088896341f));
+  Vec r = fnma(n, set1(0.693359375f), x);
+  r = fnma(n, set1(-2.12194440e-4f), r);
+  Vec p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(p, r * r, r + set1(1.f));
+  return scale2(p, n);
+}
+
+// Calls f(offset, count) over n floats in steps of a vector; count < kVec in the last one where n is no multiple.
+template <class F>
+inline void for_vectors(int64_t n, F&& f) {
+  int64_t i = 0;
+  for (; i + kVec <= n; i += kVec) f(i, kVec);
+  if (i < n) f(i, static_cast<int>(n - i));
+}
+inline Vec load_n(const float* p, int n, float fill = 0.f) { return n == kVec ? load(p) : load_part(p, n, fill); }
+inline void store_n(float* p, int n, Vec a) {
+  if (n == kVec) {
+    store(p, a);
+  } else {
+    store_part(p, n, a);
+  }
+}
+
+}  // namespace RANK_GRPO_ISA
+}  // namespace rank_grpo

@@ -1,0 +1,56 @@
+// Reading and writing checkpoints: Hugging Face folders (safetensors, sharded or not) and GGUF files. Files are memory-mapped,
+// every length and offset is checked before use, and nothing is allocated by an untrusted number.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "config.h"
+
+namespace rank_grpo {
+
+enum class StorageType { f32, bf16 };
+
+class Checkpoint {
+ public:
+  // `path`: a folder with config.json and *.safetensors, or a .gguf file. Throws BAD_CHECKPOINT or IO (file, what was expected, what came).
+  // Every parameter of the model is known to be there, with the right shape and a floating type, when this returns; a tensor that
+  // belongs to no parameter is an error too (rotary_emb.inv_freq and, where tied, lm_head.weight aside).
+  static std::unique_ptr<Checkpoint> open(const std::string& path);
+  virtual ~Checkpoint() = default;
+  const ModelConfig& config() const { return config_; }
+  // Parameter as f32 in checkpoint layout (dequantised, rows permuted back where GGUF permutes); NOT_FINITE on NaN or infinity.
+  virtual void read(const Parameter& parameter, float* out) const = 0;
+  // JSON text of what TypeScript needs: for a folder the raw config.json; for GGUF {"config": {...HF style}, "tokenizer": {tokenizer.json-like},
+  // "tokenizer_config": {"chat_template", "bos_token", "eos_token", ...}}.
+  virtual std::string metadata_json() const = 0;
+
+ protected:
+  ModelConfig config_;
+};
+
+ModelConfig parse_config(const std::string& json, const std::string& where);  // config.json text; `where` names it in errors
+std::string config_json(const ModelConfig& config, StorageType type);         // what transformers reads (architectures, model_type, ...)
+
+// Writes `path` (a safetensors file) under a temporary name beside it, syncs, renames. `read` gives each tensor's f32 values.
+struct TensorOut {
+  std::string name;
+  std::vector<int64_t> shape;
+  std::function<void(float*)> read;
+};
+void write_safetensors(const std::string& path, const std::vector<TensorOut>& tensors, StorageType type,
+                       const std::string& metadata_json_object);
+
+// A plain safetensors file of f32 tensors by name (optimizer state).
+class TensorFile {
+ public:
+  static std::unique_ptr<TensorFile> open(const std::string& path);
+  virtual ~TensorFile() = default;
+  virtual std::vector<std::string> names() const = 0;
+  virtual std::vector<int64_t> shape(const std::string& name) const = 0;
+  virtual void read(const std::string& name, float* out) const = 0;  // F32, F16, BF16 to f32
+  virtual std::string metadata_json() const = 0;                     // "__metadata__" object, "{}" where absent
+};
+
+}  // namespace rank_grpo

@@ -1,0 +1,256 @@
+// Sampling: prompts are computed once for their group, rows are decoded together, finished rows leave and waiting prompts
+// take their place. What a row draws depends on its prompt, sample and position alone, never on its neighbours.
+#include <algorithm>
+#include <deque>
+
+#include "../core/philox.h"
+#include "policy_impl.h"
+
+namespace rank_grpo {
+namespace {
+
+constexpr int64_t kPrefillTokens = 2048;  // prompts computed in one pass (a longer prompt goes alone)
+
+struct Group {
+  std::vector<int32_t> shared_pages;
+  int rows = 0;  // still decoding
+};
+
+struct Row {
+  int prompt, sample;
+  std::vector<int32_t> pages;  // the group's shared ones, then its own
+  size_t shared = 0;           // how many of them
+  int position;                // of the next input token
+  std::vector<int32_t> ids;
+  std::vector<float> logprobs;
+  std::string tail;            // last bytes, for stop strings
+};
+
+class Generator {
+ public:
+  Generator(Policy::Impl& policy, const GenerateRequest& request) : policy_(policy), request_(request) {
+    const int prompts = static_cast<int>(request.prompt_offsets.size()) - 1;
+    int longest = 0;
+    for (int p = 0; p < prompts; ++p) longest = std::max(longest, prompt_length(p));
+    rows_limit_ = std::max(request.max_rows, request.group_size);
+    rows_limit_ = std::min(rows_limit_, prompts * request.group_size);
+    const int own = (kPageSize - 1 + request.max_new_tokens + kPageSize - 1) / kPageSize;
+    const int groups = rows_limit_ / request.group_size;
+    pages_ = int64_t{groups} * (longest / kPageSize) + int64_t{rows_limit_} * own;
+    for (int64_t page = pages_; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
+    layer_bytes_ = policy.backend->cache_bytes(pages_, policy.transformer.attention());
+    policy.decode_cache.reserve(*policy.backend, layer_bytes_ * static_cast<size_t>(policy.config.layers));
+    groups_.resize(static_cast<size_t>(prompts));
+    done_.resize(static_cast<size_t>(prompts) * static_cast<size_t>(request.group_size));
+  }
+
+  Completions run() {
+    const int prompts = static_cast<int>(groups_.size());
+    while (next_prompt_ < prompts || !active_.empty()) {
+      check_abort(request_.abort);
+      admit();
+      if (!active_.empty()) decode();
+    }
+    return collect();
+  }
+
+ private:
+  struct Done {
+    std::vector<int32_t> ids;
+    std::vector<float> logprobs;
+    Finish finish = Finish::length;
+  };
+
+  int prompt_length(int p) const { return request_.prompt_offsets[static_cast<size_t>(p) + 1] - request_.prompt_offsets[static_cast<size_t>(p)]; }
+
+  int32_t take_page() {
+    const int32_t page = free_.back();
+    free_.pop_back();
+    return page;
+  }
+
+  // Computes the prompts that fit beside the active rows and draws the first token of each of their rows.
+  void admit() {
+    Layout layout;
+    std::vector<Row> fresh;
+    const int prompts = static_cast<int>(groups_.size());
+    while (next_prompt_ < prompts && static_cast<int>(active_.size() + fresh.size()) + request_.group_size <= rows_limit_ &&
+           (layout.T() == 0 || layout.T() + prompt_length(next_prompt_) <= kPrefillTokens))
+      add_prompt(layout, fresh, next_prompt_++);
+    if (fresh.empty()) return;
+    forward_and_sample(layout, fresh);
+    settle(fresh);
+    for (auto& row : fresh)
+      if (!row.ids.empty()) active_.push_back(std::move(row));
+  }
+
+  void add_prompt(Layout& layout, std::vector<Row>& fresh, int p) {
+    const int length = prompt_length(p), whole = length / kPageSize, tail = length % kPageSize;
+    auto& group = groups_[static_cast<size_t>(p)];
+    group.rows = request_.group_size;
+    for (int i = 0; i < whole; ++i) group.shared_pages.push_back(take_page());
+    const size_t first_row = fresh.size();
+    const int last_position = length + request_.max_new_tokens - 1;  // the last token is never an input
+    for (int s = 0; s < request_.group_size; ++s) {
+      Row row{p, s, group.shared_pages, group.shared_pages.size(), length, {}, {}, {}};
+      while (static_cast<int>(row.pages.size()) * kPageSize < last_position) row.pages.push_back(take_page());
+      if (tail && static_cast<int>(row.pages.size()) == whole) row.pages.push_back(take_page());
+      fresh.push_back(std::move(row));
+    }
+    const int32_t start = static_cast<int32_t>(layout.T());
+    const int32_t* ids = &request_.prompt_ids[static_cast<size_t>(request_.prompt_offsets[static_cast<size_t>(p)])];
+    for (int t = 0; t < length; ++t) {
+      layout.ids.push_back(ids[t]);
+      layout.positions.push_back(t);
+      const int copies = t < whole * kPageSize ? 1 : request_.group_size;  // the partly filled page is every row's own
+      for (int s = 0; s < copies; ++s) {
+        const int32_t page = fresh[first_row + static_cast<size_t>(s)].pages[static_cast<size_t>(t / kPageSize)];
+        layout.plan.writes.push_back({start + t, page * kPageSize + t % kPageSize});
+      }
+    }
+    const auto& table = fresh[first_row].pages;
+    layout.plan.spans.push_back({start, length, 0, static_cast<int32_t>(layout.plan.tables.size())});
+    layout.plan.tables.insert(layout.plan.tables.end(), table.begin(), table.begin() + whole + (tail > 0));
+    for (int s = 0; s < request_.group_size; ++s) layout.head_rows.push_back(start + length - 1);
+  }
+
+  void decode() {
+    Layout layout;
+    for (auto& row : active_) {
+      const int32_t token = static_cast<int32_t>(layout.T());
+      layout.ids.push_back(row.ids.back());
+      layout.positions.push_back(row.position);
+      const size_t used = static_cast<size_t>(row.position / kPageSize) + 1;
+      layout.plan.writes.push_back({token, row.pages[used - 1] * kPageSize + row.position % kPageSize});
+      layout.plan.spans.push_back({token, 1, row.position, static_cast<int32_t>(layout.plan.tables.size())});
+      layout.plan.tables.insert(layout.plan.tables.end(), row.pages.begin(), row.pages.begin() + static_cast<int64_t>(used));
+      layout.head_rows.push_back(token);
+      ++row.position;
+    }
+    forward_and_sample(layout, active_);
+    settle(active_);
+    active_.erase(std::remove_if(active_.begin(), active_.end(), [](const Row& row) { return row.ids.empty(); }), active_.end());
+  }
+
+  void forward_and_sample(const Layout& layout, std::vector<Row>& rows) {
+    auto& p = policy_;
+    auto& backend = *p.backend;
+    const int64_t R = layout.R(), C = p.config.hidden;
+    const float* hidden = p.transformer.forward(layout, p.decode_cache.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, false, false);
+    p.head.reserve(backend, static_cast<size_t>(R * C) * sizeof(float) + static_cast<size_t>(R + 16) * sizeof(int32_t));
+    float* h = p.head.floats();
+    int32_t* index = reinterpret_cast<int32_t*>(h + R * C);
+    backend.upload(index, layout.head_rows.data(), static_cast<size_t>(R) * sizeof(int32_t));
+    backend.gather_rows(h, hidden, index, R, C);
+
+    std::vector<uint32_t> random(static_cast<size_t>(R) * 4);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      const auto prompt = static_cast<size_t>(rows[r].prompt);
+      const uint32_t key = request_.prompt_keys.empty() ? static_cast<uint32_t>(prompt) : static_cast<uint32_t>(request_.prompt_keys[prompt]);
+      const auto block = philox(request_.seed, request_.step, key, static_cast<uint32_t>(rows[r].sample), static_cast<uint32_t>(rows[r].ids.size()));
+      std::copy(block.x, block.x + 4, &random[r * 4]);
+    }
+    std::vector<int32_t> tokens(static_cast<size_t>(R));
+    std::vector<float> logprobs(static_cast<size_t>(R));
+    backend.head_sample(tokens.data(), logprobs.data(), h, p.transformer.head(), nullptr, random.data(), R, request_.sampling);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      rows[r].ids.push_back(tokens[r]);
+      rows[r].logprobs.push_back(logprobs[r]);
+    }
+    tokens_ += R;
+  }
+
+  // Moves finished rows out (their ids become empty) and gives their pages back.
+  void settle(std::vector<Row>& rows) {
+    for (auto& row : rows) {
+      const int32_t token = row.ids.back();
+      bool stop = false;
+      if (!request_.ignore_stop) {
+        stop = std::find(request_.stop_ids.begin(), request_.stop_ids.end(), token) != request_.stop_ids.end();
+        stop = stop || completes_stop_string(row, token);
+      }
+      if (!stop && static_cast<int>(row.ids.size()) < request_.max_new_tokens) continue;
+      Done& done = done_[static_cast<size_t>(row.prompt) * static_cast<size_t>(request_.group_size) + static_cast<size_t>(row.sample)];
+      done.ids = std::move(row.ids);
+      done.logprobs = std::move(row.logprobs);
+      done.finish = stop ? Finish::stop : Finish::length;
+      row.ids.clear();
+      free_.insert(free_.end(), row.pages.begin() + static_cast<int64_t>(row.shared), row.pages.end());
+      auto& group = groups_[static_cast<size_t>(row.prompt)];
+      if (--group.rows == 0) free_.insert(free_.end(), group.shared_pages.begin(), group.shared_pages.end());
+      ++finished_;
+    }
+    if (request_.progress) request_.progress(finished_, static_cast<int64_t>(done_.size()), tokens_);
+  }
+
+  bool completes_stop_string(Row& row, int32_t token) const {
+    if (request_.stop_strings.empty()) return false;
+    const size_t before = row.tail.size();
+    row.tail += policy_.vocabulary[static_cast<size_t>(token)];
+    size_t longest = 0;
+    for (const auto& stop : request_.stop_strings) {
+      longest = std::max(longest, stop.size());
+      const size_t from = before >= stop.size() ? before - stop.size() + 1 : 0;
+      if (row.tail.find(stop, from) != std::string::npos) return true;
+    }
+    if (row.tail.size() > longest) row.tail.erase(0, row.tail.size() - longest);
+    return false;
+  }
+
+  Completions collect() const {
+    Completions result;
+    result.offsets.push_back(0);
+    for (const auto& done : done_) {
+      result.ids.insert(result.ids.end(), done.ids.begin(), done.ids.end());
+      result.logprobs.insert(result.logprobs.end(), done.logprobs.begin(), done.logprobs.end());
+      result.offsets.push_back(static_cast<int32_t>(result.ids.size()));
+      result.finish.push_back(static_cast<uint8_t>(done.finish));
+    }
+    return result;
+  }
+
+  Policy::Impl& policy_;
+  const GenerateRequest& request_;
+  int rows_limit_ = 0;
+  int64_t pages_ = 0, tokens_ = 0, finished_ = 0;
+  size_t layer_bytes_ = 0;
+  int next_prompt_ = 0;
+  std::vector<int32_t> free_;
+  std::vector<Group> groups_;
+  std::vector<Row> active_;
+  std::vector<Done> done_;  // by prompt and sample
+};
+
+void validate_request(const GenerateRequest& r, const ModelConfig& config, bool has_vocabulary) {
+  Batch prompts;  // the same checks as a batch without completions
+  prompts.prompt_ids = r.prompt_ids;
+  prompts.prompt_offsets = r.prompt_offsets;
+  prompts.completion_offsets = {0};
+  prompts.group_offsets.assign(r.prompt_offsets.size(), 0);
+  validate_batch(prompts, config);
+  expect(r.prompt_keys.empty() || r.prompt_keys.size() + 1 == r.prompt_offsets.size(), "one key for each prompt", "promptKeys", std::to_string(r.prompt_keys.size()));
+  expect(r.group_size >= 1, "at least 1", "groupSize", std::to_string(r.group_size));
+  expect(r.max_rows >= 1, "at least 1", "maxRows", std::to_string(r.max_rows));
+  expect(r.max_new_tokens >= 1, "at least 1", "maxNewTokens", std::to_string(r.max_new_tokens));
+  const auto& s = r.sampling;
+  expect(s.temperature > 0, "a number above 0 (greedy is an option of its own)", "temperature", std::to_string(s.temperature));
+  expect(s.top_k >= 0, "0 or more", "topK", std::to_string(s.top_k));
+  expect(s.top_p > 0 && s.top_p <= 1, "a number in (0, 1]", "topP", std::to_string(s.top_p));
+  expect(s.min_p >= 0 && s.min_p <= 1, "a number in [0, 1]", "minP", std::to_string(s.min_p));
+  expect(r.stop_strings.empty() || has_vocabulary, "a vocabulary (set_vocabulary)", "stopStrings", "none");
+  for (size_t p = 0; p + 1 < r.prompt_offsets.size(); ++p) {
+    const int length = r.prompt_offsets[p + 1] - r.prompt_offsets[p] + r.max_new_tokens - 1;
+    expect(length <= config.max_positions, "at most " + std::to_string(config.max_positions) + " positions (the model's context)",
+           "prompt " + std::to_string(p) + " and maxNewTokens", std::to_string(length));
+  }
+}
+
+}  // namespace
+
+Completions Policy::generate(const GenerateRequest& request) {
+  validate_request(request, impl_->config, !impl_->vocabulary.empty());
+  if (request.prompt_offsets.size() == 1) return {{}, {0}, {}, {}};
+  return Generator(*impl_, request).run();
+}
+
+}  // namespace rank_grpo

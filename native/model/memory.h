@@ -1,0 +1,60 @@
+// Owned device memory: one block, and an arena that hands out pieces of one block pass after pass.
+#pragma once
+#include <cstdint>
+#include <utility>
+
+#include "../core/backend.h"
+
+namespace rank_grpo {
+
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(Backend& backend, size_t bytes) : backend_(&backend), data_(backend.allocate(bytes)), bytes_(bytes) {}
+  DeviceBuffer(DeviceBuffer&& other) noexcept { swap(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~DeviceBuffer() {
+    if (data_) backend_->release(data_, bytes_);
+  }
+  float* floats() const { return static_cast<float*>(data_); }
+  int32_t* ints() const { return static_cast<int32_t*>(data_); }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  // At least `bytes`, contents lost where it grows. The old block goes first: both never exist together.
+  void reserve(Backend& backend, size_t bytes) {
+    if (bytes <= bytes_) return;
+    *this = DeviceBuffer();
+    *this = DeviceBuffer(backend, bytes);
+  }
+
+ private:
+  void swap(DeviceBuffer& other) noexcept {
+    std::swap(backend_, other.backend_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+  Backend* backend_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// Pieces of a block that grows only between passes: plan with `Arena(nullptr)`, reserve `used()`, then take again.
+class Arena {
+ public:
+  explicit Arena(float* base) : base_(base) {}
+  float* take(int64_t floats) {
+    const int64_t start = used_;
+    used_ += (floats + 15) / 16 * 16;
+    return base_ ? base_ + start : nullptr;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  float* base_;
+  int64_t used_ = 0;
+};
+
+}  // namespace rank_grpo

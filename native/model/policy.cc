@@ -1,0 +1,325 @@
+// Policy: scoring, gradients of any objective, and the optimizer step. Generation is in generate.cc.
+#include <algorithm>
+#include <cmath>
+
+#include "../core/philox.h"
+#include "policy_impl.h"
+
+namespace rank_grpo {
+namespace {
+
+size_t parameter_bytes(const ParameterTable& table) { return static_cast<size_t>(table.total) * sizeof(float); }
+
+std::vector<float> slice(const std::vector<float>& values, int64_t first, int64_t count) {
+  if (values.empty()) return {};
+  return {values.begin() + first, values.begin() + first + count};
+}
+
+void expect_size(const std::vector<float>& values, int64_t tokens, const char* name, bool optional) {
+  if (optional && values.empty()) return;
+  expect(static_cast<int64_t>(values.size()) == tokens, std::to_string(tokens) + " values (one for each completion token)", name,
+         std::to_string(values.size()));
+}
+
+void expect_finite(const std::vector<float>& values, const char* name) {
+  for (size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i])) fail("NOT_FINITE", "Expected finite values for " + std::string(name) + ", got " + std::to_string(values[i]) + " at token " + std::to_string(i) + ".");
+}
+
+// The segments of one micro-batch, renumbered to its tokens.
+struct SegmentSlice {
+  std::vector<int32_t> offsets{0}, tokens, numbers;
+};
+
+SegmentSlice slice_segments(const StepInputs& inputs, int64_t first, int64_t count) {
+  SegmentSlice slice;
+  for (size_t s = 0; s + 1 < inputs.segment_offsets.size(); ++s) {
+    const int32_t begin = inputs.segment_offsets[s], end = inputs.segment_offsets[s + 1];
+    if (begin == end || inputs.segment_tokens[static_cast<size_t>(begin)] < first || inputs.segment_tokens[static_cast<size_t>(begin)] >= first + count) continue;
+    for (int32_t i = begin; i < end; ++i) {
+      const int64_t token = inputs.segment_tokens[static_cast<size_t>(i)] - first;
+      expect(token >= 0 && token < count, "a segment within one completion", "segments", "segment " + std::to_string(s));
+      slice.tokens.push_back(static_cast<int32_t>(token));
+    }
+    slice.offsets.push_back(static_cast<int32_t>(slice.tokens.size()));
+    slice.numbers.push_back(static_cast<int32_t>(s));
+  }
+  return slice;
+}
+
+void merge(ObjectiveResult& total, const ObjectiveResult& part, int64_t first, const std::vector<int32_t>& numbers) {
+  total.loss += part.loss;
+  total.policy_loss += part.policy_loss;
+  total.kl_sum += part.kl_sum;
+  total.entropy_sum += part.entropy_sum;
+  total.ratio_sum += part.ratio_sum;
+  if (part.nonempty_segments) {
+    const bool none = total.nonempty_segments == 0;
+    total.ratio_min = none ? part.ratio_min : std::min(total.ratio_min, part.ratio_min);
+    total.ratio_max = none ? part.ratio_max : std::max(total.ratio_max, part.ratio_max);
+  }
+  total.covered += part.covered;
+  total.nonempty_segments += part.nonempty_segments;
+  total.clipped_low += part.clipped_low;
+  total.clipped_high += part.clipped_high;
+  total.clipped_dual += part.clipped_dual;
+  std::copy(part.dlogp.begin(), part.dlogp.end(), total.dlogp.begin() + first);
+  std::copy(part.dentropy.begin(), part.dentropy.end(), total.dentropy.begin() + (total.dentropy.empty() ? 0 : first));
+  std::copy(part.token_loss.begin(), part.token_loss.end(), total.token_loss.begin() + first);
+  std::copy(part.token_kl.begin(), part.token_kl.end(), total.token_kl.begin() + first);
+  for (size_t s = 0; s < numbers.size(); ++s) total.segment_log_ratio[static_cast<size_t>(numbers[s])] = part.segment_log_ratio[s];
+}
+
+}  // namespace
+
+Policy::Impl::Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o)
+    : backend(std::move(b)),
+      config((c.validate(), std::move(c))),
+      table(config),
+      options(o),
+      weights(*backend, parameter_bytes(table)),
+      gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
+      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
+      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
+      transformer(*backend, config, table, weights.floats(), o.compute) {}
+
+Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options)
+    : impl_(std::make_unique<Impl>(std::move(backend), std::move(config), options)) {}
+Policy::~Policy() = default;
+
+const ModelConfig& Policy::config() const { return impl_->config; }
+const ParameterTable& Policy::table() const { return impl_->table; }
+const PolicyOptions& Policy::options() const { return impl_->options; }
+
+int64_t Policy::estimate_bytes(const ModelConfig& config, const PolicyOptions& options) {
+  const int64_t parameters = ParameterTable(config).total;
+  return parameters * (options.trainable ? 16 : 4) + parameters * (options.compute == Compute::bf16 ? 2 : 4);
+}
+
+int64_t Policy::bytes() const {
+  const auto& i = *impl_;
+  return estimate_bytes(i.config, i.options) + static_cast<int64_t>(i.cache.bytes() + i.head.bytes() + i.decode_cache.bytes());
+}
+
+void Policy::initialize(uint64_t seed, float std) {
+  std::vector<float> values;
+  uint32_t index = 0;
+  for (const auto& p : impl_->table.parameters) {
+    values.assign(static_cast<size_t>(p.size()), 0.f);
+    const bool norm = p.vector && p.name.find("norm") != std::string::npos;
+    for (size_t i = 0; i < values.size(); i += 2) {
+      if (p.vector) {
+        values[i] = norm ? 1.f : 0.f;
+        if (i + 1 < values.size()) values[i + 1] = values[i];
+        continue;
+      }
+      const auto r = philox(seed, static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), index, 0x1417u);
+      const double radius = std * std::sqrt(-2 * std::log(1.0 - static_cast<double>(uniform(r.x[0]))));  // Box and Muller
+      const double angle = 6.283185307179586 * static_cast<double>(uniform(r.x[1]));
+      values[i] = static_cast<float>(radius * std::cos(angle));
+      if (i + 1 < values.size()) values[i + 1] = static_cast<float>(radius * std::sin(angle));
+    }
+    set_parameter(index++, values.data());
+  }
+  parameters_changed();
+}
+
+void Policy::set_vocabulary(std::vector<std::string> bytes) { impl_->vocabulary = std::move(bytes); }
+
+Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, const ForwardOptions& o, bool keep, bool entropies) {
+  check_abort(o.abort);
+  Pass pass;
+  pass.layout = make_layout(batch, micro);
+  const int64_t T = pass.layout.T(), R = pass.layout.R(), C = config.hidden;
+  cache.reserve(*backend, backend->cache_bytes(pass.layout.pages, transformer.attention()));
+  Arena sizes(nullptr), arena(nullptr);
+  auto carve = [&](Arena& a) {
+    pass.h = a.take(R * C);
+    pass.logprob = a.take(R);
+    pass.entropy = a.take(R);
+    pass.lse = a.take(R);
+    pass.rows = reinterpret_cast<int32_t*>(a.take(R));
+    pass.dh = keep ? a.take(R * C) : nullptr;
+    pass.dhidden = keep ? a.take(T * C) : nullptr;
+  };
+  carve(sizes);
+  head.reserve(*backend, static_cast<size_t>(sizes.used()) * sizeof(float));
+  arena = Arena(head.floats());
+  carve(arena);
+  const float* hidden = transformer.forward(pass.layout, cache.floats(), 0, pass.layout.pages, keep, options.recompute);
+  backend->upload(pass.rows, pass.layout.head_rows.data(), static_cast<size_t>(R) * sizeof(int32_t));
+  backend->gather_rows(pass.h, hidden, pass.rows, R, C);
+  const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
+  if (!entropies) pass.entropy = nullptr;
+  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), pass.layout.targets.data(), allowed, R, o.temperature);
+  return pass;
+}
+
+void Policy::Impl::backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature) {
+  const int64_t T = pass.layout.T(), R = pass.layout.R(), C = config.hidden;
+  const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
+  backend->head_backward(pass.dh, gradients.floats() + table.head, pass.h, weights.floats() + table.head, transformer.head(),
+                         pass.layout.targets.data(), allowed, pass.lse, pass.entropy, dlogp.data(), dentropy.empty() ? nullptr : dentropy.data(), R,
+                         temperature);
+  backend->zero(pass.dhidden, static_cast<size_t>(T * C) * sizeof(float));
+  backend->scatter_add_rows(pass.dhidden, pass.dh, pass.rows, R, C);
+  transformer.backward(pass.layout, pass.dhidden, gradients.floats(), cache.floats(), pass.layout.pages);
+}
+
+Scores Policy::score(const Batch& batch, const ForwardOptions& o, bool entropies) {
+  auto& i = *impl_;
+  validate_batch(batch, i.config);
+  Scores scores;
+  scores.logprobs.resize(static_cast<size_t>(batch.tokens()));
+  if (entropies) scores.entropies.resize(scores.logprobs.size());
+  for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
+    const auto pass = i.forward(batch, micro, o, false, entropies);
+    const size_t bytes = static_cast<size_t>(pass.layout.R()) * sizeof(float);
+    i.backend->download(&scores.logprobs[static_cast<size_t>(pass.layout.first_token)], pass.logprob, bytes);
+    if (entropies) i.backend->download(&scores.entropies[static_cast<size_t>(pass.layout.first_token)], pass.entropy, bytes);
+  }
+  return scores;
+}
+
+StepResult Policy::accumulate(const Batch& batch, const StepInputs& inputs, const ObjectiveSpec& objective, const ForwardOptions& o) {
+  auto& i = *impl_;
+  expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
+  validate_batch(batch, i.config);
+  const int64_t tokens = batch.tokens();
+  expect_size(inputs.advantages, tokens, "advantages", false);
+  expect_size(inputs.weights, tokens, "weights", false);
+  expect_size(inputs.old_logprobs, tokens, "oldLogprobs", true);
+  expect_size(inputs.ref_logprobs, tokens, "refLogprobs", true);
+  expect_finite(inputs.advantages, "advantages");
+  expect_finite(inputs.weights, "weights");
+  expect_finite(inputs.old_logprobs, "oldLogprobs");
+  expect_finite(inputs.ref_logprobs, "refLogprobs");
+  const bool entropies = objective.entropy_coef != 0;
+
+  StepResult result;
+  result.logprobs.resize(static_cast<size_t>(tokens));
+  if (entropies) result.entropies.resize(static_cast<size_t>(tokens));
+  auto& total = result.objective;
+  for (auto* array : {&total.dlogp, &total.token_loss, &total.token_kl}) array->resize(static_cast<size_t>(tokens));
+  if (entropies) total.dentropy.resize(static_cast<size_t>(tokens));
+  total.segment_log_ratio.resize(inputs.segment_offsets.empty() ? 0 : inputs.segment_offsets.size() - 1);
+  std::vector<char> covered(static_cast<size_t>(tokens), 0);
+  for (int32_t t : inputs.segment_tokens) {
+    expect(t >= 0 && t < tokens, "token indices from 0 to " + std::to_string(tokens - 1), "segmentTokens", std::to_string(t));
+    covered[static_cast<size_t>(t)] = 1;
+  }
+  const int64_t covered_tokens = std::count(covered.begin(), covered.end(), 1);
+
+  for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
+    const auto pass = i.forward(batch, micro, o, true, entropies);
+    const int64_t R = pass.layout.R(), first = pass.layout.first_token;
+    i.backend->download(&result.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
+    if (entropies) i.backend->download(&result.entropies[static_cast<size_t>(first)], pass.entropy, static_cast<size_t>(R) * sizeof(float));
+
+    const SegmentSlice segments = slice_segments(inputs, first, R);
+    const auto old_logprobs = slice(inputs.old_logprobs, first, R), ref_logprobs = slice(inputs.ref_logprobs, first, R);
+    ObjectiveInputs local;
+    local.tokens = R;
+    local.segments = static_cast<int64_t>(segments.numbers.size());
+    local.logprobs = &result.logprobs[static_cast<size_t>(first)];
+    local.old_logprobs = old_logprobs.empty() ? nullptr : old_logprobs.data();
+    local.ref_logprobs = ref_logprobs.empty() ? nullptr : ref_logprobs.data();
+    local.entropies = entropies ? &result.entropies[static_cast<size_t>(first)] : nullptr;
+    local.advantages = &inputs.advantages[static_cast<size_t>(first)];
+    local.weights = &inputs.weights[static_cast<size_t>(first)];
+    local.segment_offsets = segments.offsets.data();
+    local.segment_tokens = segments.tokens.data();
+    local.covered_tokens = covered_tokens;
+    const ObjectiveResult part = evaluate_objective(objective, local);
+    if (!std::isfinite(part.loss)) fail("NOT_FINITE", "Expected a finite loss, got " + std::to_string(part.loss) + ". Lower the learning rate, or check rewards and old log-probs.");
+    merge(total, part, first, segments.numbers);
+    i.backward(pass, part.dlogp, part.dentropy, o.temperature);
+  }
+  return result;
+}
+
+Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs, const std::vector<float>& dentropies, const ForwardOptions& o) {
+  auto& i = *impl_;
+  expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
+  validate_batch(batch, i.config);
+  expect_size(dlogprobs, batch.tokens(), "dlogprobs", false);
+  expect_size(dentropies, batch.tokens(), "dentropies", true);
+  expect_finite(dlogprobs, "dlogprobs");
+  expect_finite(dentropies, "dentropies");
+  const bool entropies = !dentropies.empty();
+  Scores scores;
+  scores.logprobs.resize(static_cast<size_t>(batch.tokens()));
+  if (entropies) scores.entropies.resize(scores.logprobs.size());
+  for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
+    const auto pass = i.forward(batch, micro, o, true, entropies);
+    const int64_t R = pass.layout.R(), first = pass.layout.first_token;
+    i.backend->download(&scores.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
+    if (entropies) i.backend->download(&scores.entropies[static_cast<size_t>(first)], pass.entropy, static_cast<size_t>(R) * sizeof(float));
+    i.backward(pass, slice(dlogprobs, first, R), slice(dentropies, first, R), o.temperature);
+  }
+  return scores;
+}
+
+double Policy::optimizer_step(const OptimizerOptions& o) {
+  auto& i = *impl_;
+  expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
+  const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.table.total));
+  if (!std::isfinite(norm)) {
+    zero_gradients();
+    fail("NOT_FINITE", "Expected a finite gradient, got norm " + std::to_string(norm) + ". The weights were left as they were; lower the learning rate or check the rewards.");
+  }
+  AdamW adamw;
+  adamw.learning_rate = static_cast<float>(o.learning_rate);
+  adamw.beta1 = static_cast<float>(o.beta1);
+  adamw.beta2 = static_cast<float>(o.beta2);
+  adamw.epsilon = static_cast<float>(o.epsilon);
+  adamw.weight_decay = static_cast<float>(o.weight_decay);
+  adamw.step = ++i.steps;
+  adamw.grad_scale = o.max_grad_norm > 0 ? static_cast<float>(std::min(1.0, o.max_grad_norm / (norm + 1e-6))) : 1.f;
+  i.backend->adamw(i.weights.floats(), i.m.floats(), i.v.floats(), i.gradients.floats(), i.table.total, adamw);
+  zero_gradients();
+  parameters_changed();
+  return norm;
+}
+
+void Policy::zero_gradients() {
+  if (impl_->options.trainable) impl_->backend->zero(impl_->gradients.data(), parameter_bytes(impl_->table));
+}
+
+namespace {
+const Parameter& checked(const ParameterTable& table, size_t index) {
+  expect(index < table.parameters.size(), "an index below " + std::to_string(table.parameters.size()), "parameter", std::to_string(index));
+  return table.parameters[index];
+}
+}  // namespace
+
+void Policy::get_parameter(size_t index, float* out) const {
+  const auto& p = checked(impl_->table, index);
+  impl_->backend->download(out, impl_->weights.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
+}
+void Policy::set_parameter(size_t index, const float* values) {
+  const auto& p = checked(impl_->table, index);
+  impl_->backend->upload(impl_->weights.floats() + p.offset, values, static_cast<size_t>(p.size()) * sizeof(float));
+}
+void Policy::get_gradient(size_t index, float* out) const {
+  const auto& p = checked(impl_->table, index);
+  expect(impl_->options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
+  impl_->backend->download(out, impl_->gradients.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
+}
+void Policy::get_moments(size_t index, float* m, float* v) const {
+  const auto& p = checked(impl_->table, index);
+  expect(impl_->options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
+  impl_->backend->download(m, impl_->m.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
+  impl_->backend->download(v, impl_->v.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
+}
+void Policy::set_moments(size_t index, const float* m, const float* v) {
+  const auto& p = checked(impl_->table, index);
+  expect(impl_->options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
+  impl_->backend->upload(impl_->m.floats() + p.offset, m, static_cast<size_t>(p.size()) * sizeof(float));
+  impl_->backend->upload(impl_->v.floats() + p.offset, v, static_cast<size_t>(p.size()) * sizeof(float));
+}
+int64_t Policy::optimizer_steps() const { return impl_->steps; }
+void Policy::set_optimizer_steps(int64_t steps) { impl_->steps = steps; }
+void Policy::parameters_changed() { impl_->transformer.pack(); }
+
+}  // namespace rank_grpo

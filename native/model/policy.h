@@ -1,0 +1,124 @@
+// A policy: weights, gradients and optimizer state on a device, and everything one does with them. Node-free; the
+// bindings call it from the engine thread, one operation at a time.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../core/backend.h"
+#include "../objectives/objective.h"
+#include "config.h"
+
+namespace rank_grpo {
+
+// Ragged rows: group p is prompt p and completions group_offsets[p] .. group_offsets[p + 1). Every prompt has at least one
+// token, every completion too. Token ids lie in [0, vocab).
+struct Batch {
+  std::vector<int32_t> prompt_ids, prompt_offsets;          // [P + 1]
+  std::vector<int32_t> completion_ids, completion_offsets;  // [R + 1]
+  std::vector<int32_t> group_offsets;                       // [P + 1]
+  AllowedTokens allowed;  // per completion token; offsets empty: all allowed
+  int64_t tokens() const { return static_cast<int64_t>(completion_ids.size()); }
+};
+
+struct Scores {
+  std::vector<float> logprobs, entropies;  // per completion token; nats
+};
+
+struct ForwardOptions {
+  float temperature = 1;
+  int64_t micro_batch_tokens = 2048;  // prompt and completion tokens in one pass; a group is split where it does not fit
+  const std::atomic<bool>* abort = nullptr;
+};
+
+// Per completion token data of a whole step; see ObjectiveInputs for the meaning.
+struct StepInputs {
+  std::vector<float> advantages, weights, old_logprobs, ref_logprobs;
+  std::vector<int32_t> segment_offsets, segment_tokens;  // a segment's tokens belong to one completion
+};
+
+struct StepResult {
+  ObjectiveResult objective;  // sums over the whole step; dlogp and the other [T] arrays in completion order
+  std::vector<float> logprobs, entropies;  // of the pass that gave the gradient; entropies only where asked for
+};
+
+struct GenerateRequest {
+  std::vector<int32_t> prompt_ids, prompt_offsets;  // [P + 1]
+  std::vector<int32_t> prompt_keys;   // [P]: identifies the prompt in the random numbers (empty: its index)
+  int group_size = 1;                 // completions of each prompt
+  int max_new_tokens = 128;
+  int max_rows = 64;                  // rows decoded together
+  Sampling sampling;
+  std::vector<int32_t> stop_ids;      // ends a row; the stop token is part of the completion
+  std::vector<std::string> stop_strings;  // bytes; ends a row after the token that completes one (needs the vocabulary)
+  bool ignore_stop = false;
+  uint64_t seed = 0;
+  uint32_t step = 0;                  // random numbers are keyed by (seed, step, prompt key, sample, position)
+  const std::atomic<bool>* abort = nullptr;
+  std::function<void(int64_t done_rows, int64_t rows, int64_t tokens)> progress;  // called now and then, may be empty
+};
+
+enum class Finish : uint8_t { stop = 0, length = 1 };
+
+struct Completions {
+  std::vector<int32_t> ids, offsets;  // rows ordered prompt by prompt, group_size each
+  std::vector<float> logprobs;        // of the temperature-scaled distribution, per token
+  std::vector<uint8_t> finish;        // Finish
+};
+
+struct PolicyOptions {
+  Compute compute = Compute::f32;
+  bool trainable = true;    // false: no gradients or optimizer state (a reference, or inference)
+  bool recompute = false;   // keep only each layer's input for the backward pass: less memory, a third more work
+};
+
+struct OptimizerOptions {
+  double learning_rate = 1e-6, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0, max_grad_norm = 1;  // 0: no clipping
+};
+
+class Policy {
+ public:
+  // Zero weights; fill them through set_parameter or initialize.
+  Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options);
+  ~Policy();
+
+  const ModelConfig& config() const;
+  const ParameterTable& table() const;
+  const PolicyOptions& options() const;
+  int64_t bytes() const;                                   // held on the device now
+  static int64_t estimate_bytes(const ModelConfig& config, const PolicyOptions& options);  // weights, gradients, optimizer, panels
+
+  void initialize(uint64_t seed, float std);               // normal weights, norms 1, biases 0
+  void set_vocabulary(std::vector<std::string> bytes);     // token id -> bytes, for stop strings
+
+  Completions generate(const GenerateRequest& request);
+  Scores score(const Batch& batch, const ForwardOptions& options, bool entropies);
+  // Adds the gradient of the objective to the accumulated gradient.
+  StepResult accumulate(const Batch& batch, const StepInputs& inputs, const ObjectiveSpec& objective, const ForwardOptions& options);
+  // Adds the gradient of sum_t dlogprobs[t] * logprob[t] + dentropies[t] * entropy[t]: any loss written elsewhere.
+  Scores backward(const Batch& batch, const std::vector<float>& dlogprobs, const std::vector<float>& dentropies, const ForwardOptions& options);
+  // Clips, applies AdamW, clears the gradient. Returns the norm before clipping; throws NOT_FINITE and leaves weights as they were
+  // (gradient cleared) where it is not finite.
+  double optimizer_step(const OptimizerOptions& options);
+  void zero_gradients();
+
+  // By index of table().parameters, f32 in checkpoint layout.
+  void get_parameter(size_t index, float* out) const;
+  void set_parameter(size_t index, const float* values);
+  void get_gradient(size_t index, float* out) const;
+  void get_moments(size_t index, float* m, float* v) const;
+  void set_moments(size_t index, const float* m, const float* v);
+  int64_t optimizer_steps() const;
+  void set_optimizer_steps(int64_t steps);
+  void parameters_changed();  // after set_parameter calls: refreshes packed weights
+
+  struct Impl;  // policy_impl.h
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rank_grpo

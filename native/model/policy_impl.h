@@ -1,0 +1,46 @@
+// What policy.cc and generate.cc share: the state behind Policy.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../core/error.h"
+#include "memory.h"
+#include "policy.h"
+#include "transformer.h"
+
+namespace rank_grpo {
+
+struct Policy::Impl {
+  Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o);
+
+  std::shared_ptr<Backend> backend;
+  const ModelConfig config;
+  const ParameterTable table;
+  const PolicyOptions options;
+  DeviceBuffer weights, gradients, m, v;  // [table.total] each; the last three where trainable
+  Transformer transformer;
+  int64_t steps = 0;
+  std::vector<std::string> vocabulary;  // bytes of each id; empty: unknown
+
+  DeviceBuffer cache;             // scratch of one layer in passes over whole batches
+  DeviceBuffer head;              // hidden rows of predicted tokens, their gradients, results
+  DeviceBuffer decode_cache;      // every layer's pages while generating
+
+  // A pass over one micro-batch: hidden rows gathered into h [R, C].
+  struct Pass {
+    Layout layout;
+    float *h, *dh;                      // [R, C]
+    float *logprob, *entropy, *lse;     // [R]
+    float* dhidden;                     // [T, C]
+    int32_t* rows;                      // [R]
+  };
+  Pass forward(const Batch& batch, MicroBatch rows, const ForwardOptions& options, bool keep, bool entropies);
+  void backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature);
+};
+
+inline void check_abort(const std::atomic<bool>* abort) {
+  if (abort && abort->load(std::memory_order_relaxed)) throw Error("ABORTED", "The operation was aborted; weights are as before it.");
+}
+
+}  // namespace rank_grpo

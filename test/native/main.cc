@@ -1,0 +1,23 @@
+// Runs every TEST of the binary (or those whose name contains the first argument) and prints one closing line.
+#include <cstring>
+
+#include "check.h"
+
+int main(int argc, char** argv) {
+  int passed = 0, failed = 0, skipped = 0;
+  for (const auto& test : check::cases()) {
+    if (argc > 1 && !std::strstr(test.name, argv[1])) continue;
+    try {
+      test.body();
+      ++passed;
+    } catch (const check::Skip& skip) {
+      ++skipped;
+      std::printf("skip  %s: %s\n", test.name, skip.what());
+    } catch (const std::exception& error) {
+      ++failed;
+      std::printf("FAIL  %s: %s\n", test.name, error.what());
+    }
+  }
+  std::printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
+  return failed ? 1 : 0;
+}
