@@ -69,7 +69,7 @@ inline void store_part(float* p, int n, Vec a) {
 }
 inline Vec round(Vec a) { return {_mm256_round_ps(a.lo, 8), _mm256_round_ps(a.hi, 8)}; }
 inline __m256 scale2_half(__m256 a, __m256 n) {
-  // Two factors, so that results below 2^-126 come out denormal as scalef gives them; n is kept above -300 by exp.
+  // Two factors, so that results below 2^-126 come out denormal as scalef gives them; exp keeps n above -160.
   const __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);
   const __m256 f1 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
   const __m256 f2 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, half), bias), 23));
@@ -135,7 +135,7 @@ inline Vec zero() { return set1(0.f); }
 
 // e^x for x <= 88; relative error 1.2e-7 (Cephes' polynomial). Below -104 it is exactly 0; -infinity gives 0.
 inline Vec exp(Vec x) {
-  x = max(x, set1(-200.f));
+  x = max(x, set1(-110.f));  // e^-110 is below the smallest float, and n stays in range for scale2
   const Vec n = round(x * set1(1.44269504088896341f));
   Vec r = fnma(n, set1(0.693359375f), x);
   r = fnma(n, set1(-2.12194440e-4f), r);

@@ -1,0 +1,22 @@
+// Runs every test: the native kernel table, then the TypeScript tests; one closing line counts both.
+import { spawnSync } from "node:child_process";
+
+const run = (command, args) => {
+  const result = spawnSync(command, args, { encoding: "utf8", env: { ...process.env, NO_COLOR: "1" }, maxBuffer: 1 << 28 });
+  process.stdout.write(result.stdout ?? "");
+  process.stderr.write(result.stderr ?? "");
+  const line = [...(result.stdout ?? "").matchAll(/^(\d+) passed, (\d+) failed, (\d+) skipped$/gm)].at(-1);
+  return line ? line.slice(1).map(Number) : [0, 1, 0];
+};
+const step = (command, args) => {
+  if (spawnSync(command, args, { stdio: "inherit" }).status !== 0) process.exit(1);
+};
+
+const totals = [0, 0, 0];
+const add = (counts) => counts.forEach((n, i) => (totals[i] += n));
+step("cmake", ["-S", ".", "-B", "build-tests", "-DRANK_GRPO_TESTS=ON", "-DRANK_GRPO_ADDON=OFF"]);
+step("cmake", ["--build", "build-tests", "--parallel", "2", "--target", "native_tests"]);
+for (const threads of ["1", "2"]) add(run("env", [`RANK_GRPO_THREADS=${threads}`, "build-tests/native_tests"]));
+add(run("npx", ["vitest", "run"]));
+console.log(`${totals[0]} passed, ${totals[1]} failed, ${totals[2]} skipped`);
+process.exit(totals[1] > 0 || totals[0] === 0 ? 1 : 0);

@@ -1,0 +1,240 @@
+// Loads the addon and describes it: the single TypeScript account of what crosses the native boundary (docs/native.md).
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+import { RankGrpoError } from "./errors.ts";
+
+/** Ragged rows: group p is prompt p with completions groupOffsets[p] .. groupOffsets[p + 1). All arrays are copied. */
+export interface NativeBatch {
+  promptIds: Int32Array;
+  promptOffsets: Int32Array;
+  completionIds: Int32Array;
+  completionOffsets: Int32Array;
+  groupOffsets: Int32Array;
+  allowedOffsets?: Int32Array;
+  allowedIds?: Int32Array;
+}
+
+export interface NativeForwardOptions {
+  temperature?: number;
+  microBatchTokens?: number;
+  entropies?: boolean;
+}
+
+export interface NativeScores {
+  logprobs: Float32Array;
+  entropies?: Float32Array;
+}
+
+export interface NativeObjective {
+  rule: string;
+  params: number[];
+  spread?: "pooled" | "token";
+  kl?: "k1" | "k2" | "k3";
+  klBeta?: number;
+  entropyCoef?: number;
+}
+
+export interface NativeStepInputs {
+  advantages: Float32Array;
+  weights: Float32Array;
+  oldLogprobs?: Float32Array;
+  refLogprobs?: Float32Array;
+  segmentOffsets: Int32Array;
+  segmentTokens: Int32Array;
+}
+
+export interface NativeObjectiveResult {
+  loss: number;
+  policyLoss: number;
+  klSum: number;
+  entropySum: number;
+  ratioMin: number;
+  ratioMax: number;
+  ratioSum: number;
+  covered: number;
+  segments: number;
+  clippedLow: number;
+  clippedHigh: number;
+  clippedDual: number;
+  dlogp: Float32Array;
+  dentropy?: Float32Array;
+  segmentLogRatio: Float32Array;
+  tokenLoss: Float32Array;
+  tokenKl: Float32Array;
+}
+
+export interface NativeGenerateRequest {
+  promptIds: Int32Array;
+  promptOffsets: Int32Array;
+  promptKeys?: Int32Array;
+  groupSize?: number;
+  maxNewTokens?: number;
+  maxRows?: number;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  greedy?: boolean;
+  stopIds?: Int32Array;
+  stopStrings?: string[];
+  ignoreStop?: boolean;
+  seed?: number;
+  step?: number;
+}
+
+export interface NativeCompletions {
+  ids: Int32Array;
+  offsets: Int32Array;
+  logprobs: Float32Array;
+  /** 0: a stop token or string, 1: the length limit */
+  finish: Uint8Array;
+}
+
+export interface NativePolicyOptions {
+  compute?: "f32" | "bf16";
+  trainable?: boolean;
+  recompute?: boolean;
+}
+
+export interface NativeOptimizerOptions {
+  learningRate: number;
+  beta1?: number;
+  beta2?: number;
+  epsilon?: number;
+  weightDecay?: number;
+  maxGradNorm?: number;
+}
+
+export interface NativePolicyInfo {
+  metadata: string;
+  config: string;
+  vocabSize: number;
+  maxPositions: number;
+  bytes: number;
+  optimizerSteps: number;
+  stopIds: Int32Array;
+  parameters: string[];
+  parameterCount: number;
+}
+
+export interface NativePolicy {
+  generate(request: NativeGenerateRequest): Promise<NativeCompletions>;
+  score(batch: NativeBatch, options?: NativeForwardOptions): Promise<NativeScores>;
+  accumulate(
+    batch: NativeBatch,
+    inputs: NativeStepInputs,
+    objective: NativeObjective,
+    options?: NativeForwardOptions,
+  ): Promise<NativeObjectiveResult & NativeScores>;
+  backward(
+    batch: NativeBatch,
+    dlogprobs: Float32Array,
+    dentropies?: Float32Array,
+    options?: NativeForwardOptions,
+  ): Promise<NativeScores>;
+  optimizerStep(options: NativeOptimizerOptions): Promise<number>;
+  zeroGradients(): Promise<void>;
+  initialize(seed: number, std: number): Promise<void>;
+  copyFrom(other: NativePolicy): Promise<void>;
+  save(path: string, dtype?: "f32" | "bf16"): Promise<void>;
+  saveOptimizer(path: string): Promise<void>;
+  loadOptimizer(path: string): Promise<void>;
+  setVocabulary(bytes: Uint8Array, offsets: Int32Array): Promise<void>;
+  getParameter(name: string): Promise<Float32Array>;
+  setParameter(name: string, values: Float32Array): Promise<void>;
+  getGradient(name: string): Promise<Float32Array>;
+  describe(): NativePolicyInfo;
+  abort(): void;
+  dispose(): void;
+}
+
+export interface NativeRule {
+  name: string;
+  source: string;
+  formula: string;
+  parameters: { name: string; value: number; min: number; max: number; reason: string }[];
+}
+
+export interface DeviceInfo {
+  device: string;
+  isa: string;
+  bf16: boolean;
+  threads: number;
+}
+
+export interface Addon {
+  deviceInfo(): DeviceInfo;
+  setThreads(threads: number): void;
+  objectiveList(): NativeRule[];
+  NativePolicy: {
+    load(path: string, options?: NativePolicyOptions): Promise<NativePolicy>;
+    create(config: string, options?: NativePolicyOptions): Promise<NativePolicy>;
+  };
+  logprobForward(
+    logits: Float32Array | Uint16Array,
+    targets: Int32Array,
+    options: { vocabulary: number; temperature?: number; entropies?: boolean },
+  ): Promise<{ logprobs: Float32Array; logSumExp: Float32Array; entropies?: Float32Array }>;
+  logprobBackward(
+    logits: Float32Array | Uint16Array,
+    targets: Int32Array,
+    options: {
+      vocabulary: number;
+      temperature?: number;
+      logSumExp: Float32Array;
+      dlogprobs: Float32Array;
+      entropies?: Float32Array;
+      dentropies?: Float32Array;
+      out: Float32Array;
+    },
+  ): Promise<Float32Array>;
+  head(
+    hidden: Float32Array,
+    head: Float32Array,
+    targets: Int32Array,
+    options: {
+      vocabulary: number;
+      bf16?: boolean;
+      temperature?: number;
+      entropies?: boolean;
+      dlogprobs?: Float32Array;
+      dentropies?: Float32Array;
+    },
+  ): Promise<{
+    logprobs: Float32Array;
+    logSumExp: Float32Array;
+    entropies?: Float32Array;
+    dhidden?: Float32Array;
+    dhead?: Float32Array;
+  }>;
+  policyLoss(
+    inputs: NativeStepInputs & { logprobs: Float32Array; entropies?: Float32Array },
+    objective: NativeObjective,
+  ): NativeObjectiveResult;
+}
+
+function load(): Addon {
+  const require = createRequire(import.meta.url);
+  const tried: string[] = [];
+  // cmake-js's folder first, then node-gyp's; the addon lies in the package's root, one level above src and dist alike
+  for (const folder of ["build-cmake/Release", "build/Release"]) {
+    const path = fileURLToPath(new URL(`../${folder}/rank_grpo.node`, import.meta.url));
+    if (!existsSync(path)) {
+      tried.push(`${path}: not there`);
+      continue;
+    }
+    try {
+      return require(path) as Addon;
+    } catch (error) {
+      tried.push(`${path}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  throw new RankGrpoError(
+    "NO_DEVICE",
+    `Expected the native addon, got:\n  ${tried.join("\n  ")}\nRun \`npm run build:native\` (needs cmake and a C++17 compiler).`,
+  );
+}
+
+export const addon: Addon = load();

@@ -1,0 +1,10 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["test/**/*.test.ts"],
+    pool: "forks", // addons: a crash takes one fork, and errors keep their realm
+    testTimeout: 120_000,
+    reporters: ["default", "./test/reporter.ts"],
+  },
+});
