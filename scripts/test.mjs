@@ -2,7 +2,11 @@
 import { spawnSync } from "node:child_process";
 
 const run = (command, args) => {
-  const result = spawnSync(command, args, { encoding: "utf8", env: { ...process.env, NO_COLOR: "1" }, maxBuffer: 1 << 28 });
+  const result = spawnSync(command, args, {
+    encoding: "utf8",
+    env: { ...process.env, NO_COLOR: "1" },
+    maxBuffer: 1 << 28,
+  });
   process.stdout.write(result.stdout ?? "");
   process.stderr.write(result.stderr ?? "");
   const line = [...(result.stdout ?? "").matchAll(/^(\d+) passed, (\d+) failed, (\d+) skipped$/gm)].at(-1);

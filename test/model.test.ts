@@ -10,7 +10,13 @@ interface Golden {
   forward: { temperature: number; logprobs: number[][]; entropies: number[][] }[];
   loss: { value: number; grad_norm: number; grad_l2: Record<string, number> };
   greedy: { prompt: number[]; ids: number[] };
-  rl: { prompt: number[]; completions: number[][]; coefficients: number[][]; logprobs: number[][]; grad_l2: Record<string, number> };
+  rl: {
+    prompt: number[];
+    completions: number[][];
+    coefficients: number[][];
+    logprobs: number[][];
+    grad_l2: Record<string, number>;
+  };
 }
 
 const batchOf = (groups: { prompt: number[]; completions: number[][] }[]): NativeBatch => {
@@ -42,7 +48,15 @@ const largestDifference = (a: ArrayLike<number>, b: ArrayLike<number>): number =
   return worst;
 };
 
-const cases = ["llama-default", "llama-mha-tied", "llama3-rope", "qwen2", "qwen3", "odd-shapes", "llama-default-sharded"];
+const cases = [
+  "llama-default",
+  "llama-mha-tied",
+  "llama3-rope",
+  "qwen2",
+  "qwen3",
+  "odd-shapes",
+  "llama-default-sharded",
+];
 
 describe.skipIf(!hasShared)("tiny models against float64 transformers", () => {
   for (const name of cases) {
@@ -54,7 +68,12 @@ describe.skipIf(!hasShared)("tiny models against float64 transformers", () => {
       for (const forward of g.forward) {
         const scores = await policy.score(rowBatch(g.rows), { temperature: forward.temperature, entropies: true });
         expect(largestDifference(scores.logprobs, forward.logprobs.flat())).toBeLessThan(3e-5);
-        expect(largestDifference(scores.entropies ?? [], forward.entropies.flatMap((row) => row.slice(0, -1)))).toBeLessThan(3e-5);
+        expect(
+          largestDifference(
+            scores.entropies ?? [],
+            forward.entropies.flatMap((row) => row.slice(0, -1)),
+          ),
+        ).toBeLessThan(3e-5);
       }
       policy.dispose();
     });
@@ -64,7 +83,10 @@ describe.skipIf(!hasShared)("tiny models against float64 transformers", () => {
       const policy = await addon.NativePolicy.load(shared(`models/tiny/${name}`));
       const mask = g.rows.flatMap((row, i) => row.slice(1).map((_, t) => g.mask[i]?.[t] ?? 0));
       const tokens = mask.reduce((a, b) => a + b, 0);
-      const scores = await policy.backward(rowBatch(g.rows), Float32Array.from(mask, (m) => -m / tokens));
+      const scores = await policy.backward(
+        rowBatch(g.rows),
+        Float32Array.from(mask, (m) => -m / tokens),
+      );
       const loss = scores.logprobs.reduce((sum, x, t) => sum - (x * (mask[t] as number)) / tokens, 0);
       expect(Math.abs(loss - g.loss.value)).toBeLessThan(1e-5);
       for (const [parameter, l2] of Object.entries(g.loss.grad_l2)) {
@@ -97,7 +119,9 @@ describe.skipIf(!hasShared)("tiny models against float64 transformers", () => {
       const scores = await policy.backward(batch, Float32Array.from(g.rl.coefficients.flat()));
       expect(largestDifference(scores.logprobs, g.rl.logprobs.flat())).toBeLessThan(3e-5);
       for (const [parameter, l2] of Object.entries(g.rl.grad_l2)) {
-        expect(Math.abs(norm(await policy.getGradient(parameter)) - l2) / l2, `${name} ${parameter}`).toBeLessThan(1e-5);
+        expect(Math.abs(norm(await policy.getGradient(parameter)) - l2) / l2, `${name} ${parameter}`).toBeLessThan(
+          1e-5,
+        );
       }
       policy.dispose();
     }
@@ -132,7 +156,9 @@ describe.skipIf(!hasShared)("sampler = trainer, bit for bit in f32", () => {
         { temperature: 0.7 },
       );
       expect([...permuted.logprobs]).toEqual(order.flatMap(logprobs));
-      const alone = await policy.score(batchOf([{ prompt: prompts[1] as number[], completions: [row(4)] }]), { temperature: 0.7 });
+      const alone = await policy.score(batchOf([{ prompt: prompts[1] as number[], completions: [row(4)] }]), {
+        temperature: 0.7,
+      });
       expect([...alone.logprobs]).toEqual(logprobs(4));
       policy.dispose();
     }
