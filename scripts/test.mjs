@@ -17,7 +17,9 @@ const step = (command, args) => {
 };
 
 const totals = [0, 0, 0];
-const add = (counts) => counts.forEach((n, i) => (totals[i] += n));
+const add = (counts) => {
+  for (let i = 0; i < 3; i++) totals[i] += counts[i];
+};
 step("cmake", ["-S", ".", "-B", "build-tests", "-DRANK_GRPO_TESTS=ON", "-DRANK_GRPO_ADDON=OFF"]);
 step("cmake", ["--build", "build-tests", "--parallel", "2", "--target", "native_tests"]);
 for (const threads of ["1", "2"]) add(run("env", [`RANK_GRPO_THREADS=${threads}`, "build-tests/native_tests"]));
