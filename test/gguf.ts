@@ -1,7 +1,14 @@
 // Writes small GGUF files for tests: metadata as given, a llama of one layer whose weights are zero.
 import { writeFileSync } from "node:fs";
 
-export type GgufValue = string | boolean | { u32: number } | { f32: number } | { strings: string[] } | { i32s: number[] } | { f32s: number[] };
+export type GgufValue =
+  | string
+  | boolean
+  | { u32: number }
+  | { f32: number }
+  | { strings: string[] }
+  | { i32s: number[] }
+  | { f32s: number[] };
 
 const u32 = (n: number): Buffer => {
   const b = Buffer.alloc(4);
@@ -22,12 +29,18 @@ function value(v: GgufValue): Buffer {
   if ("u32" in v) return Buffer.concat([u32(4), u32(v.u32)]);
   if ("f32" in v) return Buffer.concat([u32(6), floats([v.f32])]);
   if ("strings" in v) return Buffer.concat([u32(9), u32(8), u64(v.strings.length), ...v.strings.map(text)]);
-  if ("i32s" in v) return Buffer.concat([u32(9), u32(5), u64(v.i32s.length), Buffer.from(Int32Array.from(v.i32s).buffer)]);
+  if ("i32s" in v)
+    return Buffer.concat([u32(9), u32(5), u64(v.i32s.length), Buffer.from(Int32Array.from(v.i32s).buffer)]);
   return Buffer.concat([u32(9), u32(6), u64(v.f32s.length), floats(v.f32s)]);
 }
 
 /** `vocab` rows in the embedding; `metadata` beside the model's own keys (`architecture`: llama or qwen2). */
-export function writeGguf(path: string, vocab: number, metadata: Record<string, GgufValue>, architecture = "llama"): void {
+export function writeGguf(
+  path: string,
+  vocab: number,
+  metadata: Record<string, GgufValue>,
+  architecture = "llama",
+): void {
   const width = 8;
   const keys: Record<string, GgufValue> = {
     "general.architecture": architecture,
