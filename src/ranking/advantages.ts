@@ -84,17 +84,21 @@ function readRow(row: ArrayLike<number>, g: number, ranks: number, nan: Advantag
   return nan === "zero" ? values.map((value) => (Number.isNaN(value) ? 0 : value)) : values;
 }
 
-/** In place: NaN (left out) becomes 0, the rest its advantage among the rest. */
+/**
+ * In place: NaN (left out) becomes 0, the rest its advantage among the rest. The mean is taken as an offset from the first value, so
+ * that equal values have deviations of exactly 0, and nearly equal ones lose nothing to rounding.
+ */
 function standardize(values: Float64Array, options: AdvantageOptions): void {
   const present = values.filter((value) => !Number.isNaN(value));
-  const first = present[0];
-  if (present.length < 2 || present.every((value) => value === first)) {
+  if (present.length < 2) {
     values.fill(0);
     return;
   }
-  const mean = present.reduce(add, 0) / present.length;
+  const first = present[0]!;
+  const mean = first + present.reduce((sum, value) => sum + (value - first), 0) / present.length;
   const squares = present.reduce((sum, value) => sum + (value - mean) ** 2, 0);
   const divisor = options.scale ? Math.sqrt(squares / (present.length - options.ddof)) + options.epsilon : 1;
-  // A divisor of 0: no epsilon, and values so close that their deviation underflows.
-  for (const [i, value] of values.entries()) values[i] = Number.isNaN(value) || divisor === 0 ? 0 : (value - mean) / divisor;
+  // A divisor of 0: no epsilon, and values that are equal or whose deviation underflows.
+  for (const [i, value] of values.entries())
+    values[i] = Number.isNaN(value) || divisor === 0 ? 0 : (value - mean) / divisor;
 }
