@@ -86,19 +86,19 @@ function readRow(row: ArrayLike<number>, g: number, ranks: number, nan: Advantag
 
 /**
  * In place: NaN (left out) becomes 0, the rest its advantage among the rest. The mean is taken as an offset from the first value, so
- * that equal values have deviations of exactly 0, and nearly equal ones lose nothing to rounding.
+ * that nearly equal values lose nothing to rounding.
  */
 function standardize(values: Float64Array, options: AdvantageOptions): void {
   const present = values.filter((value) => !Number.isNaN(value));
-  if (present.length < 2) {
+  const first = present[0] ?? 0;
+  if (present.length < 2 || present.every((value) => value === first)) {
     values.fill(0);
     return;
   }
-  const first = present[0]!;
   const mean = first + present.reduce((sum, value) => sum + (value - first), 0) / present.length;
   const squares = present.reduce((sum, value) => sum + (value - mean) ** 2, 0);
   const divisor = options.scale ? Math.sqrt(squares / (present.length - options.ddof)) + options.epsilon : 1;
-  // A divisor of 0: no epsilon, and values that are equal or whose deviation underflows.
+  // A divisor of 0: no epsilon, and values so close that their deviation underflows.
   for (const [i, value] of values.entries())
     values[i] = Number.isNaN(value) || divisor === 0 ? 0 : (value - mean) / divisor;
 }

@@ -1,8 +1,8 @@
 // What each token stands for: bytes per id, and ids back to text, as the decoder of tokenizer.json says (byte-level BPE, SentencePiece with
 // byte fallback, whole words). The result is the Rust library's, byte for byte; it is written here because rewards, segments and stop
 // strings need the bytes anyway, and because the JavaScript library loses a byte order mark and miscounts broken byte tokens.
-import { RankGrpoError } from "../errors.ts";
-import { type AddedToken, type Step, shown, steps, type TokenizerLayout } from "./layout.ts";
+import { RankGrpoError, shown } from "../errors.ts";
+import { type AddedToken, type Step, steps, type TokenizerLayout } from "./layout.ts";
 
 /** How tokens become text. */
 interface Decoding {

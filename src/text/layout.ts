@@ -1,6 +1,6 @@
 // The layout of tokenizer.json (Hugging Face `tokenizers`), checked before anything is built from it: model, vocabulary, merges, added
 // tokens. What this project cannot tokenise exactly as the Rust library does is refused here by name.
-import { RankGrpoError } from "../errors.ts";
+import { RankGrpoError, refuse } from "../errors.ts";
 
 /** Ids at or above this are no vocabulary; the native side has the same limit. */
 const ID_LIMIT = 1 << 22;
@@ -31,15 +31,8 @@ export type Json = Record<string, unknown>;
 export const isObject = (value: unknown): value is Json =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** A short form of any value for messages. */
-export function shown(value: unknown): string {
-  if (value === undefined) return "nothing";
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
-}
-
 function bad(where: string, what: string, name: string, value: unknown): never {
-  throw new RankGrpoError("BAD_CHECKPOINT", `Expected ${what} for ${name} of ${where}, got ${shown(value)}.`);
+  refuse("BAD_CHECKPOINT", what, `${name} of ${where}`, value);
 }
 
 /** Parses a JSON object of a checkpoint's file; BAD_CHECKPOINT names the file. */
@@ -73,7 +66,8 @@ function checkMerges(merges: unknown, vocab: ReadonlyMap<string, number>, where:
       bad(where, "two tokens parted by a space, or a list of two", `model.merges[${i}]`, merge);
     const [left, right] = pair as [string, string];
     for (const token of [left, right, left + right])
-      if (!vocab.has(token)) bad(where, `tokens of the vocabulary, here ${shown(token)},`, `model.merges[${i}]`, merge);
+      if (!vocab.has(token))
+        bad(where, `tokens of the vocabulary, here ${JSON.stringify(token)},`, `model.merges[${i}]`, merge);
     return [left, right];
   });
 }
@@ -109,12 +103,12 @@ export function readLayout(json: Json, where: string): TokenizerLayout {
   const vocab = new Map<string, number>();
   const taken = new Map<number, string>();
   for (const [token, id] of Object.entries(model["vocab"])) {
-    checkId(id, `model.vocab[${shown(token)}]`, where);
+    checkId(id, `model.vocab[${JSON.stringify(token)}]`, where);
     if (taken.has(id as number))
       bad(
         where,
-        `an id of its own, not that of ${shown(taken.get(id as number))},`,
-        `model.vocab[${shown(token)}]`,
+        `an id of its own, not that of ${JSON.stringify(taken.get(id as number))},`,
+        `model.vocab[${JSON.stringify(token)}]`,
         id,
       );
     taken.set(id as number, token);

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { Tokenizer as Library } from "@huggingface/tokenizers";
 
 import type { Message } from "../data/sample.ts";
-import { RankGrpoError } from "../errors.ts";
+import { RankGrpoError, shown } from "../errors.ts";
 import { addon } from "../native.ts";
 import { TokenBytes } from "./bytes.ts";
 import {
@@ -19,7 +19,6 @@ import {
   readAdded,
   readLayout,
   type Step,
-  shown,
   type TokenizerLayout,
 } from "./layout.ts";
 import { type ChatOptions, chatRenderer, type RenderChat } from "./template.ts";
