@@ -28,11 +28,15 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-std::vector<int64_t> shape_of(const Parameter& p) { return p.vector ? std::vector<int64_t>{p.rows} : std::vector<int64_t>{p.rows, p.columns}; }
+std::vector<int64_t> shape_of(const Parameter& p) {
+  return p.vector ? std::vector<int64_t>{p.rows} : std::vector<int64_t>{p.rows, p.columns};
+}
 
 void check_finite(const Parameter& p, const float* values, const std::string& where) {
   for (int64_t i = 0; i < p.size(); ++i)
-    if (!std::isfinite(values[i])) fail("NOT_FINITE", where + ": Expected finite weights for " + p.name + ", got " + std::to_string(values[i]) + " at " + std::to_string(i) + ".");
+    if (!std::isfinite(values[i]))
+      fail("NOT_FINITE",
+           where + ": Expected finite weights for " + p.name + ", got " + std::to_string(values[i]) + " at " + std::to_string(i) + ".");
 }
 
 class FolderCheckpoint final : public Checkpoint {
@@ -131,11 +135,12 @@ std::string gguf_name(const std::string& name) {
   if (name == "lm_head.weight") return "output.weight";
   const size_t start = std::strlen("model.layers."), dot = name.find('.', start);
   const std::string layer = name.substr(start, dot - start), rest = name.substr(dot + 1);
-  static const std::map<std::string, std::string> names = {
-      {"input_layernorm", "attn_norm"},  {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},    {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
-      {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"}, {"mlp.gate_proj", "ffn_gate"},
-      {"mlp.up_proj", "ffn_up"},         {"mlp.down_proj", "ffn_down"}};
+  static const std::map<std::string, std::string> names = {{"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+                                                           {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+                                                           {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
+                                                           {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
+                                                           {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+                                                           {"mlp.down_proj", "ffn_down"}};
   const size_t last = rest.rfind('.');
   return "blk." + layer + "." + names.at(rest.substr(0, last)) + rest.substr(last);
 }
@@ -158,7 +163,8 @@ class GgufCheckpoint final : public Checkpoint {
 
   void read(const Parameter& p, float* out) const override {
     const auto& tensor = file_.tensors().at(gguf_name(p.name));
-    const bool q = p.name.find("self_attn.q_proj.weight") != std::string::npos, k = p.name.find("self_attn.k_proj.weight") != std::string::npos;
+    const bool q = p.name.find("self_attn.q_proj.weight") != std::string::npos,
+               k = p.name.find("self_attn.k_proj.weight") != std::string::npos;
     if (config_.family == "llama" && (q || k)) {
       // GGUF keeps rotation pairs as neighbours: row h D + s D/2 + i of Hugging Face is row h D + 2 i + s
       std::vector<float> rows(static_cast<size_t>(p.size()));
@@ -166,7 +172,8 @@ class GgufCheckpoint final : public Checkpoint {
       const int64_t D = config_.head_dim;
       for (int64_t row = 0; row < p.rows; ++row) {
         const int64_t h = row / D, s = row % D / (D / 2), i = row % (D / 2);
-        std::memcpy(out + row * p.columns, &rows[static_cast<size_t>((h * D + 2 * i + s) * p.columns)], static_cast<size_t>(p.columns) * sizeof(float));
+        std::memcpy(out + row * p.columns, &rows[static_cast<size_t>((h * D + 2 * i + s) * p.columns)],
+                    static_cast<size_t>(p.columns) * sizeof(float));
       }
     } else {
       dequantize(tensor.storage, tensor.data, tensor.count, out);

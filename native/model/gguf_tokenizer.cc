@@ -21,6 +21,7 @@ constexpr const char* kLlama3Split =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 constexpr const char* kByteLevel = R"({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true})";
 constexpr const char* kSpace = "\xe2\x96\x81";  // U+2581, SentencePiece's space
+constexpr size_t kLongestPiece = 1024;          // cutting a piece costs its length squared
 
 std::string split_then_bytes(const char* pattern) {
   return std::string(R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": )") + json_quote(pattern) +
@@ -29,16 +30,20 @@ std::string split_then_bytes(const char* pattern) {
 
 class Writer {
  public:
-  explicit Writer(const Gguf& file) : file_(file), tokens_(file.find("tokenizer.ggml.tokens")), types_(file.find("tokenizer.ggml.token_type")) {}
+  explicit Writer(const Gguf& file)
+      : file_(file), tokens_(file.find("tokenizer.ggml.tokens")), types_(file.find("tokenizer.ggml.token_type")) {}
 
   // Members "tokenizer" and "tokenizer_config", or "tokenizer": null, with the reason where there is one that cannot be used.
   std::string members() {
     const GgufValue* model = file_.find("tokenizer.ggml.model");
     if (!model || !tokens_ || tokens_->array.empty()) return "\"tokenizer\": null";
     std::string tokenizer;
-    if (model->string == "gpt2") tokenizer = byte_level();
-    else if (model->string == "llama") tokenizer = sentence_piece();
-    else refusal_ = "\"gpt2\" or \"llama\" for tokenizer.ggml.model, got " + json_quote(model->string);
+    if (model->string == "gpt2")
+      tokenizer = byte_level();
+    else if (model->string == "llama")
+      tokenizer = sentence_piece();
+    else
+      refusal_ = "\"gpt2\" or \"llama\" for tokenizer.ggml.model, got " + json_quote(model->string);
     if (!refusal_.empty()) return "\"tokenizer\": null, \"tokenizer_error\": " + json_quote(file_.path() + ": Expected " + refusal_ + ".");
     return "\"tokenizer\": " + tokenizer + ", \"tokenizer_config\": " + config();
   }
@@ -58,20 +63,23 @@ class Writer {
   }
 
   std::string byte_level() {
-    const GgufValue *merges = file_.find("tokenizer.ggml.merges"), *pre = file_.find("tokenizer.ggml.pre"), *arch = file_.find("general.architecture");
+    const GgufValue *merges = file_.find("tokenizer.ggml.merges"), *pre = file_.find("tokenizer.ggml.pre"),
+                    *arch = file_.find("general.architecture");
     if (!merges) {
       refusal_ = "tokenizer.ggml.merges, got none";
       return {};
     }
     std::string kind = pre ? pre->string : "default";
     if (kind == "default") {  // files from before the key: by family
-      const bool llama3 = std::any_of(tokens_->array.begin(), tokens_->array.end(), [](const GgufValue& t) { return t.string == "<|begin_of_text|>"; });
+      const bool llama3 =
+          std::any_of(tokens_->array.begin(), tokens_->array.end(), [](const GgufValue& t) { return t.string == "<|begin_of_text|>"; });
       kind = arch->string != "llama" ? "qwen2" : llama3 ? "llama-bpe" : "gpt-2";
     }
     std::string pre_tokenizer = kByteLevel, normalizer = "null";
     bool llama3 = false;
     if (kind == "smollm") {
-      pre_tokenizer = std::string(R"({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, )") + kByteLevel + "]}";
+      pre_tokenizer =
+          std::string(R"({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, )") + kByteLevel + "]}";
     } else if (kind == "qwen2") {
       pre_tokenizer = split_then_bytes(kQwen2Split);
       normalizer = R"({"type": "NFC"})";
@@ -84,20 +92,27 @@ class Writer {
     }
     std::string merge_list;
     for (const auto& m : merges->array) merge_list += (merge_list.empty() ? "" : ", ") + json_quote(m.string);
-    return document(normalizer, pre_tokenizer, llama3, R"({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})",
-                    R"("unk_token": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": )" + std::string(llama3 ? "true" : "false"), merge_list);
+    return document(
+        normalizer, pre_tokenizer, llama3, R"({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})",
+        R"("unk_token": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": )" + std::string(llama3 ? "true" : "false"),
+        merge_list);
   }
 
   // SentencePiece joins the neighbours whose union has the best score; as merges: every way to make a piece of two others, best piece first.
   std::string sentence_piece() {
     const GgufValue* scores = file_.find("tokenizer.ggml.scores");
     if (!scores || scores->array.size() != count()) {
-      refusal_ = "a score for every token in tokenizer.ggml.scores, got " + std::to_string(scores ? scores->array.size() : 0) + " of " + std::to_string(count());
+      refusal_ = "a score for every token in tokenizer.ggml.scores, got " + std::to_string(scores ? scores->array.size() : 0) + " of " +
+                 std::to_string(count());
       return {};
     }
     std::unordered_map<std::string, size_t> pieces;
-    for (size_t id = 0; id < count(); ++id)
+    for (size_t id = 0; id < count(); ++id) {
       if (type(id) == 1) pieces[token(id)] = id;
+      if (token(id).size() <= kLongestPiece) continue;
+      refusal_ = "pieces of at most " + std::to_string(kLongestPiece) + " bytes, got one of " + std::to_string(token(id).size());
+      return {};
+    }
     struct Merge {
       double score;
       size_t left, right;
@@ -108,19 +123,24 @@ class Writer {
         const auto left = pieces.find(piece.substr(0, cut)), right = pieces.find(piece.substr(cut));
         if (left != pieces.end() && right != pieces.end()) merges.push_back({scores->array[id].number, left->second, right->second});
       }
-    std::sort(merges.begin(), merges.end(), [](const Merge& a, const Merge& b) { return std::tie(b.score, a.left, a.right) < std::tie(a.score, b.left, b.right); });
+    std::sort(merges.begin(), merges.end(),
+              [](const Merge& a, const Merge& b) { return std::tie(b.score, a.left, a.right) < std::tie(a.score, b.left, b.right); });
     std::string merge_list;
-    for (const Merge& m : merges) merge_list += (merge_list.empty() ? "[" : ", [") + json_quote(token(m.left)) + ", " + json_quote(token(m.right)) + "]";
+    for (const Merge& m : merges)
+      merge_list += (merge_list.empty() ? "[" : ", [") + json_quote(token(m.left)) + ", " + json_quote(token(m.right)) + "]";
     const std::string space = json_quote(kSpace);
     const bool prefix = flag("tokenizer.ggml.add_space_prefix", true);
     const std::string replace = R"({"type": "Replace", "pattern": {"String": " "}, "content": )" + space + "}";
-    const std::string normalizer = R"({"type": "Sequence", "normalizers": [)" + (prefix ? R"({"type": "Prepend", "prepend": )" + space + "}, " : "") + replace + "]}";
+    const std::string normalizer =
+        R"({"type": "Sequence", "normalizers": [)" + (prefix ? R"({"type": "Prepend", "prepend": )" + space + "}, " : "") + replace + "]}";
     const std::string decoder = R"({"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": )" + space +
                                 R"(}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"})" +
                                 (prefix ? R"(, {"type": "Strip", "content": " ", "start": 1, "stop": 0})" : "") + "]}";
     const std::string* unknown = named("tokenizer.ggml.unknown_token_id");
     return document(normalizer, "null", true, decoder,
-                    "\"unk_token\": " + (unknown ? json_quote(*unknown) : "null") + R"(, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false)", merge_list);
+                    "\"unk_token\": " + (unknown ? json_quote(*unknown) : "null") +
+                        R"(, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false)",
+                    merge_list);
   }
 
   std::string document(const std::string& normalizer, const std::string& pre_tokenizer, bool adds_bos, const std::string& decoder,
@@ -131,14 +151,15 @@ class Writer {
       if (kind == kUnused) continue;  // fills the vocabulary up to the matrix; no text gives it
       vocab += (vocab.empty() ? "" : ", ") + json_quote(token(id)) + ": " + std::to_string(id);
       if (kind == kUnknown || kind == kControl || kind == kUserDefined)
-        added += (added.empty() ? "" : ", ") + ("{\"id\": " + std::to_string(id) + ", \"content\": " + json_quote(token(id)) +
-                                                R"(, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": )" +
-                                                (kind == kUserDefined ? "false}" : "true}"));
+        added +=
+            (added.empty() ? "" : ", ") + ("{\"id\": " + std::to_string(id) + ", \"content\": " + json_quote(token(id)) +
+                                           R"(, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": )" +
+                                           (kind == kUserDefined ? "false}" : "true}"));
     }
     return R"({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [)" + added + R"(], "normalizer": )" + normalizer +
            R"(, "pre_tokenizer": )" + pre_tokenizer + R"(, "post_processor": )" + post_processor(adds_bos) + R"(, "decoder": )" + decoder +
-           R"(, "model": {"type": "BPE", "dropout": null, "continuing_subword_prefix": null, "end_of_word_suffix": null, )" + settings + R"(, "vocab": {)" +
-           vocab + R"(}, "merges": [)" + merges + "]}}";
+           R"(, "model": {"type": "BPE", "dropout": null, "continuing_subword_prefix": null, "end_of_word_suffix": null, )" + settings +
+           R"(, "vocab": {)" + vocab + R"(}, "merges": [)" + merges + "]}}";
   }
 
   // What the Hugging Face library puts around a text that is not a chat.
@@ -157,11 +178,13 @@ class Writer {
       put(single, "0");
       put(pair, "1");
       if (specials.find(name + ": ") == std::string::npos)
-        specials += (specials.empty() ? "" : ", ") + name + ": {\"id\": " + name + ", \"ids\": [" + std::to_string(file_.find(key)->integer) + "], \"tokens\": [" + name + "]}";
+        specials += (specials.empty() ? "" : ", ") + name + ": {\"id\": " + name + ", \"ids\": [" +
+                    std::to_string(file_.find(key)->integer) + "], \"tokens\": [" + name + "]}";
     };
     around(bos, "tokenizer.ggml.bos_token_id", true);
     around(eos, "tokenizer.ggml.eos_token_id", false);
-    return R"({"type": "TemplateProcessing", "single": [)" + single + R"(], "pair": [)" + single + ", " + pair + R"(], "special_tokens": {)" + specials + "}}";
+    return R"({"type": "TemplateProcessing", "single": [)" + single + R"(], "pair": [)" + single + ", " + pair +
+           R"(], "special_tokens": {)" + specials + "}}";
   }
 
   std::string config() const {
