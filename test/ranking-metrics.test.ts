@@ -7,10 +7,10 @@ import type { Item, Slot } from "../src/ranking/list.ts";
 import {
   cutoffs,
   dialogueOf,
-  evaluateLists,
   filterList,
   type Metric,
   type MetricOptions,
+  measureLists,
   measureRow,
   type RankedRow,
   standardError,
@@ -100,7 +100,7 @@ describe.skipIf(!hasShared)("the golden metrics", () => {
     }
     // One catalogue for all: the entry point itself, on the rows without entries of their own.
     const plain = golden!.rows.flatMap((row, i) => (row.catalog === undefined ? [rows[i]!] : []));
-    const result = evaluateLists(plain, Catalog.from(items(golden!.catalog)));
+    const result = measureLists(plain, Catalog.from(items(golden!.catalog)));
     const single = plain.map((row) => measureRow(row, Catalog.from(items(golden!.catalog))));
     for (const metric of ["recall@20", "ndcg@5", "in_catalog", "duplicates"] as const) {
       const values = single.flatMap((row) => row[metric] ?? []);
@@ -212,12 +212,12 @@ describe("standard errors", () => {
   });
 });
 
-describe("evaluateLists", () => {
+describe("measureLists", () => {
   const catalog = Catalog.from([{ title: "Heat", year: 1995 }]);
   const heat = [{ title: "Heat", year: 1995 }];
   it("clusters rows by dialogue, and is plain JSON", () => {
     const row = (slots: Slot[], dialogue: string): RankedRow => ({ slots, truths: heat, seen: new Set(), dialogue });
-    const result = evaluateLists([row(heat, "a"), row(heat, "a"), row([], "b"), row([], "b")], catalog);
+    const result = measureLists([row(heat, "a"), row(heat, "a"), row([], "b"), row([], "b")], catalog);
     expect(result).toMatchObject({ rows: 4, dialogues: 2, "recall@5": 0.5, "ndcg@20": 0.5 });
     expect(result["recall@5_stderr"]).toBeCloseTo(Math.sqrt(1 / 12), 12);
     expect(result["recall@5_stderr_dialogue"]).toBeCloseTo(0.5, 12);
@@ -225,7 +225,7 @@ describe("evaluateLists", () => {
   });
   it("refuses rows without any ground truth", () => {
     for (const rows of [[], [{ slots: heat, truths: [], seen: new Set<string>() }]]) {
-      expect(() => evaluateLists(rows, catalog)).toThrow(expect.objectContaining({ code: "BAD_DATA" }));
+      expect(() => measureLists(rows, catalog)).toThrow(expect.objectContaining({ code: "BAD_DATA" }));
     }
   });
 });

@@ -49,7 +49,7 @@ export type Metric =
   | "unreadable_lines";
 
 /** Means over the rows, plain JSON. A standard error is null where there are fewer than two rows or dialogues. */
-export type Evaluation = {
+export type ListMetrics = {
   readonly truncation: NonNullable<MetricOptions["truncation"]>;
   readonly ideal: NonNullable<MetricOptions["ideal"]>;
   readonly rows: number;
@@ -127,7 +127,7 @@ function idealGain(hits: number): number {
  *
  * @throws RankGrpoError `BAD_DATA` if no row has a ground truth.
  */
-export function evaluateLists(rows: readonly RankedRow[], catalog: Catalog, options: MetricOptions = {}): Evaluation {
+export function measureLists(rows: readonly RankedRow[], catalog: Catalog, options: MetricOptions = {}): ListMetrics {
   const keys = rows.map((row, index) => row.dialogue ?? `row ${index}`);
   const measured = rows.map((row) => measureRow(row, catalog, options));
   const withTruths = measured.filter((row) => row["recall@5"] !== undefined).length;
@@ -153,7 +153,7 @@ export function evaluateLists(rows: readonly RankedRow[], catalog: Catalog, opti
       present.map((index) => keys[index]!),
     );
   }
-  return result as Evaluation;
+  return result as ListMetrics;
 }
 
 /** Standard error of a mean, clustered where each value has a cluster's key; null for fewer than two values or clusters. */
