@@ -10,7 +10,8 @@ ObjectiveSpec read_objective(const Fields& f) {
   spec.rule = f.text("rule", "clip");
   const Napi::Value params = f.get("params");
   if (params.IsArray())
-    for (uint32_t i = 0; i < params.As<Napi::Array>().Length(); ++i) spec.params.push_back(to_number(params.As<Napi::Array>().Get(i), "params"));
+    for (uint32_t i = 0; i < params.As<Napi::Array>().Length(); ++i)
+      spec.params.push_back(to_number(params.As<Napi::Array>().Get(i), "params"));
   const std::string spread = f.text("spread", "pooled"), kl = f.text("kl", "k3");
   if (spread != "pooled" && spread != "token") type_error(params.Env(), "\"pooled\" or \"token\"", "spread", f.get("spread"));
   spec.spread = spread == "token" ? Spread::token : Spread::pooled;
@@ -65,7 +66,8 @@ void expect_finite(Napi::Env env, const std::vector<float>& values, const char* 
 
 float read_temperature(const Fields& f) {
   const double temperature = f.number("temperature", 1);
-  if (!(temperature > 0 && std::isfinite(1 / temperature))) range_error(f.get("temperature").Env(), "a number above 0", "temperature", std::to_string(temperature));
+  if (!(temperature > 0 && std::isfinite(1 / temperature)))
+    range_error(f.get("temperature").Env(), "a number above 0", "temperature", std::to_string(temperature));
   return static_cast<float>(temperature);
 }
 
@@ -96,7 +98,8 @@ std::function<void()> unpin(const Pins& pins) {
 Operand read_matrix(const Napi::Value& v, const char* name, Pins& pins, size_t& length) {
   Operand out;
   const auto type = v.IsTypedArray() ? v.As<Napi::TypedArray>().TypedArrayType() : napi_int8_array;
-  if (type != napi_float32_array && type != napi_uint16_array) type_error(v.Env(), "a Float32Array, or a Uint16Array of bf16 bits", name, v);
+  if (type != napi_float32_array && type != napi_uint16_array)
+    type_error(v.Env(), "a Float32Array, or a Uint16Array of bf16 bits", name, v);
   length = v.As<Napi::TypedArray>().ElementLength();
   if (type == napi_float32_array) out.f32 = v.As<Napi::Float32Array>().Data();
   if (type == napi_uint16_array) out.bf16 = v.As<Napi::Uint16Array>().Data();
@@ -130,7 +133,10 @@ Napi::Value forward_to_js(Napi::Env env, Forward& out) {
 struct RowGradients {
   std::vector<float> lse, dlogprob, entropy, dentropy;
   RowGradients(Napi::Env env, const Fields& f, size_t rows)
-      : lse(f.array<float>("logSumExp")), dlogprob(f.array<float>("dlogprobs")), entropy(f.array_or_empty<float>("entropies")), dentropy(f.array_or_empty<float>("dentropies")) {
+      : lse(f.array<float>("logSumExp")),
+        dlogprob(f.array<float>("dlogprobs")),
+        entropy(f.array_or_empty<float>("entropies")),
+        dentropy(f.array_or_empty<float>("dentropies")) {
     expect_length(env, lse.size(), rows, "logSumExp");
     expect_length(env, dlogprob.size(), rows, "dlogprobs");
     if (f.has("dentropies")) {
@@ -185,12 +191,15 @@ Napi::Value logprob_backward(const Napi::CallbackInfo& info) {
   float* out = read_output(call.options.get("out"), "out", static_cast<size_t>(call.T * call.V), call.pins);
   return run_async<int>(
       info.Env(),
-      [x = call.logits, targets = std::move(call.targets), rows = std::move(rows), T = call.T, V = call.V, temperature = call.temperature, out] {
+      [x = call.logits, targets = std::move(call.targets), rows = std::move(rows), T = call.T, V = call.V, temperature = call.temperature,
+       out] {
         auto& backend = *Engine::instance().backend();
         if (x.bf16) {
-          logits_backward(backend, out, x.bf16, targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(), T, V, temperature);
+          logits_backward(backend, out, x.bf16, targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(),
+                          T, V, temperature);
         } else {
-          logits_backward(backend, out, x.f32, targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(), T, V, temperature);
+          logits_backward(backend, out, x.f32, targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(),
+                          T, V, temperature);
         }
         return 0;
       },
@@ -214,7 +223,8 @@ struct HeadCall {
     V = to_integer(options.get("vocabulary"), "vocabulary", 1, 1 << 30);
     C = static_cast<int64_t>(head_length) / V;
     temperature = read_temperature(options);
-    if (C == 0 || C * V != static_cast<int64_t>(head_length)) range_error(info.Env(), "a multiple of " + std::to_string(V) + " values", "head", std::to_string(head_length));
+    if (C == 0 || C * V != static_cast<int64_t>(head_length))
+      range_error(info.Env(), "a multiple of " + std::to_string(V) + " values", "head", std::to_string(head_length));
     expect_length(info.Env(), hidden_length, static_cast<size_t>(T * C), "hidden");
     expect_indices(info.Env(), targets, V, "targets");
     const std::string name = options.text("compute", hidden.bf16 && head.bf16 ? "bf16" : "f32");
@@ -228,10 +238,11 @@ Napi::Value head_forward(const Napi::CallbackInfo& info) {
   const bool entropy = call.options.boolean("entropies", false);
   return run_async<Forward>(
       info.Env(),
-      [h = call.hidden, W = call.head, targets = std::move(call.targets), T = call.T, C = call.C, V = call.V, temperature = call.temperature, compute = call.compute,
-       entropy] {
+      [h = call.hidden, W = call.head, targets = std::move(call.targets), T = call.T, C = call.C, V = call.V,
+       temperature = call.temperature, compute = call.compute, entropy] {
         Forward out(targets.size(), entropy);
-        Engine::instance().backend()->given_head_forward(out.logprob.data(), out.entropies(), out.lse.data(), h, W, targets.data(), T, C, V, temperature, compute);
+        Engine::instance().backend()->given_head_forward(out.logprob.data(), out.entropies(), out.lse.data(), h, W, targets.data(), T, C, V,
+                                                         temperature, compute);
         return out;
       },
       forward_to_js, unpin(call.pins));
@@ -241,13 +252,15 @@ Napi::Value head_backward(const Napi::CallbackInfo& info) {
   HeadCall call(info);
   RowGradients rows(info.Env(), call.options, call.targets.size());
   float* dhidden = read_output(call.options.get("dhidden"), "dhidden", static_cast<size_t>(call.T * call.C), call.pins);
-  float* dhead = call.options.has("dhead") ? read_output(call.options.get("dhead"), "dhead", static_cast<size_t>(call.V * call.C), call.pins) : nullptr;
+  float* dhead = call.options.has("dhead")
+                     ? read_output(call.options.get("dhead"), "dhead", static_cast<size_t>(call.V * call.C), call.pins)
+                     : nullptr;
   return run_async<int>(
       info.Env(),
-      [h = call.hidden, W = call.head, targets = std::move(call.targets), rows = std::move(rows), T = call.T, C = call.C, V = call.V, temperature = call.temperature,
-       compute = call.compute, dhidden, dhead] {
-        Engine::instance().backend()->given_head_backward(dhidden, dhead, h, W, targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(), T,
-                                                          C, V, temperature, compute);
+      [h = call.hidden, W = call.head, targets = std::move(call.targets), rows = std::move(rows), T = call.T, C = call.C, V = call.V,
+       temperature = call.temperature, compute = call.compute, dhidden, dhead] {
+        Engine::instance().backend()->given_head_backward(dhidden, dhead, h, W, targets.data(), rows.lse.data(), rows.entropies(),
+                                                          rows.dlogprob.data(), rows.dentropies(), T, C, V, temperature, compute);
         return 0;
       },
       [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); }, unpin(call.pins));
@@ -256,12 +269,15 @@ Napi::Value head_backward(const Napi::CallbackInfo& info) {
 // CSR segments over `tokens` tokens, checked.
 struct Segments {
   std::vector<int32_t> offsets, tokens;
-  Segments(Napi::Env env, const Fields& f, size_t count) : offsets(f.array<int32_t>("segmentOffsets")), tokens(f.array<int32_t>("segmentTokens")) {
+  Segments(Napi::Env env, const Fields& f, size_t count)
+      : offsets(f.array<int32_t>("segmentOffsets")), tokens(f.array<int32_t>("segmentTokens")) {
     const std::string wanted = "offsets from 0 to " + std::to_string(tokens.size());
     if (offsets.empty() || offsets.front() != 0 || static_cast<size_t>(offsets.back()) != tokens.size())
-      range_error(env, wanted, "segmentOffsets", offsets.empty() ? "none" : std::to_string(offsets.front()) + " to " + std::to_string(offsets.back()));
+      range_error(env, wanted, "segmentOffsets",
+                  offsets.empty() ? "none" : std::to_string(offsets.front()) + " to " + std::to_string(offsets.back()));
     for (size_t i = 1; i < offsets.size(); ++i)
-      if (offsets[i] < offsets[i - 1]) range_error(env, "ascending offsets", "segmentOffsets", std::to_string(offsets[i]) + " at " + std::to_string(i));
+      if (offsets[i] < offsets[i - 1])
+        range_error(env, "ascending offsets", "segmentOffsets", std::to_string(offsets[i]) + " at " + std::to_string(i));
     expect_indices(env, tokens, static_cast<int64_t>(count), "segmentTokens");
   }
 };
@@ -274,7 +290,8 @@ Napi::Value segment_ratios(const Napi::CallbackInfo& info) {
   const Segments segments(env, f, logprobs.size());
   std::vector<float> ratios, logs;
   for (size_t s = 0; s + 1 < segments.offsets.size(); ++s) {
-    const double mean = pool_segment(logprobs.data(), old.data(), segments.tokens.data() + segments.offsets[s], segments.tokens.data() + segments.offsets[s + 1]);
+    const double mean = pool_segment(logprobs.data(), old.data(), segments.tokens.data() + segments.offsets[s],
+                                     segments.tokens.data() + segments.offsets[s + 1]);
     logs.push_back(static_cast<float>(mean));
     ratios.push_back(static_cast<float>(std::exp(mean)));
   }
@@ -287,10 +304,12 @@ Napi::Value segment_ratios(const Napi::CallbackInfo& info) {
 Napi::Value policy_loss(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   const Fields f(info[0], "inputs");
-  const auto logprobs = f.array<float>("logprobs"), old = f.array_or_empty<float>("oldLogprobs"), ref = f.array_or_empty<float>("refLogprobs"),
-             entropies = f.array_or_empty<float>("entropies"), advantages = f.array<float>("advantages"), weights = f.array<float>("weights");
-  for (const auto& [name, values] : {std::pair{"advantages", &advantages}, std::pair{"weights", &weights}, std::pair{"oldLogprobs", &old}, std::pair{"refLogprobs", &ref},
-                                     std::pair{"entropies", &entropies}, std::pair{"logprobs", &logprobs}}) {
+  const auto logprobs = f.array<float>("logprobs"), old = f.array_or_empty<float>("oldLogprobs"),
+             ref = f.array_or_empty<float>("refLogprobs"), entropies = f.array_or_empty<float>("entropies"),
+             advantages = f.array<float>("advantages"), weights = f.array<float>("weights");
+  for (const auto& [name, values] :
+       {std::pair{"advantages", &advantages}, std::pair{"weights", &weights}, std::pair{"oldLogprobs", &old},
+        std::pair{"refLogprobs", &ref}, std::pair{"entropies", &entropies}, std::pair{"logprobs", &logprobs}}) {
     if (f.has(name)) expect_length(env, values->size(), logprobs.size(), name);
     expect_finite(env, *values, name);
   }

@@ -24,10 +24,15 @@ export class RankGrpoError extends Error {
   }
 }
 
+/** A value as messages show it: short, texts and structures as JSON. */
+export function shown(value: unknown): string {
+  const text = typeof value === "string" || typeof value === "object" ? (JSON.stringify(value) ?? "") : String(value);
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+}
+
 /** Throws `Expected {what} for {name}, got {value}. {fix}`. */
 export function refuse(code: ErrorCode, what: string, name: string, value: unknown, fix = ""): never {
-  const shown = typeof value === "string" ? JSON.stringify(value) : String(value);
-  throw new RankGrpoError(code, `Expected ${what} for ${name}, got ${shown}.${fix ? ` ${fix}` : ""}`);
+  throw new RankGrpoError(code, `Expected ${what} for ${name}, got ${shown(value)}.${fix ? ` ${fix}` : ""}`);
 }
 
 /** The known name closest to `word` by edit distance (insert, delete, replace, swap), for "Did you mean" lines; "" where none is near. */

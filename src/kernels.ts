@@ -7,7 +7,7 @@
 // The asynchronous functions work on the engine thread and read large arrays where they lie: do not write to, transfer or resize
 // them before the promise settles. Wrong kinds and lengths throw TypeError or RangeError at the call, before any work.
 import { addon, type NativeObjectiveResult, type NativeRule } from "./native.ts";
-import { nativeObjective, type Objective, presets } from "./objectives.ts";
+import { nativeObjective, type Objective, presets, resolveObjective } from "./objectives.ts";
 
 /** Float32Array, or bf16 bits. */
 export type Matrix = Float32Array | Uint16Array;
@@ -174,16 +174,16 @@ export type LossOptions = Partial<Pick<Objective, "rule" | "params" | "spread" |
  *
  * A token in no segment is masked: no loss, no KL, gradient exactly 0. Float64 inside.
  *
+ * @param objective a preset's or rule's name, or the parts of an objective that are a loss; by default `rank-grpo` without KL
  * @returns loss; `dlogp` [T]; `dentropy` [T] with a bonus; per-token `tokenLoss` and `tokenKl`; `segmentLogRatio` [S]; and counts over
  *   covered tokens (`covered`, `clippedLow`, `clippedHigh`, `clippedDual`) and over non-empty segments (`segments`, `ratioMin/Max/Sum`).
  * @throws RangeError for lengths, indices or numbers that are not finite; INVALID_ARGUMENT for a rule or parameter that is not known.
  */
-export function policyLoss(input: PolicyLossInput, options: LossOptions = {}): NativeObjectiveResult {
+export function policyLoss(input: PolicyLossInput, objective: LossOptions | string = {}): NativeObjectiveResult {
+  if (typeof objective === "string") return addon.policyLoss(input, nativeObjective(resolveObjective(objective)));
   const { rule, spread, kl } = presets["rank-grpo"];
-  return addon.policyLoss(
-    input,
-    nativeObjective({ rule, spread, kl, beta: 0, entropyCoef: 0, params: {}, ...options }),
-  );
+  const options = { rule, spread, kl, beta: 0, entropyCoef: 0, params: {}, ...objective };
+  return addon.policyLoss(input, nativeObjective(options));
 }
 
 /** Every rule the addon holds: name, source, formula, and its parameters with default, range and reason. */

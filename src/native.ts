@@ -188,6 +188,8 @@ export interface Addon {
   deviceInfo(): DeviceInfo;
   setThreads(threads: number): void;
   objectiveList(): NativeRule[];
+  /** JSON text: a folder's config.json, or a GGUF file's { config, tokenizer, tokenizer_config }. Reads no weights. */
+  checkpointMetadata(path: string): Promise<string>;
   NativePolicy: {
     load(path: string, options?: NativePolicyOptions): Promise<NativePolicy>;
     create(config: string, options?: NativePolicyOptions): Promise<NativePolicy>;

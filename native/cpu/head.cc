@@ -33,14 +33,17 @@ void CpuBackend::given_head_forward(float* logprob, float* entropy, float* lse, 
     const int64_t n = std::min(chunk, V - v);
     auto& p = static_cast<CpuPanels&>(*panels);
     pack_columns(p.data, float_rows(W, v, n, C, wide_w, pool_), C, n, C, true, compute);
-    head_blocks(A, p, R, 0, n, [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
-      for (int r = 0; r < rows; ++r) {
-        stats[static_cast<size_t>((row + r) * blocks + (v + column) / kLseBlock)] =
-            kernels_.logprob->stats(logits + r * ld, count, inverse, entropy != nullptr);
-        const int64_t own = targets[row + r] - v - column;
-        if (own >= 0 && own < count) logprob[row + r] = logits[r * ld + own] * inverse;
-      }
-    }, nullptr, 0);
+    head_blocks(
+        A, p, R, 0, n,
+        [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
+          for (int r = 0; r < rows; ++r) {
+            stats[static_cast<size_t>((row + r) * blocks + (v + column) / kLseBlock)] =
+                kernels_.logprob->stats(logits + r * ld, count, inverse, entropy != nullptr);
+            const int64_t own = targets[row + r] - v - column;
+            if (own >= 0 && own < count) logprob[row + r] = logits[r * ld + own] * inverse;
+          }
+        },
+        nullptr, 0);
   }
   for (int64_t r = 0; r < R; ++r) {
     const RowStats row = merge_blocks(&stats[static_cast<size_t>(r * blocks)], blocks, 1);
@@ -50,9 +53,9 @@ void CpuBackend::given_head_forward(float* logprob, float* entropy, float* lse, 
   }
 }
 
-void CpuBackend::given_head_backward(float* dh, float* dW, Operand h, Operand W, const int32_t* targets, const float* lse, const float* entropy,
-                                     const float* dlogprob, const float* dentropy, int64_t R, int64_t C, int64_t V, float temperature,
-                                     Compute compute) {
+void CpuBackend::given_head_backward(float* dh, float* dW, Operand h, Operand W, const int32_t* targets, const float* lse,
+                                     const float* entropy, const float* dlogprob, const float* dentropy, int64_t R, int64_t C, int64_t V,
+                                     float temperature, Compute compute) {
   if (R == 0) return;
   const float inverse = 1.f / temperature;
   std::vector<float> wide_h, wide_w;
@@ -67,13 +70,17 @@ void CpuBackend::given_head_backward(float* dh, float* dW, Operand h, Operand W,
     const float* columns = float_rows(W, v, n, C, wide_w, pool_);
     auto& p = static_cast<CpuPanels&>(*panels);
     pack_columns(p.data, columns, C, n, C, true, compute);
-    head_blocks(A, p, R, 0, n, [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
-      for (int64_t r = row; r < row + rows; ++r, logits += ld) {
-        kernels_.logprob->gradient(logits, logits, count, inverse, lse[r], dlogprob[r], dentropy ? dentropy[r] : 0.f, entropy ? entropy[r] : 0.f, false);
-        const int64_t own = targets[r] - v - column;
-        if (own >= 0 && own < count) logits[own] += inverse * dlogprob[r];
-      }
-    }, d.data(), n);
+    head_blocks(
+        A, p, R, 0, n,
+        [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
+          for (int64_t r = row; r < row + rows; ++r, logits += ld) {
+            kernels_.logprob->gradient(logits, logits, count, inverse, lse[r], dlogprob[r], dentropy ? dentropy[r] : 0.f,
+                                       entropy ? entropy[r] : 0.f, false);
+            const int64_t own = targets[r] - v - column;
+            if (own >= 0 && own < count) logits[own] += inverse * dlogprob[r];
+          }
+        },
+        d.data(), n);
     linear_backward_input(dh, d.data(), columns, R, n, C, compute, v > 0);
     if (dW) linear_backward_weight(dW + v * C, nullptr, d.data(), rows_h, R, n, C, compute);
   }
