@@ -30,6 +30,7 @@ export interface NativeScores {
 export interface NativeObjective {
   rule: string;
   params: number[];
+  pool?: "mean" | "sum";
   spread?: "pooled" | "token";
   kl?: "k1" | "k2" | "k3";
   klBeta?: number;
