@@ -1,5 +1,4 @@
 // A row of named columns (Hugging Face, TRL, Reddit-v2, generic tables) as a record: what counts as a prompt, a completion, a ground truth.
-import { collapseBlanks } from "../../ranking/title.ts";
 import type { UnifiedRecord } from "../record.ts";
 import type { Message } from "../sample.ts";
 import { parseMovie, type Years } from "./movie.ts";
@@ -51,14 +50,13 @@ export function truthsOf(value: unknown, years: Years): [string, string][] {
   });
 }
 
-/** Titles without years, from a list or from text split at | or line ends. */
+/** Titles from a list, as they are, or from text split at | or line ends, without their years. */
 function seenOf(value: unknown): string[] {
   const list = decoded(value);
-  const entries: unknown[] = typeof list === "string" ? list.split(/\||\n/) : Array.isArray(list) ? list : [];
-  return entries.flatMap((entry) => {
+  if (typeof list === "string") return list.split(/\||\n/).flatMap((name) => parseMovie(name)?.title ?? []);
+  return (Array.isArray(list) ? list : []).map((entry: unknown) => {
     if (typeof entry !== "string") throw new Error(`a seen title that is no text: ${JSON.stringify(entry)}`);
-    const movie = parseMovie(entry);
-    return movie ? [typeof list === "string" ? movie.title : collapseBlanks(entry)] : [];
+    return entry;
   });
 }
 
