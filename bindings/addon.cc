@@ -41,6 +41,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
   define_policy(env, exports);
   define_kernels(env, exports);
+  define_demonstrate(env, exports);
   return exports;
 }
 
