@@ -57,8 +57,9 @@ class ScoresWrap : public Napi::ObjectWrap<ScoresWrap> {
  public:
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "NativeStage1",
-                       {StaticMethod("create", &ScoresWrap::create), InstanceMethod("setRatings", &ScoresWrap::set_ratings), InstanceMethod("dense", &ScoresWrap::dense),
-                        InstanceMethod("rank", &ScoresWrap::rank), InstanceMethod("slope", &ScoresWrap::slope), InstanceMethod("dispose", &ScoresWrap::dispose)});
+                       {StaticMethod("create", &ScoresWrap::create), InstanceMethod("setRatings", &ScoresWrap::set_ratings),
+                        InstanceMethod("dense", &ScoresWrap::dense), InstanceMethod("rank", &ScoresWrap::rank),
+                        InstanceMethod("slope", &ScoresWrap::slope), InstanceMethod("dispose", &ScoresWrap::dispose)});
   }
 
   explicit ScoresWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ScoresWrap>(info) {
@@ -72,7 +73,9 @@ class ScoresWrap : public Napi::ObjectWrap<ScoresWrap> {
     return run_async<State>(
         info.Env(),
         [in] { return std::make_shared<std::unique_ptr<Scores>>(std::make_unique<Scores>(Engine::instance().backend(), std::move(*in))); },
-        [](Napi::Env env, State& state) -> Napi::Value { return env.GetInstanceData<Environment>()->scores.New({Napi::External<State>::New(env, &state)}); });
+        [](Napi::Env env, State& state) -> Napi::Value {
+          return env.GetInstanceData<Environment>()->scores.New({Napi::External<State>::New(env, &state)});
+        });
   }
 
   Napi::Value set_ratings(const Napi::CallbackInfo& info) {
@@ -109,9 +112,8 @@ class ScoresWrap : public Napi::ObjectWrap<ScoresWrap> {
   Napi::Value slope(const Napi::CallbackInfo& info) {
     return run_async<Slope>(
         info.Env(),
-        [state = state_, rows = to_vector<int32_t>(info[0], "rows"), w = to_vector<float>(info[1], "w"), b = to_vector<float>(info[2], "b")] {
-          return alive(state).slope(rows, w, b);
-        },
+        [state = state_, rows = to_vector<int32_t>(info[0], "rows"), w = to_vector<float>(info[1], "w"),
+         b = to_vector<float>(info[2], "b")] { return alive(state).slope(rows, w, b); },
         [](Napi::Env env, Slope& slope) -> Napi::Value {
           auto out = Napi::Object::New(env);
           out.Set("loss", slope.loss);

@@ -10,7 +10,8 @@ ObjectiveSpec read_objective(const Fields& f) {
   spec.rule = f.text("rule", "clip");
   const Napi::Value params = f.get("params");
   if (params.IsArray())
-    for (uint32_t i = 0; i < params.As<Napi::Array>().Length(); ++i) spec.params.push_back(to_number(params.As<Napi::Array>().Get(i), "params"));
+    for (uint32_t i = 0; i < params.As<Napi::Array>().Length(); ++i)
+      spec.params.push_back(to_number(params.As<Napi::Array>().Get(i), "params"));
   const std::string spread = f.text("spread", "pooled"), kl = f.text("kl", "k3");
   if (spread != "pooled" && spread != "token") type_error(params.Env(), "\"pooled\" or \"token\"", "spread", f.get("spread"));
   spec.spread = spread == "token" ? Spread::token : Spread::pooled;
@@ -46,12 +47,14 @@ Napi::Object objective_to_js(Napi::Env env, const ObjectiveResult& r) {
 namespace {
 
 void expect_length(Napi::Env env, size_t got, size_t wanted, const char* name) {
-  if (got != wanted) throw Napi::RangeError::New(env, "Expected " + std::to_string(wanted) + " values for " + name + ", got " + std::to_string(got) + ".");
+  if (got != wanted)
+    throw Napi::RangeError::New(env, "Expected " + std::to_string(wanted) + " values for " + name + ", got " + std::to_string(got) + ".");
 }
 
 void expect_targets(Napi::Env env, const std::vector<int32_t>& targets, int64_t V) {
   for (int32_t t : targets)
-    if (t < 0 || t >= V) throw Napi::RangeError::New(env, "Expected targets from 0 to " + std::to_string(V - 1) + ", got " + std::to_string(t) + ".");
+    if (t < 0 || t >= V)
+      throw Napi::RangeError::New(env, "Expected targets from 0 to " + std::to_string(V - 1) + ", got " + std::to_string(t) + ".");
 }
 
 // Large inputs are not copied: the arrays are kept alive by a reference until the promise settles, and the caller is told not to
@@ -75,7 +78,8 @@ Logits read_logits(const Napi::Value& v) {
     if (array.TypedArrayType() == napi_float32_array) out.f32 = v.As<Napi::Float32Array>().Data();
     if (array.TypedArrayType() == napi_uint16_array) out.bf16 = v.As<Napi::Uint16Array>().Data();
   }
-  if (!v.IsTypedArray() || (!out.f32 && !out.bf16 && out.length > 0)) type_error(v.Env(), "a Float32Array or a Uint16Array of bf16 bits", "logits", v);
+  if (!v.IsTypedArray() || (!out.f32 && !out.bf16 && out.length > 0))
+    type_error(v.Env(), "a Float32Array or a Uint16Array of bf16 bits", "logits", v);
   return out;
 }
 
@@ -96,7 +100,8 @@ Napi::Value logprob_forward(const Napi::CallbackInfo& info) {
   return run_async<Out>(
       env,
       [=, targets = std::move(targets)] {
-        Out out{std::vector<float>(static_cast<size_t>(T)), std::vector<float>(entropy ? static_cast<size_t>(T) : 0), std::vector<float>(static_cast<size_t>(T))};
+        Out out{std::vector<float>(static_cast<size_t>(T)), std::vector<float>(entropy ? static_cast<size_t>(T) : 0),
+                std::vector<float>(static_cast<size_t>(T))};
         auto& backend = *Engine::instance().backend();
         float* h = entropy ? out.entropy.data() : nullptr;
         if (logits.bf16) {
@@ -121,11 +126,13 @@ Napi::Value logprob_backward(const Napi::CallbackInfo& info) {
   const Logits logits = read_logits(info[0]);
   auto targets = to_vector<int32_t>(info[1], "targets");
   const Fields f(info[2], "options");
-  auto lse = f.array<float>("logSumExp"), dlogprobs = f.array<float>("dlogprobs"), entropies = f.array_or_empty<float>("entropies"), dentropies = f.array_or_empty<float>("dentropies");
+  auto lse = f.array<float>("logSumExp"), dlogprobs = f.array<float>("dlogprobs"), entropies = f.array_or_empty<float>("entropies"),
+       dentropies = f.array_or_empty<float>("dentropies");
   const int64_t V = to_integer(f.get("vocabulary"), "vocabulary", 1, 1 << 30), T = static_cast<int64_t>(targets.size());
   const float temperature = static_cast<float>(f.number("temperature", 1));
   const Napi::Value target = f.get("out");
-  if (!target.IsTypedArray() || target.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) type_error(env, "a Float32Array", "out", target);
+  if (!target.IsTypedArray() || target.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
+    type_error(env, "a Float32Array", "out", target);
   float* out = target.As<Napi::Float32Array>().Data();
   expect_length(env, target.As<Napi::Float32Array>().ElementLength(), static_cast<size_t>(T * V), "out");
   expect_length(env, logits.length, static_cast<size_t>(T * V), "logits");
@@ -139,7 +146,8 @@ Napi::Value logprob_backward(const Napi::CallbackInfo& info) {
   auto pin = std::make_shared<Pinned>(info[0]), pin_out = std::make_shared<Pinned>(target);
   return run_async<int>(
       env,
-      [=, targets = std::move(targets), lse = std::move(lse), dlogprobs = std::move(dlogprobs), entropies = std::move(entropies), dentropies = std::move(dentropies)] {
+      [=, targets = std::move(targets), lse = std::move(lse), dlogprobs = std::move(dlogprobs), entropies = std::move(entropies),
+       dentropies = std::move(dentropies)] {
         auto& backend = *Engine::instance().backend();
         const float *h = dentropies.empty() ? nullptr : entropies.data(), *dh = dentropies.empty() ? nullptr : dentropies.data();
         if (logits.bf16) {
@@ -162,7 +170,9 @@ Napi::Value head(const Napi::CallbackInfo& info) {
   const bool bf16 = f.boolean("bf16", false), entropy = f.boolean("entropies", false) || f.has("dentropies");
   const float temperature = static_cast<float>(f.number("temperature", 1));
   auto dlogprobs = f.array_or_empty<float>("dlogprobs"), dentropies = f.array_or_empty<float>("dentropies");
-  if (T == 0 || hidden.size() % static_cast<size_t>(T) != 0) throw Napi::RangeError::New(env, "Expected a multiple of the number of targets for hidden, got " + std::to_string(hidden.size()) + " values.");
+  if (T == 0 || hidden.size() % static_cast<size_t>(T) != 0)
+    throw Napi::RangeError::New(
+        env, "Expected a multiple of the number of targets for hidden, got " + std::to_string(hidden.size()) + " values.");
   const int64_t C = static_cast<int64_t>(hidden.size()) / T;
   expect_length(env, weight.size(), static_cast<size_t>(V * C), "head");
   expect_targets(env, targets, V);
@@ -174,7 +184,8 @@ Napi::Value head(const Napi::CallbackInfo& info) {
   };
   return run_async<Out>(
       env,
-      [=, hidden = std::move(hidden), weight = std::move(weight), targets = std::move(targets), dlogprobs = std::move(dlogprobs), dentropies = std::move(dentropies)] {
+      [=, hidden = std::move(hidden), weight = std::move(weight), targets = std::move(targets), dlogprobs = std::move(dlogprobs),
+       dentropies = std::move(dentropies)] {
         auto& backend = *Engine::instance().backend();
         const auto panels = backend.make_panels(V, C, bf16 ? Compute::bf16 : Compute::f32);
         backend.pack(*panels, weight.data());
@@ -185,8 +196,8 @@ Napi::Value head(const Napi::CallbackInfo& info) {
         if (backward) {
           out.dhidden.resize(hidden.size());
           out.dhead.resize(weight.size());
-          backend.head_backward(out.dhidden.data(), out.dhead.data(), hidden.data(), weight.data(), *panels, targets.data(), nullptr, out.lse.data(), h,
-                                dlogprobs.data(), dentropies.empty() ? nullptr : dentropies.data(), T, temperature);
+          backend.head_backward(out.dhidden.data(), out.dhead.data(), hidden.data(), weight.data(), *panels, targets.data(), nullptr,
+                                out.lse.data(), h, dlogprobs.data(), dentropies.empty() ? nullptr : dentropies.data(), T, temperature);
         }
         return out;
       },
@@ -206,8 +217,9 @@ Napi::Value head(const Napi::CallbackInfo& info) {
 Napi::Value policy_loss(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   const Fields f(info[0], "inputs");
-  const auto logprobs = f.array<float>("logprobs"), old = f.array_or_empty<float>("oldLogprobs"), ref = f.array_or_empty<float>("refLogprobs"),
-             entropies = f.array_or_empty<float>("entropies"), advantages = f.array<float>("advantages"), weights = f.array<float>("weights");
+  const auto logprobs = f.array<float>("logprobs"), old = f.array_or_empty<float>("oldLogprobs"),
+             ref = f.array_or_empty<float>("refLogprobs"), entropies = f.array_or_empty<float>("entropies"),
+             advantages = f.array<float>("advantages"), weights = f.array<float>("weights");
   const auto offsets = f.array<int32_t>("segmentOffsets"), tokens = f.array<int32_t>("segmentTokens");
   expect_length(env, advantages.size(), logprobs.size(), "advantages");
   expect_length(env, weights.size(), logprobs.size(), "weights");
@@ -217,7 +229,8 @@ Napi::Value policy_loss(const Napi::CallbackInfo& info) {
   if (offsets.empty() || offsets.front() != 0 || static_cast<size_t>(offsets.back()) != tokens.size())
     throw Napi::RangeError::New(env, "Expected offsets from 0 to " + std::to_string(tokens.size()) + " for segmentOffsets.");
   for (size_t i = 1; i < offsets.size(); ++i)
-    if (offsets[i] < offsets[i - 1]) throw Napi::RangeError::New(env, "Expected ascending segmentOffsets, got a smaller one at " + std::to_string(i) + ".");
+    if (offsets[i] < offsets[i - 1])
+      throw Napi::RangeError::New(env, "Expected ascending segmentOffsets, got a smaller one at " + std::to_string(i) + ".");
   expect_targets(env, tokens, static_cast<int64_t>(logprobs.size()));
   ObjectiveInputs in;
   in.tokens = static_cast<int64_t>(logprobs.size());

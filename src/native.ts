@@ -216,6 +216,8 @@ export interface Addon {
   NativeStage1: {
     create(inputs: NativeScoreInputs): Promise<NativeStage1>;
   };
+  /** JSON text: a folder's config.json, or a GGUF file's { config, tokenizer, tokenizer_config }. Reads no weights. */
+  checkpointMetadata(path: string): Promise<string>;
   NativePolicy: {
     load(path: string, options?: NativePolicyOptions): Promise<NativePolicy>;
     create(config: string, options?: NativePolicyOptions): Promise<NativePolicy>;

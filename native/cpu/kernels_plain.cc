@@ -6,7 +6,6 @@
 #include <cstring>
 #include <limits>
 
-
 #include "kernels.h"
 #include "attention.h"
 #include "logprob.h"
@@ -25,8 +24,13 @@
 namespace rank_grpo {
 
 const Kernels& plain_kernels() {
-  static const Kernels kernels{"plain", false, &plain::matmul_kernels, &plain::logprob_kernels, &plain::attention_kernels,
-                               &plain::pointwise_kernels, &plain::score_kernels};
+  static const Kernels kernels{"plain",
+                               false,
+                               &plain::matmul_kernels,
+                               &plain::logprob_kernels,
+                               &plain::attention_kernels,
+                               &plain::pointwise_kernels,
+                               &plain::score_kernels};
   return kernels;
 }
 

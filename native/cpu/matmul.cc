@@ -60,7 +60,8 @@ uint32_t* grown(std::vector<uint32_t>& scratch, int64_t size) {
 
 }  // namespace
 
-const uint32_t* CpuBackend::pack_rows(std::vector<uint32_t>& scratch, const float* x, int64_t ld, int64_t M, int64_t K, bool transposed, Compute compute) {
+const uint32_t* CpuBackend::pack_rows(std::vector<uint32_t>& scratch, const float* x, int64_t ld, int64_t M, int64_t K, bool transposed,
+                                      Compute compute) {
   const bool pairs = compute == Compute::bf16 && kernels_.bf16, round = compute == Compute::bf16 && !pairs;
   const int64_t panels = (M + kRows - 1) / kRows, size = words(1, kRows, K, pairs);
   uint32_t* out = grown(scratch, panels * size);

@@ -17,9 +17,7 @@ inline float sum_squares(const float* x, int64_t n) {
   return reduce_add(a + b);
 }
 
-inline float inverse_rms(const float* x, int64_t C, float eps) {
-  return 1.f / std::sqrt(sum_squares(x, C) / static_cast<float>(C) + eps);
-}
+inline float inverse_rms(const float* x, int64_t C, float eps) { return 1.f / std::sqrt(sum_squares(x, C) / static_cast<float>(C) + eps); }
 
 inline void norm(float* y, const float* x, const float* w, int64_t C, float inverse) {
   const Vec s = set1(inverse);
@@ -39,9 +37,7 @@ inline void norm_dx(float* dx, const float* dy, const float* x, const float* w, 
 
 inline void norm_dw(float* dw, const float* dy, const float* x, int64_t C, float inverse) {
   const Vec r = set1(inverse);
-  for_vectors(C, [&](int64_t i, int n) {
-    store_n(dw + i, n, fma(load_n(dy + i, n) * r, load_n(x + i, n), load_n(dw + i, n)));
-  });
+  for_vectors(C, [&](int64_t i, int n) { store_n(dw + i, n, fma(load_n(dy + i, n) * r, load_n(x + i, n), load_n(dw + i, n))); });
 }
 
 inline void rotate(float* head, const float* table, int half, float sign) {
@@ -93,8 +89,7 @@ inline void adamw(float* w, float* m, float* v, const float* g, int64_t count, c
   });
 }
 
-constexpr PointwiseKernels pointwise_kernels{inverse_rms, norm,            norm_dx, norm_dw,     rotate, swiglu,
-                                             swiglu_backward, add, sum_squares, adamw};
+constexpr PointwiseKernels pointwise_kernels{inverse_rms, norm, norm_dx, norm_dw, rotate, swiglu, swiglu_backward, add, sum_squares, adamw};
 
 }  // namespace RANK_GRPO_ISA
 }  // namespace rank_grpo

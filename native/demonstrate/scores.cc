@@ -63,7 +63,8 @@ void SparseMatrix::check(const char* name, int64_t rows, int64_t width, bool wit
     if (offsets[i] < offsets[i - 1]) expect(false, "ascending offsets", label, "a smaller one at " + std::to_string(i));
   for (int32_t c : columns)
     if (c < 0 || c >= width) expect(false, "columns below " + std::to_string(width), label, std::to_string(c));
-  if (with_values) expect(values.size() == columns.size(), std::to_string(columns.size()) + " values", label, std::to_string(values.size()));
+  if (with_values)
+    expect(values.size() == columns.size(), std::to_string(columns.size()) + " values", label, std::to_string(values.size()));
   check_finite(values, name);
 }
 
@@ -75,7 +76,8 @@ Scores::Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs) : backen
   if (in_.truths.offsets.empty()) in_.truths.offsets.assign(static_cast<size_t>(D) + 1, 0);
   in_.excluded.check("excluded", D, I, false);
   in_.truths.check("truths", D, I, false);
-  expect(static_cast<int64_t>(in_.membership.size()) == U, std::to_string(U) + " entries", "membership", std::to_string(in_.membership.size()));
+  expect(static_cast<int64_t>(in_.membership.size()) == U, std::to_string(U) + " entries", "membership",
+         std::to_string(in_.membership.size()));
   for (int32_t m : in_.membership)
     if (m < -1 || m >= I) expect(false, "-1 or an item below " + std::to_string(I), "membership", std::to_string(m));
   ratings_.offsets.assign(static_cast<size_t>(D) + 1, 0);
@@ -105,8 +107,8 @@ void Scores::similarities() {
   const int64_t U = in_.teacher_items, I = in_.items;
   const uint64_t bytes = static_cast<uint64_t>(U) * static_cast<uint64_t>(I) * sizeof(float);
   if (bytes > kMaxSimilarity)
-    fail("OUT_OF_MEMORY", "Expected at most 4 GiB of similarities, got " + std::to_string(bytes >> 20) + " MiB for " + std::to_string(U) + " x " + std::to_string(I) +
-                              " items. Use dense embeddings, or fewer dialogues at a time.");
+    fail("OUT_OF_MEMORY", "Expected at most 4 GiB of similarities, got " + std::to_string(bytes >> 20) + " MiB for " + std::to_string(U) +
+                              " x " + std::to_string(I) + " items. Use dense embeddings, or fewer dialogues at a time.");
   postings_ = transposed(in_.features.sparse_items, in_.features.width);
   similarity_.assign(static_cast<size_t>(U * I), 0.f);
   backend_->pool().run(static_cast<int>((U + kChunkRows - 1) / kChunkRows), [&](int chunk) {
@@ -137,8 +139,10 @@ void Scores::score_row(float* s, int64_t row) const {
       s[in_.membership[u]] += weight;
     }
   }
-  if (!in_.features.dense && !in_.features.sparse_context.offsets.empty()) add_products(s, in_.features.sparse_context, row, postings_, in_.lambda);
-  for (int32_t i = ratings_.offsets[r]; i < ratings_.offsets[r + 1]; ++i) s[ratings_.columns[static_cast<size_t>(i)]] += gamma_ * ratings_.values[static_cast<size_t>(i)];
+  if (!in_.features.dense && !in_.features.sparse_context.offsets.empty())
+    add_products(s, in_.features.sparse_context, row, postings_, in_.lambda);
+  for (int32_t i = ratings_.offsets[r]; i < ratings_.offsets[r + 1]; ++i)
+    s[ratings_.columns[static_cast<size_t>(i)]] += gamma_ * ratings_.values[static_cast<size_t>(i)];
 }
 
 void Scores::check_rows(const std::vector<int32_t>& rows) const {
@@ -166,7 +170,8 @@ void Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
           std::fill(q, q + F, 0.f);
           const auto& p = in_.positions;
           for (int32_t k = p.offsets[static_cast<size_t>(row)]; k < p.offsets[static_cast<size_t>(row) + 1]; ++k)
-            backend_->kernels().score->add_scaled(q, in_.features.teacher.data() + p.columns[static_cast<size_t>(k)] * F, p.values[static_cast<size_t>(k)], F);
+            backend_->kernels().score->add_scaled(q, in_.features.teacher.data() + p.columns[static_cast<size_t>(k)] * F,
+                                                  p.values[static_cast<size_t>(k)], F);
           if (!in_.features.context.empty()) backend_->kernels().score->add_scaled(q, in_.features.context.data() + row * F, in_.lambda, F);
         }
       });
@@ -192,8 +197,11 @@ std::vector<float> Scores::dense(const std::vector<int32_t>& rows) {
 Ranking Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vector<float>& w, const std::vector<float>& b) {
   const int64_t I = in_.items;
   expect(n >= 1, "at least 1", "n", std::to_string(n));
-  for (const auto* v : {&w, &b}) expect(v->empty() == w.empty() && (v->empty() || static_cast<int64_t>(v->size()) == I), "one value for each item", "w and b", std::to_string(v->size()));
-  Ranking out{std::vector<int32_t>(rows.size() * static_cast<size_t>(n), -1), std::vector<float>(rows.size() * static_cast<size_t>(n), 0.f)};
+  for (const auto* v : {&w, &b})
+    expect(v->empty() == w.empty() && (v->empty() || static_cast<int64_t>(v->size()) == I), "one value for each item", "w and b",
+           std::to_string(v->size()));
+  Ranking out{std::vector<int32_t>(rows.size() * static_cast<size_t>(n), -1),
+              std::vector<float>(rows.size() * static_cast<size_t>(n), 0.f)};
   std::vector<int32_t> order(static_cast<size_t>(kBlockRows / kChunkRows * I));
   for_blocks(rows, [&](int64_t first, int64_t R) {
     backend_->pool().run(static_cast<int>((R + kChunkRows - 1) / kChunkRows), [&](int chunk) {
@@ -202,7 +210,8 @@ Ranking Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vec
         const size_t row = static_cast<size_t>(rows[static_cast<size_t>(first + i)]);
         float* s = block_.data() + i * I;
         if (!w.empty()) backend_->kernels().score->affine(s, s, w.data(), b.data(), I);
-        for (int32_t e = in_.excluded.offsets[row]; e < in_.excluded.offsets[row + 1]; ++e) s[in_.excluded.columns[static_cast<size_t>(e)]] = -std::numeric_limits<float>::infinity();
+        for (int32_t e = in_.excluded.offsets[row]; e < in_.excluded.offsets[row + 1]; ++e)
+          s[in_.excluded.columns[static_cast<size_t>(e)]] = -std::numeric_limits<float>::infinity();
         std::iota(candidates, candidates + I, 0);
         const int64_t kept = std::min(n, I);
         const auto better = [s](int32_t x, int32_t y) { return s[x] != s[y] ? s[x] > s[y] : x < y; };
@@ -220,7 +229,8 @@ Ranking Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vec
 
 Slope Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
   const int64_t I = in_.items;
-  expect(static_cast<int64_t>(w.size()) == I && static_cast<int64_t>(b.size()) == I, std::to_string(I) + " values", "w and b", std::to_string(w.size()));
+  expect(static_cast<int64_t>(w.size()) == I && static_cast<int64_t>(b.size()) == I, std::to_string(I) + " values", "w and b",
+         std::to_string(w.size()));
   Slope out{0, std::vector<double>(static_cast<size_t>(I)), std::vector<double>(static_cast<size_t>(I))};
   constexpr int64_t kChunks = kBlockRows / kChunkRows;
   std::vector<float> logits(static_cast<size_t>(kChunks * I)), dw(logits.size()), db(logits.size());
@@ -239,7 +249,8 @@ Slope Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& 
         if (begin == end) continue;
         const float* s = block_.data() + i * I;
         const float top = kernels.affine(y, s, w.data(), b.data(), I);
-        for (int32_t t = begin; t < end; ++t) loss += static_cast<double>(top) - static_cast<double>(y[in_.truths.columns[static_cast<size_t>(t)]]);
+        for (int32_t t = begin; t < end; ++t)
+          loss += static_cast<double>(top) - static_cast<double>(y[in_.truths.columns[static_cast<size_t>(t)]]);
         const float sum = kernels.exponentials(y, top, I);
         const int32_t count = end - begin;
         loss += count * std::log(static_cast<double>(sum));
@@ -261,7 +272,8 @@ Slope Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& 
     });
     for (int64_t i = 0; i < R; ++i) out.loss += losses[static_cast<size_t>(i)];
   });
-  if (!std::isfinite(out.loss)) fail("NOT_FINITE", "Expected a finite loss, got " + std::to_string(out.loss) + ". Weights or biases are too large.");
+  if (!std::isfinite(out.loss))
+    fail("NOT_FINITE", "Expected a finite loss, got " + std::to_string(out.loss) + ". Weights or biases are too large.");
   return out;
 }
 

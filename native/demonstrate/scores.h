@@ -24,20 +24,20 @@ struct SparseMatrix {
 
 // Embeddings, dense or sparse. Rows should have length 1 (or 0 where nothing is known): then products are cosines.
 struct Features {
-  int64_t width = 0;                            // F; 0: no embeddings, similarity and context are zero
+  int64_t width = 0;  // F; 0: no embeddings, similarity and context are zero
   bool dense = false;
-  std::vector<float> items, teacher, context;   // [I, F], [U, F], [D, F] where dense; context may be empty
+  std::vector<float> items, teacher, context;  // [I, F], [U, F], [D, F] where dense; context may be empty
   SparseMatrix sparse_items, sparse_teacher, sparse_context;
 };
 
 struct ScoreInputs {
   int64_t dialogues = 0, teacher_items = 0, items = 0;  // D, U, I
-  SparseMatrix positions;           // [D, U]: the weight of each named item's rank, 1 / sqrt(k) in the paper
-  std::vector<int32_t> membership;  // [U]: the catalogue's identical item, or -1
+  SparseMatrix positions;                               // [D, U]: the weight of each named item's rank, 1 / sqrt(k) in the paper
+  std::vector<int32_t> membership;                      // [U]: the catalogue's identical item, or -1
   Features features;
-  float lambda = 1;                 // weight of the context similarity
-  SparseMatrix excluded;            // [D, I]: left out of rankings (titles that the dialogue names); may be empty
-  SparseMatrix truths;              // [D, I]: positives of the likelihood; may be empty
+  float lambda = 1;       // weight of the context similarity
+  SparseMatrix excluded;  // [D, I]: left out of rankings (titles that the dialogue names); may be empty
+  SparseMatrix truths;    // [D, I]: positives of the likelihood; may be empty
 };
 
 struct Ranking {
@@ -80,7 +80,7 @@ class Scores {
 
   std::shared_ptr<CpuBackend> backend_;
   ScoreInputs in_;
-  SparseMatrix ratings_, postings_;   // postings: [F, I], the catalogue's features by feature
+  SparseMatrix ratings_, postings_;  // postings: [F, I], the catalogue's features by feature
   float gamma_ = 0;
   std::vector<float> similarity_;     // [U, I], membership included; sparse features only
   std::unique_ptr<Panels> panels_;    // of the items' features; dense only

@@ -52,7 +52,8 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
     double slope = 0;  // of the segment's loss by s
     for (const int32_t* t = begin; t != end; ++t) {
       const size_t i = static_cast<size_t>(*t);
-      const double A = static_cast<double>(in.advantages[i]), w = static_cast<double>(in.weights[i]), logp = static_cast<double>(in.logprobs[i]);
+      const double A = static_cast<double>(in.advantages[i]), w = static_cast<double>(in.weights[i]),
+                   logp = static_cast<double>(in.logprobs[i]);
       covered[i] = 1;
       const Dual policy = A == 0 ? Dual() : rule.loss(Dual(s, 1, 0), Dual(logp, 0, 1), A);
       double loss = policy.value;
@@ -106,7 +107,8 @@ ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInp
     found = true;
     constexpr size_t count = std::size(Rule::parameters);
     double values[count];
-    expect(spec.params.size() == count, std::to_string(count) + " parameters", "objective " + spec.rule, std::to_string(spec.params.size()));
+    expect(spec.params.size() == count, std::to_string(count) + " parameters", "objective " + spec.rule,
+           std::to_string(spec.params.size()));
     for (size_t i = 0; i < count; ++i) {
       const auto& p = Rule::parameters[i];
       values[i] = spec.params[i];
