@@ -4,13 +4,16 @@ import { refuse } from "./errors.ts";
 import type { Policy } from "./policy.ts";
 import type { Catalog } from "./ranking/catalog.ts";
 import { readList } from "./ranking/list.ts";
-import { type ListRow, type MetricOptions, measureLists } from "./ranking/metrics.ts";
+import { dialogueOf, type ListMetrics, type MetricOptions, measureLists } from "./ranking/metrics.ts";
 import { groundTruths, seenTitles } from "./ranking/rewards.ts";
 import { encodePrompt } from "./text/encode.ts";
 
-export interface EvaluateOptions extends MetricOptions {
-  /** Items that exist; without it every item counts as one. */
-  catalog?: Catalog;
+export interface EvaluateOptions extends MetricOptions, GenerateListsOptions {
+  /** Items that exist: others count as misses. */
+  catalog: Catalog;
+}
+
+export interface GenerateListsOptions {
   /** Default 512. */
   maxNewTokens?: number;
   /** Rows decoded together, default 64. */
@@ -24,17 +27,25 @@ export interface EvaluateOptions extends MetricOptions {
 }
 
 export interface Evaluation {
-  /** By name, such as `ndcg@10`. */
-  metrics: Record<string, number>;
+  /** By name, such as `ndcg@10`, with standard errors and the variants that were used. */
+  metrics: ListMetrics;
   /** The list of every sample, as text. */
   lists: string[];
 }
+
+/** The plain means among the metrics, without standard errors: what a training logs. */
+export const meansOf = (metrics: ListMetrics): Record<string, number> =>
+  Object.fromEntries(
+    Object.entries(metrics).filter(
+      (entry): entry is [string, number] => typeof entry[1] === "number" && !/_stderr/.test(entry[0]),
+    ),
+  );
 
 /** One list for each sample; equal prompts are generated once. @throws BAD_DATA for a prompt beyond the context */
 export async function generateLists(
   policy: Policy,
   samples: readonly Sample[],
-  options: EvaluateOptions = {},
+  options: GenerateListsOptions = {},
 ): Promise<string[]> {
   const { maxNewTokens = 512, maxRows = 64, temperature = 0, seed = 0, signal } = options;
   const tokenizer = policy.tokenizer ?? refuse("INVALID_ARGUMENT", "a checkpoint with a tokenizer", "policy", "none");
@@ -71,18 +82,16 @@ export async function generateLists(
 export function evaluateLists(
   samples: readonly Sample[],
   lists: readonly string[],
-  options: EvaluateOptions = {},
+  options: MetricOptions & { catalog: Catalog },
 ): Evaluation {
   if (samples.length !== lists.length)
     refuse("INVALID_ARGUMENT", `${samples.length} lists (one for each sample)`, "lists", lists.length);
-  const rows = samples.map(
-    (sample, i): ListRow => ({
-      id: sample.id,
-      slots: readList(lists[i]!),
-      truths: groundTruths(sample),
-      seen: seenTitles(sample),
-    }),
-  );
+  const rows = samples.map((sample, i) => ({
+    dialogue: dialogueOf(sample.id),
+    slots: readList(lists[i]!),
+    truths: groundTruths(sample),
+    seen: seenTitles(sample),
+  }));
   return { metrics: measureLists(rows, options.catalog, options), lists: [...lists] };
 }
 
@@ -90,7 +99,7 @@ export function evaluateLists(
 export async function evaluatePolicy(
   policy: Policy,
   samples: readonly Sample[],
-  options: EvaluateOptions = {},
+  options: EvaluateOptions,
 ): Promise<Evaluation> {
   return evaluateLists(samples, await generateLists(policy, samples, options), options);
 }

@@ -8,6 +8,7 @@ import { evaluateLists, evaluatePolicy } from "./evaluate.ts";
 import { requireFresh, writeFileAtomic } from "./files.ts";
 import { Policy } from "./policy.ts";
 import { Catalog } from "./ranking/catalog.ts";
+import type { ListMetrics } from "./ranking/metrics.ts";
 import { tokenizerFiles } from "./text/tokenizer.ts";
 import type { SftConfig, TrainConfig } from "./training/config.ts";
 import type { StepReport, Summary } from "./training/loop.ts";
@@ -131,13 +132,13 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
     lists((named) => world.bestList(named)),
     { catalog },
   ).metrics;
-  const add = (name: string, metrics: Record<string, number>): void => {
+  const add = (name: string, metrics: ListMetrics): void => {
     rows.push({
       name,
-      recall: metrics["recall@10"]!,
-      ndcg: metrics["ndcg@10"]!,
-      share: metrics["ndcg@10"]! / optimum["ndcg@10"]!,
-      duplicates: metrics["duplicates"]!,
+      recall: metrics["recall@10"],
+      ndcg: metrics["ndcg@10"],
+      share: metrics["ndcg@10"] / optimum["ndcg@10"],
+      duplicates: metrics.duplicates,
     });
   };
   const measure = async (name: string, folder: string, samples: readonly Sample[]): Promise<void> => {

@@ -144,7 +144,7 @@ describe("returns", () => {
         for (const [k, value] of hit.entries()) {
           expect(slow[k]).toBeGreaterThanOrEqual(fast[k]!);
           expect(fast[k]).toBeGreaterThanOrEqual(value);
-          expect(slow[k]! - fast[k]! > 0).toBe(hit.slice(k + 1).includes(1) && slow[k] !== fast[k]);
+          if (value === 0 && hit.slice(k + 1).includes(1)) expect(slow[k]).toBeGreaterThan(fast[k]!);
         }
         expect([...gammaReturns(hit, Number.POSITIVE_INFINITY)]).toEqual(hit);
       }),

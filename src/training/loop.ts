@@ -64,6 +64,7 @@ export async function* runStage(
   run: Run,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<StepReport, Summary> {
+  await run.start();
   const state: RunState = run.resumed ? { ...run.resumed.state } : freshState();
   const totalUpdates = stage.steps * stage.updatesPerStep;
   const started = performance.now();

@@ -27,6 +27,12 @@ export interface RunState {
 
 const folderOf = (step: number): string => `step-${String(step).padStart(6, "0")}`;
 
+/** Names of the whole checkpoints, oldest first. */
+async function checkpointsOf(folder: string): Promise<string[]> {
+  const names = await readdir(join(folder, "checkpoints")).catch(() => []);
+  return names.filter((name) => /^step-\d+$/.test(name)).sort();
+}
+
 /** Drops the lines of a log that belong to steps after `step`, and a torn last line. */
 async function truncateLog(path: string, step: number): Promise<void> {
   if (!existsSync(path)) return;
@@ -45,13 +51,16 @@ export class Run {
   /** Where a resume goes on; undefined for a fresh run. */
   readonly resumed: { folder: string; state: RunState } | undefined;
 
-  private constructor(folder: string, resumed: Run["resumed"]) {
+  readonly #config: string;
+
+  private constructor(folder: string, config: string, resumed: Run["resumed"]) {
     this.folder = folder;
+    this.#config = config;
     this.resumed = resumed;
   }
 
   /**
-   * Makes the folder, or with `resume` finds its newest checkpoint (a fresh start where there is none yet).
+   * Checks the folder, and with `resume` finds its newest checkpoint (a fresh start where there is none yet). Writes nothing.
    * @throws IO where the folder holds something and `resume` is not set; BAD_CONFIG where the configuration differs
    */
   static async open(folder: string, kind: "sft" | "train", config: object, resume: boolean): Promise<Run> {
@@ -73,21 +82,24 @@ export class Run {
         );
       }
     }
-    await mkdir(join(folder, "checkpoints"), { recursive: true }).catch((error: unknown) => {
-      throw asIoError(error, folder);
-    });
-    await writeFileAtomic(path, text);
-    const checkpoints = (await readdir(join(folder, "checkpoints"))).filter((name) => /^step-\d+$/.test(name)).sort();
-    const newest = checkpoints.at(-1);
+    const newest = resume ? (await checkpointsOf(folder)).at(-1) : undefined;
     let resumed: Run["resumed"];
-    if (resume && newest) {
+    if (newest) {
       const from = join(folder, "checkpoints", newest);
       const state = JSON.parse(await readFile(join(from, "state.json"), "utf8")) as RunState;
       resumed = { folder: from, state };
     }
+    return new Run(folder, text, resumed);
+  }
+
+  /** Makes the folder, writes the configuration, and cuts the logs back to where the run goes on. Until then nothing is touched. */
+  async start(): Promise<void> {
+    await mkdir(join(this.folder, "checkpoints"), { recursive: true }).catch((error: unknown) => {
+      throw asIoError(error, this.folder);
+    });
+    await writeFileAtomic(join(this.folder, "config.yaml"), this.#config);
     for (const log of ["metrics.jsonl", "samples.jsonl"])
-      await truncateLog(join(folder, log), resumed?.state.step ?? -1);
-    return new Run(folder, resumed);
+      await truncateLog(join(this.folder, log), this.resumed?.state.step ?? -1);
   }
 
   async log(metrics: { step: number } & Metrics): Promise<void> {
@@ -109,7 +121,7 @@ export class Run {
       },
       { replace: true },
     );
-    const all = (await readdir(join(this.folder, "checkpoints"))).filter((name) => /^step-\d+$/.test(name)).sort();
+    const all = await checkpointsOf(this.folder);
     for (const name of all.slice(0, Math.max(0, all.length - keep)))
       await rm(join(this.folder, "checkpoints", name), { recursive: true, force: true });
     return target;

@@ -3,7 +3,6 @@ import { performance } from "node:perf_hooks";
 
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { evaluatePolicy } from "../evaluate.ts";
 import type { Group } from "../policy.ts";
 import { permutation, Stream } from "../random.ts";
 import { Catalog } from "../ranking/catalog.ts";
@@ -12,6 +11,7 @@ import { parseConfig, type SftConfig, sftSchema } from "./config.ts";
 import { finish, runStage, type Stage, type StepReport, type Summary } from "./loop.ts";
 import { openModel } from "./model.ts";
 import { Run } from "./run.ts";
+import { validator } from "./validate.ts";
 
 export interface SftOptions {
   /** The run folder; new or empty unless `resume`. */
@@ -71,6 +71,7 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
         return { prompt, completions: [completion] };
       });
     const groups = groupsOf(samples);
+    const lists = validation && (await validator(validation, policy, catalog, {}));
     const heldGroups = groupsOf(held.filter((sample) => sample.completion !== undefined));
     const forward = { microBatchTokens: resolved.microBatchTokens };
     let order: { epoch: number; indices: Int32Array } = { epoch: -1, indices: new Int32Array() };
@@ -113,15 +114,12 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
           },
         };
       },
-      ...(validation
+      ...(lists
         ? {
             validate: async () => {
-              const lists = await evaluatePolicy(policy, held, {
-                maxNewTokens: validation.maxNewTokens ?? 512,
-                ...(catalog ? { catalog } : {}),
-              });
-              if (heldGroups.length === 0) return lists.metrics;
-              return { ...lists.metrics, loss: lossOf((await policy.score(heldGroups, forward)).logprobs) };
+              const metrics = await lists();
+              if (heldGroups.length === 0) return metrics;
+              return { ...metrics, loss: lossOf((await policy.score(heldGroups, forward)).logprobs) };
             },
           }
         : {}),

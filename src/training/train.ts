@@ -4,13 +4,11 @@ import { performance } from "node:perf_hooks";
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { type EvaluateOptions, evaluatePolicy } from "../evaluate.ts";
 import { nativeObjective, type Objective, type RowPlan, resolveObjective, stepInputs } from "../objectives.ts";
 import { type Group, Policy } from "../policy.ts";
 import { permutation, Stream } from "../random.ts";
 import { Catalog } from "../ranking/catalog.ts";
-import { formatItem } from "../ranking/list.ts";
-import { createReward, type Reward } from "../ranking/rewards.ts";
+import { createReward, type Reward, repeats } from "../ranking/rewards.ts";
 import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
 import { encodePrompt } from "../text/encode.ts";
 import { parseConfig, type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./config.ts";
@@ -18,6 +16,7 @@ import { finish, runStage, type Stage, type StepOutcome, type StepReport, type S
 import { openModel } from "./model.ts";
 import { type RolloutGroup, rollOut, type WeightedReward } from "./rollout.ts";
 import { Run, type RunState } from "./run.ts";
+import { validator } from "./validate.ts";
 
 export interface TrainOptions {
   /** The run folder; new or empty unless `resume`. */
@@ -68,19 +67,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   let reference: Policy | undefined;
   try {
     if (objective.beta > 0) reference = await openReference(resolved, policy);
-    const validation = resolved.validation
-      ? {
-          samples: await readSamples(
-            resolved.validation.data,
-            resolved.validation.limit === undefined ? {} : { limit: resolved.validation.limit },
-          ),
-          options: {
-            maxNewTokens: resolved.validation.maxNewTokens ?? resolved.maxNewTokens,
-            maxRows: resolved.maxRows,
-            ...(catalog ? { catalog } : {}),
-          } satisfies EvaluateOptions,
-        }
-      : undefined;
+    const validate = resolved.validation && (await validator(resolved.validation, policy, catalog, resolved));
     const trainer = new Trainer(resolved, objective, policy, reference, samples, rewards, catalog);
     const stage: Stage = {
       policy,
@@ -91,9 +78,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
       validation: resolved.validation,
       checkpoint: resolved.checkpoint,
       step: (state, update) => trainer.step(state, update),
-      ...(validation
-        ? { validate: async () => (await evaluatePolicy(policy, validation.samples, validation.options)).metrics }
-        : {}),
+      ...(validate ? { validate } : {}),
     };
     return yield* runStage(stage, run, options.signal);
   } finally {
@@ -340,16 +325,13 @@ class Trainer {
       mean(groups.map((group) => (group.advantages.some((a) => a[k] !== 0) ? 1 : 0))),
     );
     const sums = rows.map(({ reward }) => reward.reduce((sum, x) => sum + x, 0));
-    const repeats = Array.from({ length: ranks }, () => 0);
+    const duplicates = Array.from({ length: ranks }, () => 0);
     const known = Array.from({ length: ranks }, () => 0);
     for (const { completion } of rows) {
-      const before = new Set<string>();
+      const again = repeats(completion.slots);
       for (const [k, slot] of completion.slots.slice(0, ranks).entries()) {
-        if (!slot) continue;
-        const key = formatItem(slot);
-        if (before.has(key)) repeats[k]! += 1 / rows.length;
-        before.add(key);
-        if (this.#catalog?.has(slot)) known[k]! += 1 / rows.length;
+        duplicates[k]! += again[k]! / rows.length;
+        if (slot && this.#catalog?.has(slot)) known[k]! += 1 / rows.length;
       }
     }
     const total = (values: readonly number[]): number => values.reduce((sum, x) => sum + x, 0);
@@ -360,8 +342,8 @@ class Trainer {
       "ranks/live": mean(liveByRank),
       "ranks/live_by_rank": liveByRank,
       "list/items": mean(rows.map(({ completion }) => completion.slots.length)),
-      "list/duplicates": total(repeats),
-      "list/duplicates_by_rank": repeats,
+      "list/duplicates": total(duplicates),
+      "list/duplicates_by_rank": duplicates,
       ...(this.#catalog ? { "list/in_catalog": total(known) / ranks, "list/in_catalog_by_rank": known } : {}),
       "rollout/tokens": mean(rows.map(({ completion }) => completion.ids.length)),
       "rollout/stopped": mean(rows.map(({ completion }) => (completion.finish === "stop" ? 1 : 0))),
