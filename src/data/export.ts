@@ -1,6 +1,7 @@
 // `data export`: records as JSON Lines, parquet, or a Hugging Face folder that Python's datasets.load_from_disk opens. Parquet and Arrow need
 // every column's type before the first row, so the file is read twice; memory holds one batch.
-import { createWriteStream, existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { mkdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -8,9 +9,10 @@ import { makeData, RecordBatch, RecordBatchStreamWriter, type Schema, Struct, ve
 import { fileWriter, parquetWriteRows } from "hyparquet-writer";
 
 import { RankGrpoError, refuse } from "../errors.ts";
+import { asIoError, requireFresh, writeFolderAtomic } from "../files.ts";
+import { readJsonl } from "./jsonl.ts";
 import { arrowSchema, type Columns, hubFeatures, parquetSchema, shaped, widen } from "./schema.ts";
-import { textLines } from "./stream.ts";
-import { refuseExisting, temporaryName, writeLines } from "./write.ts";
+import { writeLines } from "./write.ts";
 
 export const exportFormats = ["jsonl", "parquet", "huggingface"] as const;
 export type ExportFormat = (typeof exportFormats)[number];
@@ -20,30 +22,10 @@ const BATCH = 1000;
 
 type Row = Record<string, unknown>;
 
-/** Every line of a JSON Lines file as it is; a line that is not an object is an error, for an export loses nothing silently. */
-export async function* jsonRows(path: string): AsyncGenerator<Row> {
-  for await (const { line, text } of textLines(path)) {
-    if (!text.trim()) continue;
-    let row: unknown;
-    try {
-      row = JSON.parse(text);
-    } catch (error) {
-      throw new RankGrpoError(
-        "BAD_DATA",
-        `Expected JSON at ${path}:${line}, got ${(error as Error).message}. Import the file first.`,
-        { cause: error },
-      );
-    }
-    if (!row || typeof row !== "object" || Array.isArray(row))
-      refuse("BAD_DATA", "an object", `${path}:${line}`, text.slice(0, 60));
-    yield row as Row;
-  }
-}
-
 async function columnsOf(path: string): Promise<{ columns: Columns; rows: number }> {
   const columns: Columns = new Map();
   let rows = 0;
-  for await (const row of jsonRows(path)) {
+  for await (const row of readJsonl(path)) {
     rows++;
     for (const [name, value] of Object.entries(row))
       columns.set(name, widen(columns.get(name) ?? { kind: "null" }, value));
@@ -54,7 +36,7 @@ async function columnsOf(path: string): Promise<{ columns: Columns; rows: number
 
 async function* batches(path: string, size: number): AsyncGenerator<Row[]> {
   let batch: Row[] = [];
-  for await (const row of jsonRows(path)) {
+  for await (const row of readJsonl(path)) {
     batch.push(row);
     if (batch.length < size) continue;
     yield batch;
@@ -127,6 +109,31 @@ async function writeSplit(input: string, folder: string, split: string | null, s
   return rows;
 }
 
+async function writeParquet(input: string, output: string): Promise<number> {
+  const { columns, rows } = await columnsOf(input);
+  async function* shapedRows(): AsyncGenerator<Row> {
+    for await (const row of readJsonl(input))
+      yield Object.fromEntries([...columns].map(([name, kind]) => [name, shaped(kind, row[name])]));
+  }
+  const part = `${output}.${process.pid}.part`;
+  try {
+    await mkdir(dirname(output), { recursive: true });
+    await parquetWriteRows({
+      writer: fileWriter(part),
+      rows: shapedRows(),
+      columns: [...columns.keys()].map((name) => ({ name })),
+      schema: parquetSchema(columns),
+      rowGroupSize: BATCH,
+      kvMetadata: [{ key: "huggingface", value: JSON.stringify({ info: { features: hubFeatures(columns) } }) }],
+    });
+    await rename(part, output);
+  } catch (error) {
+    await rm(part, { force: true });
+    throw asIoError(error, output);
+  }
+  return rows;
+}
+
 /** Sixteen hexadecimal digits, as datasets expects; the same for the same file name and rows. */
 function fingerprint(input: string, rows: number): string {
   let hash = 0xcbf29ce484222325n;
@@ -155,11 +162,24 @@ export async function exportData(
   const { overwrite = false, shardRows = 100_000 } = options;
   if (!(Number.isInteger(shardRows) && shardRows > 0 && shardRows % BATCH === 0))
     refuse("INVALID_ARGUMENT", `a positive multiple of ${BATCH}`, "shardRows", shardRows);
-  refuseExisting(output, overwrite);
+  if (!overwrite) requireFresh(output, "Give another name or --overwrite.");
   for (const path of typeof input === "string" ? [input] : Object.values(input))
     if (!existsSync(path))
       throw new RankGrpoError("IO", `Expected a file for input, got ${path}, which does not exist.`);
-  if (format !== "huggingface" && typeof input !== "string")
+  if (format === "huggingface") {
+    let rows = 0;
+    const fill = async (folder: string): Promise<void> => {
+      if (typeof input === "string") rows = await writeSplit(input, folder, null, shardRows);
+      else {
+        for (const [split, path] of Object.entries(input))
+          rows += await writeSplit(path, join(folder, split), split, shardRows);
+        writeFileSync(join(folder, "dataset_dict.json"), JSON.stringify({ splits: Object.keys(input) }));
+      }
+    };
+    await writeFolderAtomic(output, fill, { replace: overwrite });
+    return rows;
+  }
+  if (typeof input !== "string")
     refuse(
       "INVALID_ARGUMENT",
       "one file",
@@ -167,47 +187,14 @@ export async function exportData(
       `${Object.keys(input).length} splits`,
       "Only --format huggingface takes several.",
     );
-  mkdirSync(dirname(output), { recursive: true });
-  if (format === "jsonl") {
-    let rows = 0;
-    async function* counted(): AsyncGenerator<Row> {
-      for await (const row of jsonRows(input as string)) {
-        rows++;
-        yield row;
-      }
+  if (format === "parquet") return writeParquet(input, output);
+  let rows = 0;
+  async function* counted(): AsyncGenerator<Row> {
+    for await (const row of readJsonl(input as string)) {
+      rows++;
+      yield row;
     }
-    await writeLines(output, counted(), overwrite);
-    return rows;
   }
-  const part = temporaryName(output);
-  try {
-    let rows = 0;
-    if (format === "parquet") {
-      const { columns, rows: count } = await columnsOf(input as string);
-      rows = count;
-      async function* shapedRows(): AsyncGenerator<Row> {
-        for await (const row of jsonRows(input as string))
-          yield Object.fromEntries([...columns].map(([name, kind]) => [name, shaped(kind, row[name])]));
-      }
-      await parquetWriteRows({
-        writer: fileWriter(part),
-        rows: shapedRows(),
-        columns: [...columns.keys()].map((name) => ({ name })),
-        schema: parquetSchema(columns),
-        rowGroupSize: BATCH,
-        kvMetadata: [{ key: "huggingface", value: JSON.stringify({ info: { features: hubFeatures(columns) } }) }],
-      });
-    } else if (typeof input === "string") rows = await writeSplit(input, part, null, shardRows);
-    else {
-      for (const [split, path] of Object.entries(input))
-        rows += await writeSplit(path, join(part, split), split, shardRows);
-      writeFileSync(join(part, "dataset_dict.json"), JSON.stringify({ splits: Object.keys(input) }));
-    }
-    if (overwrite) rmSync(output, { recursive: true, force: true });
-    renameSync(part, output);
-    return rows;
-  } catch (error) {
-    rmSync(part, { recursive: true, force: true });
-    throw error;
-  }
+  await writeLines(output, counted(), overwrite);
+  return rows;
 }

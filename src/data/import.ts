@@ -12,7 +12,7 @@ import { opendialkg } from "./import/opendialkg.ts";
 import { reddit } from "./import/reddit.ts";
 import { redial } from "./import/redial.ts";
 import { trl } from "./import/trl.ts";
-import { BadLines, dialogueOf, type UnifiedRecord } from "./record.ts";
+import { BadLines, recordDialogue, type UnifiedRecord } from "./record.ts";
 import { writeLines } from "./write.ts";
 
 /** What an importer may ask for; every field is filled in by `readRecords`. */
@@ -113,7 +113,7 @@ export async function importData(
     for await (const record of readRecords(format, input, options, bad)) {
       result.records++;
       result.groundTruths += record.groundtruth_with_release_year.length;
-      const dialogue = dialogueOf(record);
+      const dialogue = recordDialogue(record);
       if (dialogue !== last) result.dialogues++;
       last = dialogue;
       yield record;

@@ -1,6 +1,7 @@
 // The unified schema: what every importer makes, every exporter writes, and rewards and training read. Also the one wording of the
 // instruction prompt (Reddit-v2's, which published checkpoints depend on) and the account an importer keeps of what it could not read.
 import { RankGrpoError } from "../errors.ts";
+import { dialogueOf } from "../ranking/metrics.ts";
 import type { Message } from "./sample.ts";
 
 /** One line of a data file. Other columns may follow; they are kept. */
@@ -54,15 +55,12 @@ export function mergeTurns(messages: readonly Turn[]): Turn[] {
 }
 
 /**
- * The dialogue that a record belongs to: its `dialogue` column, else the middle of an id `<source>-<dialogue>-<turn>` (as the importers
- * of dialogues make them), else the id. Records of one dialogue share turns, so they must stay on one side of a split and never vote
- * for one another.
+ * The dialogue that a record belongs to: its `dialogue` column, else its id without the turn (as the importers of dialogues make ids).
+ * Records of one dialogue share turns, so they must stay on one side of a split and never vote for one another.
  */
-export function dialogueOf(record: { readonly [column: string]: unknown }): string {
+export function recordDialogue(record: { readonly [column: string]: unknown }): string {
   const named = record["dialogue"];
-  if (typeof named === "string" || typeof named === "number") return String(named);
-  const id = String(record["id"]);
-  return id.startsWith(`${String(record["source"])}-`) ? id.replace(/^(.+-.+)-\d+$/, "$1") : id;
+  return typeof named === "string" || typeof named === "number" ? String(named) : dialogueOf(String(record["id"]));
 }
 
 /** Lines that an importer could not use: all counted, the first ten kept. With `strict` the first one throws. */

@@ -1,23 +1,12 @@
 // JSON Lines out: streamed to a temporary name, renamed when whole, gzip where the name ends in .gz.
-import { createWriteStream, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { createWriteStream } from "node:fs";
+import { mkdir, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { createGzip } from "node:zlib";
 
-import { RankGrpoError } from "../errors.ts";
-
-/** Refuses a path that is taken, unless `overwrite`. */
-export function refuseExisting(path: string, overwrite = false): void {
-  if (!overwrite && existsSync(path))
-    throw new RankGrpoError(
-      "IO",
-      `Expected a new path for output, got ${path}, which exists. Give another name or --overwrite.`,
-    );
-}
-
-/** A name beside `path` that no other process uses; the file is renamed from it when whole. */
-export const temporaryName = (path: string): string => `${path}.${process.pid}.part`;
+import { asIoError, requireFresh } from "../files.ts";
 
 /** Writes records, one JSON object a line. Nothing is left behind where the records or the disk fail. */
 export async function writeLines(
@@ -25,20 +14,19 @@ export async function writeLines(
   records: AsyncIterable<unknown> | Iterable<unknown>,
   overwrite = false,
 ): Promise<void> {
-  refuseExisting(path, overwrite);
-  mkdirSync(dirname(path), { recursive: true });
-  const part = temporaryName(path);
+  if (!overwrite) requireFresh(path, "Give another name or --overwrite.");
+  const part = `${path}.${process.pid}.part`;
   async function* lines(): AsyncGenerator<string> {
     for await (const record of records) yield `${JSON.stringify(record)}\n`;
   }
   try {
-    const source = Readable.from(lines());
+    await mkdir(dirname(path), { recursive: true });
     const target = createWriteStream(part);
-    if (path.endsWith(".gz")) await pipeline(source, createGzip(), target);
-    else await pipeline(source, target);
-    renameSync(part, path);
+    if (path.endsWith(".gz")) await pipeline(Readable.from(lines()), createGzip(), target);
+    else await pipeline(Readable.from(lines()), target);
+    await rename(part, path);
   } catch (error) {
-    rmSync(part, { force: true });
-    throw error;
+    await rm(part, { force: true });
+    throw asIoError(error, path);
   }
 }

@@ -3,6 +3,9 @@ import type { Importer } from "../import.ts";
 import { tableRows } from "../stream.ts";
 import { type AnnotatedMessage, dialogueRecords } from "./dialogue.ts";
 
+/** The digits of "20191202-103716_425_live.pkl": date, time and number, so that ids end in dialogue and turn as everywhere. */
+const digits = (id: string): string => id.replace(/\D/g, "") || id;
+
 const required = ["dialog_id", "speaker", "text", "movies"];
 
 export const inspired: Importer = {
@@ -31,7 +34,7 @@ export const inspired: Importer = {
         continue;
       }
       if (id !== dialogue) {
-        if (messages.length > 0) yield* dialogueRecords(`inspired-${dialogue}`, "inspired", messages);
+        if (messages.length > 0) yield* dialogueRecords(`inspired-${digits(dialogue)}`, "inspired", messages);
         finished.add(dialogue);
         if (finished.has(id)) bad.add(path, line, `dialogue ${id} again after other dialogues`);
         dialogue = id;
@@ -44,6 +47,6 @@ export const inspired: Importer = {
         movies,
       });
     }
-    if (messages.length > 0) yield* dialogueRecords(`inspired-${dialogue}`, "inspired", messages);
+    if (messages.length > 0) yield* dialogueRecords(`inspired-${digits(dialogue)}`, "inspired", messages);
   },
 };
