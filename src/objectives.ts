@@ -36,7 +36,10 @@ export interface Objective {
   earlyStop: number;
   /** Advantage of what lies beyond rank N. */
   overflow: number;
-  /** The overflow advantage counts once per token or once per item (spread evenly over its tokens where weights count tokens). */
+  /**
+   * Who carries the overflow advantage: each token beyond rank N, or each item there, shared evenly by its tokens. Under rank-mean weights,
+   * which average over an item's tokens, `token` is already once per item.
+   */
   overflowPer: "token" | "item";
   /** Added to the stop token's advantage of a list with exactly N items. */
   exactLength: number;
@@ -106,7 +109,7 @@ const paper = {
   reading: "aligned",
   earlyStop: -0.1,
   overflow: -0.1,
-  overflowPer: "item",
+  overflowPer: "token",
   exactLength: 0,
   epsilon: 1e-4,
   ddof: 1,
@@ -124,7 +127,6 @@ const settings: Record<PresetName, Omit<Objective, "name">> = {
     ...paper,
     weighting: "token-mean",
     reading: "reference",
-    overflowPer: "token",
     exactLength: 0.1,
     source: "Rank-GRPO's published trainer (TRL 0.21, loss_type bnpo), rule for rule",
   },

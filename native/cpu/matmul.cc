@@ -35,6 +35,7 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
 }
 
 void Product::run(ThreadPool& pool) const {
+  if (M == 0 || N == 0) return;
   const int64_t rows = (M + kRows - 1) / kRows, columns = (N + kPanel - 1) / kPanel;
   const int64_t row_block = 16;  // 128 rows of A stay in the second-level cache
   const int64_t row_blocks = (rows + row_block - 1) / row_block;

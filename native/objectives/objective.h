@@ -50,6 +50,9 @@ struct ObjectiveResult {
 
 ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs);
 
+// Mean log-ratio of the tokens [begin, end) of one segment in float64; 0 for an empty one, or without old log-probs.
+double pool_segment(const float* logprobs, const float* old_logprobs, const int32_t* begin, const int32_t* end);
+
 // The rules that exist, for the bindings and `rank-grpo objectives`.
 struct ObjectiveInfo {
   const char *name, *source, *formula;

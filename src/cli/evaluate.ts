@@ -9,7 +9,9 @@ import { RankGrpoError, refuse } from "../errors.ts";
 import { type Evaluation, evaluateLists, evaluatePolicy } from "../evaluate.ts";
 import { requireFresh, writeFileAtomic } from "../files.ts";
 import { Policy } from "../policy.ts";
+import { neighborLists, popularityLists } from "../ranking/baselines.ts";
 import { Catalog } from "../ranking/catalog.ts";
+import { formatItem, type Item } from "../ranking/list.ts";
 import { cutoffs, type ListMetrics, type MetricOptions } from "../ranking/metrics.ts";
 import { wholeNumber } from "./generate.ts";
 import { ItemProgress } from "./progress.ts";
@@ -19,6 +21,7 @@ interface Flags {
   completions?: string;
   data: string;
   catalog: string;
+  train?: string;
   limit?: number;
   output?: string;
   maxNewTokens: number;
@@ -35,6 +38,7 @@ export function evaluateCommand(): Command {
     .option("--completions <file>", "instead: JSONL with id and completion (text), made by any system")
     .requiredOption("--data <file>", "JSONL with prompt, groundtruth_with_release_year and seen_titles")
     .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
+    .option("--train <file>", "training JSONL: adds the baselines popularity and neighbor voting")
     .option("--limit <rows>", "the first rows only", wholeNumber)
     .option("--output <file>", "JSON with metrics (and the lists)")
     .option("--max-new-tokens <N>", "length limit of a list in tokens", wholeNumber, 512)
@@ -52,7 +56,7 @@ export function evaluateCommand(): Command {
     .option("--compute <type>", "f32 or bf16", "f32")
     .addHelpText(
       "after",
-      "\nExample:\n  rank-grpo evaluate --model runs/train/best --data test.jsonl --catalog catalog.tsv\n",
+      "\nExample:\n  rank-grpo evaluate --model runs/train/best --data test.jsonl --catalog catalog.tsv --train train.jsonl\n",
     )
     .action(run);
 }
@@ -65,6 +69,19 @@ async function run(flags: Flags): Promise<void> {
   const samples = await readSamples(flags.data, flags.limit === undefined ? {} : { limit: flags.limit });
   const options = { catalog, truncation: flags.truncation, ideal: flags.ideal };
   const results: { name: string; evaluation: Evaluation }[] = [];
+  if (flags.train !== undefined) {
+    const train = await readSamples(flags.train);
+    const texts = (lists: readonly (readonly Item[])[]): string[] =>
+      lists.map((list) => list.map(formatItem).join("\n"));
+    results.push({
+      name: "popularity",
+      evaluation: evaluateLists(samples, texts(popularityLists(train, samples, catalog, 20)), options),
+    });
+    results.push({
+      name: "neighbor voting",
+      evaluation: evaluateLists(samples, texts(neighborLists(train, samples, catalog, 20)), options),
+    });
+  }
   results.push({
     name: flags.model ?? flags.completions!,
     evaluation:

@@ -80,6 +80,7 @@ export function readAdded(
   where: string,
 ): AddedToken[] {
   if (!Array.isArray(list)) bad(where, "a list", name, list);
+  if (list.length === 0) return [];
   const owner = new Map(Array.from(vocab, ([token, id]) => [id, token]));
   return list.map((token: unknown, i): AddedToken => {
     if (!isObject(token) || typeof token["content"] !== "string" || token["content"] === "")

@@ -46,8 +46,7 @@ const stringFunctions: Record<string, (...values: unknown[]) => unknown> = {
   "str.strip": method(true, true),
   "str.lstrip": method(true, false),
   "str.rstrip": method(false, true),
-  "str.trim": (value, characters) =>
-    method(true, true)(value === undefined ? "" : value === null ? "None" : String(value), characters),
+  "str.trim": (value, characters) => method(true, true)(value === undefined ? "" : String(value), characters),
 };
 
 interface Node {
