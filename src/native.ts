@@ -164,10 +164,32 @@ export interface DeviceInfo {
   threads: number;
 }
 
+export interface NativeLogprobs {
+  logprobs: Float32Array;
+  logSumExp: Float32Array;
+  entropies?: Float32Array;
+}
+
+export interface NativeRowGradients {
+  logSumExp: Float32Array;
+  dlogprobs: Float32Array;
+  /** Of the forward pass; needed with dentropies. */
+  entropies?: Float32Array | undefined;
+  dentropies?: Float32Array | undefined;
+}
+
+export interface NativeHeadOptions {
+  vocabulary: number;
+  temperature?: number | undefined;
+  compute?: "f32" | "bf16" | undefined;
+}
+
 export interface Addon {
   deviceInfo(): DeviceInfo;
   setThreads(threads: number): void;
   objectiveList(): NativeRule[];
+  /** JSON text: a folder's config.json, or a GGUF file's { config, tokenizer, tokenizer_config }. Reads no weights. */
+  checkpointMetadata(path: string): Promise<string>;
   NativePolicy: {
     load(path: string, options?: NativePolicyOptions): Promise<NativePolicy>;
     create(config: string, options?: NativePolicyOptions): Promise<NativePolicy>;
@@ -175,42 +197,35 @@ export interface Addon {
   logprobForward(
     logits: Float32Array | Uint16Array,
     targets: Int32Array,
-    options: { vocabulary: number; temperature?: number; entropies?: boolean },
-  ): Promise<{ logprobs: Float32Array; logSumExp: Float32Array; entropies?: Float32Array }>;
+    options: { vocabulary: number; temperature?: number | undefined; entropies?: boolean | undefined },
+  ): Promise<NativeLogprobs>;
+  /** Writes dlogits into `out`, which may be `logits`. */
   logprobBackward(
     logits: Float32Array | Uint16Array,
     targets: Int32Array,
-    options: {
-      vocabulary: number;
-      temperature?: number;
-      logSumExp: Float32Array;
-      dlogprobs: Float32Array;
-      entropies?: Float32Array;
-      dentropies?: Float32Array;
-      out: Float32Array;
-    },
-  ): Promise<Float32Array>;
-  head(
-    hidden: Float32Array,
-    head: Float32Array,
+    options: NativeRowGradients & { vocabulary: number; temperature?: number | undefined; out: Float32Array },
+  ): Promise<void>;
+  headForward(
+    hidden: Float32Array | Uint16Array,
+    head: Float32Array | Uint16Array,
     targets: Int32Array,
-    options: {
-      vocabulary: number;
-      bf16?: boolean;
-      temperature?: number;
-      entropies?: boolean;
-      dlogprobs?: Float32Array;
-      dentropies?: Float32Array;
-    },
-  ): Promise<{
+    options: NativeHeadOptions & { entropies?: boolean | undefined },
+  ): Promise<NativeLogprobs>;
+  /** Writes dhidden, adds to dhead. */
+  headBackward(
+    hidden: Float32Array | Uint16Array,
+    head: Float32Array | Uint16Array,
+    targets: Int32Array,
+    options: NativeHeadOptions & NativeRowGradients & { dhidden: Float32Array; dhead?: Float32Array | undefined },
+  ): Promise<void>;
+  segmentRatios(inputs: {
     logprobs: Float32Array;
-    logSumExp: Float32Array;
-    entropies?: Float32Array;
-    dhidden?: Float32Array;
-    dhead?: Float32Array;
-  }>;
+    oldLogprobs: Float32Array;
+    segmentOffsets: Int32Array;
+    segmentTokens: Int32Array;
+  }): { ratios: Float32Array; logRatios: Float32Array };
   policyLoss(
-    inputs: NativeStepInputs & { logprobs: Float32Array; entropies?: Float32Array },
+    inputs: NativeStepInputs & { logprobs: Float32Array; entropies?: Float32Array | undefined },
     objective: NativeObjective,
   ): NativeObjectiveResult;
 }

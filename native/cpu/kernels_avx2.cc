@@ -27,8 +27,8 @@
 namespace rank_grpo {
 
 const Kernels& avx2_kernels() {
-  static const Kernels kernels{"avx2", false, &avx2::matmul_kernels, &avx2::logprob_kernels, &avx2::attention_kernels,
-                               &avx2::pointwise_kernels};
+  static const Kernels kernels{
+      "avx2", false, &avx2::matmul_kernels, &avx2::logprob_kernels, &avx2::attention_kernels, &avx2::pointwise_kernels};
   return kernels;
 }
 

@@ -27,8 +27,8 @@
 namespace rank_grpo {
 
 const Kernels& avx512_kernels() {
-  static const Kernels kernels{"avx512", true, &avx512::matmul_kernels, &avx512::logprob_kernels, &avx512::attention_kernels,
-                               &avx512::pointwise_kernels};
+  static const Kernels kernels{
+      "avx512", true, &avx512::matmul_kernels, &avx512::logprob_kernels, &avx512::attention_kernels, &avx512::pointwise_kernels};
   return kernels;
 }
 

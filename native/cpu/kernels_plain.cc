@@ -6,7 +6,6 @@
 #include <cstring>
 #include <limits>
 
-
 #include "kernels.h"
 #include "attention.h"
 #include "logprob.h"
@@ -23,8 +22,8 @@
 namespace rank_grpo {
 
 const Kernels& plain_kernels() {
-  static const Kernels kernels{"plain", false, &plain::matmul_kernels, &plain::logprob_kernels, &plain::attention_kernels,
-                               &plain::pointwise_kernels};
+  static const Kernels kernels{
+      "plain", false, &plain::matmul_kernels, &plain::logprob_kernels, &plain::attention_kernels, &plain::pointwise_kernels};
   return kernels;
 }
 

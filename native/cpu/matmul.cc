@@ -35,6 +35,7 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
 }
 
 void Product::run(ThreadPool& pool) const {
+  if (M == 0 || N == 0) return;
   const int64_t rows = (M + kRows - 1) / kRows, columns = (N + kPanel - 1) / kPanel;
   const int64_t row_block = 16;  // 128 rows of A stay in the second-level cache
   const int64_t row_blocks = (rows + row_block - 1) / row_block;
@@ -60,7 +61,8 @@ uint32_t* grown(std::vector<uint32_t>& scratch, int64_t size) {
 
 }  // namespace
 
-const uint32_t* CpuBackend::pack_rows(std::vector<uint32_t>& scratch, const float* x, int64_t ld, int64_t M, int64_t K, bool transposed, Compute compute) {
+const uint32_t* CpuBackend::pack_rows(std::vector<uint32_t>& scratch, const float* x, int64_t ld, int64_t M, int64_t K, bool transposed,
+                                      Compute compute) {
   const bool pairs = compute == Compute::bf16 && kernels_.bf16, round = compute == Compute::bf16 && !pairs;
   const int64_t panels = (M + kRows - 1) / kRows, size = words(1, kRows, K, pairs);
   uint32_t* out = grown(scratch, panels * size);

@@ -7,9 +7,9 @@
 
 namespace rank_grpo {
 
-constexpr int kPanel = 48;     // columns of a B panel: three vectors
-constexpr int kRows = 8;       // rows of an A panel
-constexpr int kDepth = 768;    // k steps of one pass over C: a B panel's slice stays in the first-level cache
+constexpr int kPanel = 48;   // columns of a B panel: three vectors
+constexpr int kRows = 8;     // rows of an A panel
+constexpr int kDepth = 768;  // k steps of one pass over C: a B panel's slice stays in the first-level cache
 
 // B panels [ceil(N / 48)][K][48] f32, or pairs of bf16 [ceil(N / 48)][ceil(K / 2)][48][2]; zero padded.
 class CpuPanels final : public Panels {
@@ -20,7 +20,7 @@ class CpuPanels final : public Panels {
   CpuPanels& operator=(const CpuPanels&) = delete;
   int64_t count() const { return (rows + kPanel - 1) / kPanel; }
   int64_t stride() const { return pairs ? (columns + 1) / 2 * kPanel : columns * kPanel; }  // 4-byte words of a panel
-  const bool pairs;    // bf16 pairs; otherwise floats (bf16-rounded where compute asks for it)
+  const bool pairs;  // bf16 pairs; otherwise floats (bf16-rounded where compute asks for it)
   uint32_t* data;
 
  private:

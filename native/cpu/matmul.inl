@@ -49,8 +49,7 @@ inline void tile_column(int64_t steps, const float* A, const float* B, float* C,
 }
 template <int R>
 inline void tile_columns(int64_t steps, const float* A, const float* B, float* C, int64_t ldc, int columns, bool accumulate) {
-  for (int j = 0; j < columns; j += kVec)
-    tile_column<R>(steps, A, B + j, C + j, ldc, columns - j < kVec ? columns - j : kVec, accumulate);
+  for (int j = 0; j < columns; j += kVec) tile_column<R>(steps, A, B + j, C + j, ldc, columns - j < kVec ? columns - j : kVec, accumulate);
 }
 #endif
 
@@ -107,7 +106,8 @@ inline void tile_rows_bf16(int64_t steps, const uint32_t* A, const uint32_t* B, 
       c[r][j] = (!accumulate || n <= 0 ? zero() : n >= kVec ? load(C + r * ldc + j * kVec) : load_part(C + r * ldc + j * kVec, n, 0.f)).v;
     }
   for (int64_t k = 0; k < steps; ++k, A += kRows, B += kPanel) {
-    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(B), b1 = (__m512bh)_mm512_loadu_si512(B + 16), b2 = (__m512bh)_mm512_loadu_si512(B + 32);
+    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(B), b1 = (__m512bh)_mm512_loadu_si512(B + 16),
+                   b2 = (__m512bh)_mm512_loadu_si512(B + 32);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const __m512bh a = (__m512bh)_mm512_set1_epi32(static_cast<int>(A[r]));
@@ -236,8 +236,10 @@ inline void pack_pairs_transposed(uint32_t* out, int width, const float* x, int6
     for (int c = 0; c < count; c += kVec) {
       const int n = count - c < kVec ? count - c : kVec;
       const Vec lo = load_n(x + k * ld + c, n), hi = k + 1 < K ? load_n(x + (k + 1) * ld + c, n) : zero();
-      const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(lo.v)), h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(hi.v));
-      _mm512_mask_storeu_epi32(out + k / 2 * width + c, static_cast<__mmask16>((1u << n) - 1), _mm512_or_si512(l, _mm512_slli_epi32(h, 16)));
+      const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(lo.v)),
+                    h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(hi.v));
+      _mm512_mask_storeu_epi32(out + k / 2 * width + c, static_cast<__mmask16>((1u << n) - 1),
+                               _mm512_or_si512(l, _mm512_slli_epi32(h, 16)));
     }
 }
 inline void pack_a_bf16(uint32_t* out, const float* x, int64_t lda, int rows, int64_t K, bool transposed) {

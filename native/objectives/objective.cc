@@ -32,17 +32,14 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
   out.token_loss.assign(T, 0.f);
   out.token_kl.assign(T, 0.f);
   out.segment_log_ratio.assign(static_cast<size_t>(in.segments), 0.f);
-  const bool kl = spec.kl_beta != 0 && in.ref_logprobs;
+  const bool kl = in.ref_logprobs;  // measured with beta 0 too, where it is no part of the loss
   std::vector<char> covered(T, 0);
   std::vector<double> gradient(T, 0.0);
   for (int64_t g = 0; g < in.segments; ++g) {
     const int32_t *begin = in.segment_tokens + in.segment_offsets[g], *end = in.segment_tokens + in.segment_offsets[g + 1];
     const double n = static_cast<double>(end - begin);
     if (begin == end) continue;
-    double s = 0;
-    if (in.old_logprobs)
-      for (const int32_t* t = begin; t != end; ++t) s += static_cast<double>(in.logprobs[*t]) - static_cast<double>(in.old_logprobs[*t]);
-    s /= n;
+    const double s = pool_segment(in.logprobs, in.old_logprobs, begin, end);
     const double ratio = std::exp(s);
     out.segment_log_ratio[static_cast<size_t>(g)] = static_cast<float>(s);
     out.ratio_min = out.nonempty_segments ? std::min(out.ratio_min, ratio) : ratio;
@@ -52,7 +49,9 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
     double slope = 0;  // of the segment's loss by s
     for (const int32_t* t = begin; t != end; ++t) {
       const size_t i = static_cast<size_t>(*t);
-      const double A = static_cast<double>(in.advantages[i]), w = static_cast<double>(in.weights[i]), logp = static_cast<double>(in.logprobs[i]);
+      const double A = static_cast<double>(in.advantages[i]), w = static_cast<double>(in.weights[i]),
+                   logp = static_cast<double>(in.logprobs[i]);
+      expect(!covered[i], "each token in one segment at most", "segmentTokens", std::to_string(*t) + " twice");
       covered[i] = 1;
       const Dual policy = A == 0 ? Dual() : rule.loss(Dual(s, 1, 0), Dual(logp, 0, 1), A);
       double loss = policy.value;
@@ -65,8 +64,10 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
       out.policy_loss += w * policy.value;
       if (kl) {
         const KlTerm term = kl_term(spec.kl, static_cast<double>(in.ref_logprobs[i]), logp);
-        loss += spec.kl_beta * term.value;
-        gradient[i] += w * spec.kl_beta * term.slope;
+        if (spec.kl_beta != 0) {
+          loss += spec.kl_beta * term.value;
+          gradient[i] += w * spec.kl_beta * term.slope;
+        }
         out.token_kl[i] = static_cast<float>(term.value);
         out.kl_sum += term.value;
       }
@@ -97,6 +98,13 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
 
 }  // namespace
 
+double pool_segment(const float* logprobs, const float* old_logprobs, const int32_t* begin, const int32_t* end) {
+  if (begin == end || !old_logprobs) return 0;
+  double sum = 0;
+  for (const int32_t* t = begin; t != end; ++t) sum += static_cast<double>(logprobs[*t]) - static_cast<double>(old_logprobs[*t]);
+  return sum / static_cast<double>(end - begin);
+}
+
 ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs) {
   ObjectiveResult result;
   bool found = false;
@@ -106,7 +114,8 @@ ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInp
     found = true;
     constexpr size_t count = std::size(Rule::parameters);
     double values[count];
-    expect(spec.params.size() == count, std::to_string(count) + " parameters", "objective " + spec.rule, std::to_string(spec.params.size()));
+    expect(spec.params.size() == count, std::to_string(count) + " parameters", "objective " + spec.rule,
+           std::to_string(spec.params.size()));
     for (size_t i = 0; i < count; ++i) {
       const auto& p = Rule::parameters[i];
       values[i] = spec.params[i];
