@@ -27,6 +27,12 @@ class Scratch {
   size_t bytes_ = 0;
 };
 
+// A matrix somebody else owns, row-major: one of the two is set.
+struct Operand {
+  const float* f32 = nullptr;
+  const uint16_t* bf16 = nullptr;  // bits
+};
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int threads) : pool_(threads), kernels_(select_kernels()) {}
@@ -76,12 +82,22 @@ class CpuBackend final : public Backend {
   void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed, const uint32_t* random,
                    int64_t R, const Sampling& sampling) override;
 
+  // The head over h [R, C] and W [V, C] as they are given, for the kernels export (head.cc). dh [R, C] = gradient, dW [V, C] +=
+  // gradient (null: not wanted); entropy and dentropy may be null together.
+  void given_head_forward(float* logprob, float* entropy, float* lse, Operand h, Operand W, const int32_t* targets, int64_t R, int64_t C,
+                          int64_t V, float temperature, Compute compute);
+  void given_head_backward(float* dh, float* dW, Operand h, Operand W, const int32_t* targets, const float* lse, const float* entropy,
+                           const float* dlogprob, const float* dentropy, int64_t R, int64_t C, int64_t V, float temperature,
+                           Compute compute);
+
   double squared_norm(const float* x, int64_t n) override;
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;
 
  private:
   // x [M, K] as the left operand: where it lies, or in bf16 in `scratch`
   Rows rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute);
+  // The first N rows of W [N, K] into panels that hold at least as many
+  void pack_rows(CpuPanels& panels, const float* W, int64_t N);
   // Panels from x [K, N]
   void pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute);
 

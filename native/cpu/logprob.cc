@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 namespace rank_grpo {
@@ -202,16 +201,6 @@ void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float
 }
 
 namespace {
-
-// A block of a row as floats: itself, or bf16 widened into `buffer`.
-const float* widen(const float* x, int64_t, float*) { return x; }
-const float* widen(const uint16_t* x, int64_t n, float* buffer) {
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t bits = uint32_t{x[i]} << 16;
-    std::memcpy(buffer + i, &bits, 4);
-  }
-  return buffer;
-}
 
 template <class T>
 void forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const T* logits, const int32_t* targets, int64_t rows,

@@ -46,6 +46,7 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
 }
 
 void Product::run(ThreadPool& pool) const {
+  if (M == 0 || N == 0) return;
   const int64_t rows = (M + kernels.rows - 1) / kernels.rows, columns = (N + kPanel - 1) / kPanel;
   const int64_t row_block = 128 / kernels.rows;  // 128 rows of A stay in the second-level cache
   const int64_t row_blocks = (rows + row_block - 1) / row_block;
@@ -102,11 +103,12 @@ std::unique_ptr<Panels> CpuBackend::make_panels(int64_t N, int64_t K, Compute co
   return std::make_unique<CpuPanels>(*this, N, K, compute, compute == Compute::bf16 && kernels_.bf16);
 }
 
-void CpuBackend::pack(Panels& panels, const float* W) {
-  auto& p = static_cast<CpuPanels&>(panels);
+void CpuBackend::pack(Panels& panels, const float* W) { pack_rows(static_cast<CpuPanels&>(panels), W, panels.rows); }
+
+void CpuBackend::pack_rows(CpuPanels& p, const float* W, int64_t N) {
   const bool round = p.compute == Compute::bf16 && !p.pairs;
-  pool_.run(static_cast<int>(p.count()), [&](int j) {
-    const int columns = static_cast<int>(std::min<int64_t>(kPanel, p.rows - int64_t{j} * kPanel));
+  pool_.run(static_cast<int>((N + kPanel - 1) / kPanel), [&](int j) {
+    const int columns = static_cast<int>(std::min<int64_t>(kPanel, N - int64_t{j} * kPanel));
     uint32_t* to = p.data + j * p.stride();
     const float* from = W + int64_t{j} * kPanel * p.columns;
     if (p.pairs) {

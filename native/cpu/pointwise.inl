@@ -48,8 +48,8 @@ inline void rotate(float* head, const float* table, int half, float sign) {
   }
 }
 
-// Below -87 the sigmoid is smaller than any normal float, and exp(-x) would leave its range.
-inline Vec sigmoid(Vec x) { return set1(1.f) / (set1(1.f) + exp(zero() - max(x, set1(-87.f)))); }
+// Below -89 e^-x is infinite and the sigmoid exactly 0, so that x sigmoid(x) is 0 for the largest negative x too; exp has its range to 100.
+inline Vec sigmoid(Vec x) { return set1(1.f) / (set1(1.f) + exp(zero() - max(set1(-100.f), x))); }
 
 inline void swiglu(float* y, const float* gate, const float* up, int64_t F) {
   for_vectors(F, [&](int64_t i, int n) {
@@ -62,7 +62,7 @@ inline void swiglu_backward(float* dgate, float* dup, const float* dy, const flo
   for_vectors(F, [&](int64_t i, int n) {
     const Vec g = load_n(gate + i, n), s = sigmoid(g), d = load_n(dy + i, n);
     const Vec u = load_n(up + i, n);
-    store_n(dup + i, n, d * g * s);
+    store_n(dup + i, n, d * (g * s));
     store_n(dgate + i, n, d * u * s * fma(g, set1(1.f) - s, set1(1.f)));
   });
 }

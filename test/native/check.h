@@ -11,7 +11,7 @@
 namespace check {
 
 struct Case {
-  const char* name;
+  std::string name;
   std::function<void()> body;
 };
 inline std::vector<Case>& cases() {
@@ -19,7 +19,7 @@ inline std::vector<Case>& cases() {
   return list;
 }
 struct Register {
-  Register(const char* name, std::function<void()> body) { cases().push_back({name, std::move(body)}); }
+  Register(std::string name, std::function<void()> body) { cases().push_back({std::move(name), std::move(body)}); }
 };
 struct Failure : std::exception {
   std::string text;
