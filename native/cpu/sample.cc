@@ -123,17 +123,17 @@ void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, con
         std::vector<BlockStats> pieces;
         for (size_t i = 0; i < count; i += kLseBlock)
           pieces.push_back(kernels_.logprob->stats(&own[i], static_cast<int>(std::min<size_t>(kLseBlock, count - i)), inverse, false));
-        const int chosen = choose(own.data(), static_cast<int64_t>(count), pieces.data(), inverse, s, u);
+        const float lse = merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1).lse;
+        const int chosen = std::isfinite(lse) ? choose(own.data(), static_cast<int64_t>(count), pieces.data(), inverse, s, u) : 0;
         token[first + r] = allowed->ids[begin + static_cast<size_t>(chosen)];
-        logprob[first + r] = count == 1 ? 0.f
-                                        : own[static_cast<size_t>(chosen)] * inverse -
-                                              merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1).lse;
+        logprob[first + r] = !std::isfinite(lse) ? lse : count == 1 ? 0.f : own[static_cast<size_t>(chosen)] * inverse - lse;
         return;
       }
       const BlockStats* row = &stats[static_cast<size_t>(r * blocks)];
-      const int chosen = choose(x, V, row, inverse, s, u);
+      const float lse = merge_blocks(row, blocks, 1).lse;
+      const int chosen = std::isfinite(lse) ? choose(x, V, row, inverse, s, u) : 0;
       token[first + r] = chosen;
-      logprob[first + r] = x[chosen] * inverse - merge_blocks(row, blocks, 1).lse;
+      logprob[first + r] = std::isfinite(lse) ? x[chosen] * inverse - lse : lse;
     });
   }
 }
