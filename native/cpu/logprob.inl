@@ -23,19 +23,19 @@ inline BlockStats block_stats(const float* x, int n, float inverse_temperature, 
   Vec s0 = zero(), s1 = zero(), w0 = zero(), w1 = zero();
   i = 0;
   if (weighted) {
-    // A logit of -infinity weighs 0, and 0 times it must be 0: what is far enough below the top to weigh exactly 0 is held there.
-    const Vec floor = m - set1(110.f);
+    const Vec floor = set1(std::numeric_limits<float>::lowest());  // a token that cannot be drawn: 0 times -infinity counts 0
     for (; i + 2 * kVec <= n; i += 2 * kVec) {
-      const Vec a = max(floor, load(x + i) * t), b = max(floor, load(x + i + kVec) * t), ea = exp(a - m), eb = exp(b - m);
+      const Vec a = load(x + i) * t, b = load(x + i + kVec) * t, ea = exp(a - m), eb = exp(b - m);
       s0 = s0 + ea;
       s1 = s1 + eb;
-      w0 = fma(ea, a, w0);
-      w1 = fma(eb, b, w1);
+      w0 = fma(ea, max(a, floor), w0);
+      w1 = fma(eb, max(b, floor), w1);
     }
     for (; i < n; i += kVec) {
-      const Vec a = max(floor, load_n(x + i, n - i < kVec ? n - i : kVec, low) * t), e = exp(a - m);
+      const int left = n - i < kVec ? n - i : kVec;
+      const Vec a = load_n(x + i, left) * t, e = exp(load_n(x + i, left, low) * t - m);
       s0 = s0 + e;
-      w0 = fma(e, a, w0);
+      w0 = fma(e, max(a, floor), w0);
     }
   } else {
     for (; i + 2 * kVec <= n; i += 2 * kVec) {
@@ -73,7 +73,7 @@ inline void row_gradient(float* dx, const float* x, int64_t count, float inverse
     return;
   }
   for_vectors(count, [&](int64_t j, int n) {
-    const Vec y = max(set1(-110.f), load_n(x + j, n) * t - l), p = exp(y);  // p is 0 down there, and 0 times -infinity must be 0
+    const Vec y = max(set1(-1000.f), load_n(x + j, n) * t - l), p = exp(y);  // 0 from there on; -infinity stays out of the product
     store_n(dx + j, n, p * fma(gh, y + h, g) * scale);
   });
 }

@@ -1,6 +1,7 @@
 // Checkpoints as parameters by name: a Hugging Face folder or a GGUF file behind one interface.
 #include "checkpoint.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -44,6 +45,7 @@ class FolderCheckpoint final : public Checkpoint {
     const fs::path config_path = folder / "config.json";
     raw_config_ = std::string(MappedFile(config_path).text());
     config_ = parse_config(raw_config_, config_path);
+    read_generation_config(folder / "generation_config.json");
     const fs::path index = folder / "model.safetensors.index.json";
     if (fs::exists(index)) {
       open_shards(folder, index);
@@ -64,6 +66,21 @@ class FolderCheckpoint final : public Checkpoint {
   std::string metadata_json() const override { return raw_config_; }
 
  private:
+  // Its eos_token_id may list more ids than config.json's (Llama 3: end of text, of message, of turn).
+  void read_generation_config(const fs::path& path) {
+    if (!fs::exists(path)) return;
+    const Json json = Json::parse(MappedFile(path).text(), path);
+    const Json* eos = json.find("eos_token_id");
+    if (!eos || eos->is(Json::Kind::null)) return;
+    const std::vector<Json> ids = eos->is(Json::Kind::array) ? eos->array() : std::vector<Json>{*eos};
+    for (const Json& id : ids) {
+      if (!id.is(Json::Kind::integer) || id.integer() < 0 || id.integer() >= config_.vocab)
+        bad(path, "token ids below " + std::to_string(config_.vocab) + " for eos_token_id", id.describe());
+      const auto known = std::find(config_.stop_ids.begin(), config_.stop_ids.end(), id.integer());
+      if (known == config_.stop_ids.end()) config_.stop_ids.push_back(static_cast<int32_t>(id.integer()));
+    }
+  }
+
   void open_shards(const fs::path& folder, const fs::path& index) {
     const Json json = Json::parse(MappedFile(index).text(), index);
     const Json* map = json.find("weight_map");

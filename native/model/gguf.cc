@@ -210,74 +210,12 @@ ModelConfig Gguf::config() const {
     if (const GgufValue* id = find(key))
       if (id->integer >= 0 && id->integer < c.vocab && (c.stop_ids.empty() || c.stop_ids[0] != id->integer))
         c.stop_ids.push_back(static_cast<int32_t>(id->integer));
-  c.validate();
+  try {
+    c.validate();
+  } catch (const Error& error) {
+    fail("BAD_CHECKPOINT", path() + ": " + error.what());
+  }
   return c;
-}
-
-namespace {
-
-constexpr const char* kQwen2Split =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-constexpr const char* kLlama3Split =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
-std::string split_then_bytes(const char* pattern) {
-  return std::string("{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": ") + json_quote(pattern) +
-         "}, \"behavior\": \"Isolated\", \"invert\": false}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": "
-         "false, \"use_regex\": false}]}";
-}
-
-}  // namespace
-
-// The tokenizer in tokenizer.json's layout, so that one reader serves folders and GGUF files.
-std::string Gguf::metadata_json() const {
-  std::string out = "{\"config\": " + config_json(config(), StorageType::f32);
-  const GgufValue *model = find("tokenizer.ggml.model"), *tokens = find("tokenizer.ggml.tokens"), *merges = find("tokenizer.ggml.merges");
-  if (!model || !tokens || model->string != "gpt2" || !merges)
-    return out + ", \"tokenizer\": null, \"tokenizer_error\": " +
-           json_quote(model ? "Expected a byte-level BPE tokenizer (gpt2) in " + path() + ", got " + model->string
-                            : "No tokenizer in " + path()) +
-           "}";
-  const GgufValue *types = find("tokenizer.ggml.token_type"), *pre = find("tokenizer.ggml.pre");
-  const std::string kind = pre ? pre->string : "default";
-  std::string pre_tokenizer = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}",
-              normalizer = "null";
-  if (kind == "smollm")
-    pre_tokenizer =
-        "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": true}, " + pre_tokenizer + "]}";
-  if (kind == "qwen2") {
-    pre_tokenizer = split_then_bytes(kQwen2Split);
-    normalizer = "{\"type\": \"NFC\"}";
-  }
-  if (kind == "llama-bpe" || kind == "llama3") pre_tokenizer = split_then_bytes(kLlama3Split);
-  std::string vocab, added, merge_list;
-  for (size_t i = 0; i < tokens->array.size(); ++i) {
-    vocab += (i ? ", " : "") + json_quote(tokens->array[i].string) + ": " + std::to_string(i);
-    const int64_t type = types && i < types->array.size() ? types->array[i].integer : 1;
-    if (type == 3 || type == 4)  // control, user defined
-      added += (added.empty() ? "" : ", ") +
-               ("{\"id\": " + std::to_string(i) + ", \"content\": " + json_quote(tokens->array[i].string) +
-                ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": " +
-                (type == 3 ? "true" : "false") + "}");
-  }
-  for (const auto& m : merges->array) merge_list += (merge_list.empty() ? "" : ", ") + json_quote(m.string);
-  out += ", \"tokenizer\": {\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"added_tokens\": [" + added +
-         "], \"normalizer\": " + normalizer + ", \"pre_tokenizer\": " + pre_tokenizer +
-         ", \"post_processor\": null, \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, "
-         "\"use_regex\": true}, \"model\": "
-         "{\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null, \"end_of_word_suffix\": null, "
-         "\"fuse_unk\": false, "
-         "\"byte_fallback\": false, \"ignore_merges\": " +
-         (kind == "llama-bpe" || kind == "llama3" ? "true" : "false") + ", \"vocab\": {" + vocab + "}, \"merges\": [" + merge_list + "]}}";
-  out += ", \"tokenizer_config\": {\"tokenizer_class\": \"PreTrainedTokenizerFast\", \"clean_up_tokenization_spaces\": false";
-  if (const GgufValue* chat = find("tokenizer.chat_template")) out += ", \"chat_template\": " + json_quote(chat->string);
-  for (const auto& [key, name] : {std::pair{"tokenizer.ggml.bos_token_id", "bos_token"},
-                                  {"tokenizer.ggml.eos_token_id", "eos_token"},
-                                  {"tokenizer.ggml.padding_token_id", "pad_token"}})
-    if (const GgufValue* id = find(key))
-      if (id->integer >= 0 && id->integer < static_cast<int64_t>(tokens->array.size()))
-        out += std::string(", \"") + name + "\": " + json_quote(tokens->array[static_cast<size_t>(id->integer)].string);
-  return out + "}}";
 }
 
 }  // namespace rank_grpo
