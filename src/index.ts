@@ -4,7 +4,7 @@ export { readSamples } from "./data/samples.ts";
 export { type ErrorCode, RankGrpoError } from "./errors.ts";
 export { type EvaluateOptions, evaluateLists, evaluatePolicy, generateLists } from "./evaluate.ts";
 export { addon } from "./native.ts";
-export { type Objective, type PresetName, presets, resolveObjective } from "./objectives.ts";
+export { type Objective, type ObjectiveOf, type PresetName, presets, resolveObjective } from "./objectives.ts";
 export {
   type ForwardOptions,
   type Generated,
@@ -18,6 +18,7 @@ export { type QuickstartOptions, type QuickstartResult, quickstart, worldConfigs
 export { Catalog } from "./ranking/catalog.ts";
 export { compact, formatItem, type Item, readList, type Slot } from "./ranking/list.ts";
 export { type Completion, createReward, type Reward } from "./ranking/rewards.ts";
+export type { RuleParameters } from "./rules.ts";
 export { loadTokenizer } from "./text/tokenizer.ts";
 export type { Tokenizer } from "./text/types.ts";
 export { readConfig, type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./training/config.ts";
