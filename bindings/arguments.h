@@ -42,6 +42,11 @@ struct ArrayKind<float> {
   static constexpr const char* name = "a Float32Array";
 };
 template <>
+struct ArrayKind<double> {
+  static constexpr napi_typedarray_type type = napi_float64_array;
+  static constexpr const char* name = "a Float64Array";
+};
+template <>
 struct ArrayKind<uint16_t> {
   static constexpr napi_typedarray_type type = napi_uint16_array;
   static constexpr const char* name = "a Uint16Array";

@@ -87,7 +87,7 @@ export function evaluateLists(
   if (samples.length !== lists.length)
     refuse("INVALID_ARGUMENT", `${samples.length} lists (one for each sample)`, "lists", lists.length);
   const rows = samples.map((sample, i) => ({
-    dialogue: dialogueOf(sample.id),
+    dialogue: dialogueOf(sample.id, sample.columns["dialogue"]),
     slots: readList(lists[i]!),
     truths: groundTruths(sample),
     seen: seenTitles(sample),

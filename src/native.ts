@@ -152,6 +152,51 @@ export interface NativePolicy {
   dispose(): void;
 }
 
+/** Compressed rows: row r holds columns[offsets[r]] .. columns[offsets[r + 1]), with their values. */
+export interface NativeSparse {
+  offsets: Int32Array;
+  columns: Int32Array;
+  values: Float32Array;
+}
+
+/** Stage 1's inputs: D dialogues, U items that the teacher named, I items of the catalogue, F features (native/demonstrate/scores.h). */
+export interface NativeScoreInputs {
+  dialogues: number;
+  teacherItems: number;
+  items: number;
+  /** [D, U] weights of the named items' ranks */
+  positions: NativeSparse;
+  /** [U] the catalogue's identical item, or -1 */
+  membership: Int32Array;
+  features?:
+    | { width: number; dense: true; items: Float32Array; teacher: Float32Array; context?: Float32Array }
+    | { width: number; dense?: false; items: NativeSparse; teacher: NativeSparse; context?: NativeSparse };
+  /** Weight of the context similarity. Default 1. */
+  lambda?: number;
+  /** [D, I] never ranked */
+  excluded?: Omit<NativeSparse, "values">;
+  /** [D, I] positives of the likelihood */
+  truths?: Omit<NativeSparse, "values">;
+}
+
+export interface NativeStage1 {
+  setRatings(ratings: NativeSparse, gamma: number): Promise<void>;
+  /** s [rows, I] */
+  dense(rows: Int32Array): Promise<Float32Array>;
+  /** The n best items of each row by w s + b, -1 where fewer remain; w and b absent: by s. */
+  rank(
+    rows: Int32Array,
+    options: { n: number; w?: Float32Array; b?: Float32Array },
+  ): Promise<{ items: Int32Array; scores: Float32Array }>;
+  /** Sum over rows and positives of -log softmax(w s + b), and its gradient. */
+  slope(
+    rows: Int32Array,
+    w: Float32Array,
+    b: Float32Array,
+  ): Promise<{ loss: number; dw: Float64Array; db: Float64Array }>;
+  dispose(): void;
+}
+
 export interface NativeRule {
   name: string;
   source: string;
@@ -192,6 +237,9 @@ export interface Addon {
   deviceInfo(): DeviceInfo;
   setThreads(threads: number): void;
   objectiveList(): NativeRule[];
+  NativeStage1: {
+    create(inputs: NativeScoreInputs): Promise<NativeStage1>;
+  };
   /** JSON text: a folder's config.json, or a GGUF file's { config, tokenizer, tokenizer_config }. Reads no weights. */
   checkpointMetadata(path: string): Promise<string>;
   NativePolicy: {

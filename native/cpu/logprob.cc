@@ -28,8 +28,8 @@ namespace {
 // Logits of row `row` (of packed rows A) for the tokens ids[0 .. count), in pieces of kLseBlock: f(logits, first, n).
 // The columns are copied into panels, so each logit is the same bits as in the full product.
 template <class F>
-void allowed_logits(const MatmulKernels& kernels, const CpuPanels& panels, const uint32_t* A, int64_t row, const int32_t* ids,
-                    int64_t count, F&& f) {
+void allowed_logits(const MatmulKernels& kernels, const CpuPanels& panels, const Rows& A, int64_t row, const int32_t* ids, int64_t count,
+                    F&& f) {
   const int64_t steps = panels.pairs ? (panels.columns + 1) / 2 : panels.columns;
   std::vector<uint32_t> panel(static_cast<size_t>(steps * kPanel), 0);
   alignas(64) float logits[kLseBlock];
@@ -42,8 +42,8 @@ void allowed_logits(const MatmulKernels& kernels, const CpuPanels& panels, const
         const uint32_t* from = panels.data + id / kPanel * panels.stride() + id % kPanel;
         for (int64_t k = 0; k < steps; ++k) panel[static_cast<size_t>(k * kPanel + j)] = from[k * kPanel];
       }
-      Product product{kernels,      panels.pairs, 1,         columns, panels.columns, A + row / kRows * steps * kRows + row % kRows,
-                      panel.data(), logits + c,   kLseBlock, false};
+      Product product{kernels,      panels.pairs, 1,         columns, panels.columns, {A.at(row), A.row, A.step, A.panel},
+                      panel.data(), logits + c,   kLseBlock, false,   nullptr};
       product.block(0, 1, 0, 1);
     }
     f(logits, first, n);
@@ -52,11 +52,11 @@ void allowed_logits(const MatmulKernels& kernels, const CpuPanels& panels, const
 
 }  // namespace
 
-void CpuBackend::head_blocks(const uint32_t* A, const CpuPanels& panels, int64_t R, int64_t first_column, int64_t columns,
+void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, int64_t first_column, int64_t columns,
                              const std::function<void(int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld)>& use,
                              float* out, int64_t ld) {
   const int64_t row_blocks = (R + kHeadRows - 1) / kHeadRows, blocks = (columns + kLseBlock - 1) / kLseBlock;
-  const int64_t steps = panels.pairs ? (panels.columns + 1) / 2 : panels.columns;
+  const int64_t height = kernels_.matmul->rows;
   // Row blocks first: the panels of one block stay in cache while all rows pass.
   pool_.run(static_cast<int>(row_blocks * blocks), [&](int task) {
     alignas(64) float tile[kHeadRows * kLseBlock];
@@ -70,12 +70,13 @@ void CpuBackend::head_blocks(const uint32_t* A, const CpuPanels& panels, int64_t
                     rows,
                     n,
                     panels.columns,
-                    A + row / kRows * steps * kRows,
+                    {A.at(row), A.row, A.step, A.panel},
                     panels.data + (first_column + column) / kPanel * panels.stride(),
                     logits,
                     stride,
-                    false};
-    product.block(0, (rows + kRows - 1) / kRows, 0, (n + kPanel - 1) / kPanel);
+                    false,
+                    nullptr};
+    product.block(0, (rows + height - 1) / height, 0, (n + kPanel - 1) / kPanel);
     use(row, rows, column, n, logits, stride);
   });
 }
@@ -85,7 +86,7 @@ void CpuBackend::head_forward(float* logprob, float* entropy, float* lse, const 
   if (R == 0) return;
   const auto& panels = static_cast<const CpuPanels&>(W);
   const float inverse = 1.f / temperature;
-  const uint32_t* A = pack_rows(scratch_h_, h, panels.columns, R, panels.columns, false, panels.compute);
+  const Rows A = rows_of(scratch_h_, h, R, panels.columns, panels.compute);
   if (allowed) {
     pool_.run(static_cast<int>(R), [&](int r) {
       const int32_t* ids = allowed->ids.data() + allowed->offsets[static_cast<size_t>(r)];
@@ -139,7 +140,7 @@ void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float
   if (L == 0) return;
   std::vector<float> h_live(static_cast<size_t>(L * C)), dh_live(static_cast<size_t>(L * C));
   gather_rows(h_live.data(), h, live.data(), L, C);
-  const uint32_t* A = pack_rows(scratch_h_, h_live.data(), C, L, C, false, panels.compute);
+  const Rows A = rows_of(scratch_h_, h_live.data(), L, C, panels.compute);
   auto row_terms = [&](int64_t i, float* d, const float* logits, int64_t n) {
     const size_t r = static_cast<size_t>(live[static_cast<size_t>(i)]);
     kernels_.logprob->gradient(d, logits, n, inverse, lse[r], dlogprob[r], dentropy ? dentropy[r] : 0.f, entropy ? entropy[r] : 0.f, false);
@@ -179,8 +180,7 @@ void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float
   } else {
     const int64_t budget = int64_t{2} << 20;  // floats: 8 MiB of dlogits at a time
     const int64_t chunk = std::min((V + kLseBlock - 1) / kLseBlock, std::max<int64_t>(1, budget / L / kLseBlock)) * kLseBlock;
-    if (static_cast<int64_t>(scratch_logits_.size()) < L * chunk) scratch_logits_.resize(static_cast<size_t>(L * chunk));
-    float* d = scratch_logits_.data();
+    float* d = scratch_logits_.floats(*this, L * chunk);
     for (int64_t v = 0; v < V; v += chunk) {
       const int64_t n = std::min(chunk, V - v);
       head_blocks(

@@ -98,13 +98,11 @@ void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, con
   const auto& panels = static_cast<const CpuPanels&>(W);
   const int64_t C = panels.columns, V = panels.rows, blocks = (V + kLseBlock - 1) / kLseBlock;
   const float inverse = 1.f / s.temperature;
-  if (static_cast<int64_t>(scratch_logits_.size()) < std::min<int64_t>(R, kHeadRows) * V)
-    scratch_logits_.resize(static_cast<size_t>(std::min<int64_t>(R, kHeadRows) * V));
+  float* logits = scratch_logits_.floats(*this, std::min<int64_t>(R, kHeadRows) * V);
   for (int64_t first = 0; first < R; first += kHeadRows) {
     const int64_t rows = std::min<int64_t>(kHeadRows, R - first);
-    float* logits = scratch_logits_.data();
     std::vector<BlockStats> stats(static_cast<size_t>(rows * blocks));
-    const uint32_t* A = pack_rows(scratch_h_, h + first * C, C, rows, C, false, panels.compute);
+    const Rows A = rows_of(scratch_h_, h + first * C, rows, C, panels.compute);
     head_blocks(
         A, panels, rows, 0, V,
         [&](int64_t row, int count, int64_t column, int n, float* x, int64_t ld) {
