@@ -4,6 +4,16 @@ export { readSamples } from "./data/samples.ts";
 export { type ErrorCode, RankGrpoError } from "./errors.ts";
 export { type EvaluateOptions, evaluateLists, evaluatePolicy, generateLists } from "./evaluate.ts";
 export { addon } from "./native.ts";
+export {
+  type CustomObjective,
+  checkCustomObjective,
+  defineObjective,
+  type ObjectiveInput,
+  type ObjectiveOutput,
+  sampleStep,
+} from "./objective/custom.ts";
+export { type EntropyTargetOptions, entropyTarget } from "./objective/entropy.ts";
+export { dpo, type PreferenceOptions, sDpo } from "./objective/preference.ts";
 export { type Objective, type ObjectiveOf, type PresetName, presets, resolveObjective } from "./objectives.ts";
 export {
   type ForwardOptions,
