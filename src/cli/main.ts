@@ -6,6 +6,7 @@ import { Command } from "commander";
 import { devicesCommand } from "./devices.ts";
 import { evaluateCommand } from "./evaluate.ts";
 import { generateCommand, scoreCommand } from "./generate.ts";
+import { buildCommand, objectiveCommand } from "./objective.ts";
 import { objectivesCommand } from "./objectives.ts";
 import { quickstartCommand } from "./quickstart.ts";
 import { sftCommand, trainCommand } from "./train.ts";
@@ -27,6 +28,8 @@ for (const command of [
   generateCommand(),
   scoreCommand(),
   objectivesCommand(),
+  objectiveCommand(),
+  buildCommand(),
   devicesCommand(),
 ])
   program.addCommand(command);
