@@ -29,7 +29,8 @@ export function readItems(text: string, n: number): Item[] {
   const items: Item[] = [];
   for (const item of compact(readList(linesOf(text)))) {
     if (items.length === n) break;
-    if (!items.some((known) => known.year === item.year && normalizeTitle(known.title) === normalizeTitle(item.title))) items.push(item);
+    if (!items.some((known) => known.year === item.year && normalizeTitle(known.title) === normalizeTitle(item.title)))
+      items.push(item);
   }
   return items;
 }
@@ -42,21 +43,29 @@ const words: readonly [RegExp, number][] = [
   [/^(normal|neutral|ok)/, 0],
 ];
 
-function ratingOf(text: string): number | undefined {
-  const clean = text.replace(/[*_`"'()[\]\s]+/g, " ").trim().toLowerCase();
+/** A rating from -top to top; words for one are understood on the paper's five levels. */
+function ratingOf(text: string, top: number): number | undefined {
+  const clean = text
+    .replace(/[*_`"'()[\]\s]+/g, " ")
+    .trim()
+    .toLowerCase();
   const number = /^(?:rating ?[:=]? ?)?([+−–-]?[0-9]+)(?:\s*\/.*)?$/.exec(clean);
   if (number) {
     const value = Number(number[1]!.replace(/[−–]/, "-"));
-    return value >= -2 && value <= 2 ? value : undefined;
+    return value >= -top && value <= top ? value : undefined;
   }
-  return words.find(([pattern]) => pattern.test(clean))?.[1];
+  return top === 2 ? words.find(([pattern]) => pattern.test(clean))?.[1] : undefined;
 }
 
 /**
  * Ratings from lines `Title (Year)####rating`, by index of the candidate; a line whose title or rating cannot be read, or that names no
  * candidate, is left out. The same movie is a year within 2, and where the judge forgot the year, a title that only one candidate has.
  */
-export function readRatings(text: string, candidates: readonly Item[]): { ratings: Map<number, number>; unreadable: number } {
+export function readRatings(
+  text: string,
+  candidates: readonly Item[],
+  top = 2,
+): { ratings: Map<number, number>; unreadable: number } {
   const byTitle = new Map<string, number[]>();
   candidates.forEach(({ title }, i) => {
     const key = normalizeTitle(title);
@@ -67,11 +76,16 @@ export function readRatings(text: string, candidates: readonly Item[]): { rating
   for (const line of text.split(/\n+/)) {
     if (!line.trim() || /^\s*```/.test(line)) continue;
     const fields = line.split(/#{2,}/).map((field) => field.trim());
-    const rating = fields.length >= 2 ? ratingOf(fields.at(-1)!) : undefined;
+    const rating = fields.length >= 2 ? ratingOf(fields.at(-1)!, top) : undefined;
     const named = fields[0] ?? "";
     const item = readList(named)[0];
-    const known = byTitle.get(normalizeTitle(item?.title ?? named.replace(/^\W*\d*[.)]\s*/, "").replace(/^["“]|["”]$/g, ""))) ?? [];
-    const index = item ? known.find((i) => isNearYear(candidates[i]!.year, item.year)) : known.length === 1 ? known[0] : undefined;
+    const known =
+      byTitle.get(normalizeTitle(item?.title ?? named.replace(/^\W*\d*[.)]\s*/, "").replace(/^["“]|["”]$/g, ""))) ?? [];
+    const index = item
+      ? known.find((i) => isNearYear(candidates[i]!.year, item.year))
+      : known.length === 1
+        ? known[0]
+        : undefined;
     if (rating === undefined || index === undefined) unreadable++;
     else if (!ratings.has(index)) ratings.set(index, rating);
   }

@@ -14,7 +14,10 @@ export type Features = NonNullable<NativeScoreInputs["features"]>;
 export interface Encoder {
   readonly name: string;
   /** [texts, F], rows of length 1. */
-  encode(texts: readonly string[], onProgress?: (done: number, total: number) => void): Promise<{ width: number; values: Float32Array }>;
+  encode(
+    texts: readonly string[],
+    onProgress?: (done: number, total: number) => void,
+  ): Promise<{ width: number; values: Float32Array }>;
 }
 
 /** Rows scaled to length 1 in place; all-zero rows stay. */
@@ -72,12 +75,17 @@ export function endpointEncoder(endpoint: Endpoint): Encoder {
       endpoint.usage.cached += known.size;
       const send = pLimit(concurrency);
       let done = known.size;
-      const parts = Array.from({ length: Math.ceil(open.length / BATCH) }, (_, i) => open.slice(i * BATCH, (i + 1) * BATCH));
+      const parts = Array.from({ length: Math.ceil(open.length / BATCH) }, (_, i) =>
+        open.slice(i * BATCH, (i + 1) * BATCH),
+      );
       await Promise.all(
         parts.map((part) =>
           send(async () => {
             const { vectors } = await endpoint.request<Embedded>(async (client, signal) => {
-              const reply = await client.embeddings.create({ model, input: part, encoding_format: "float" }, { signal });
+              const reply = await client.embeddings.create(
+                { model, input: part, encoding_format: "float" },
+                { signal },
+              );
               const vectors = (reply?.data ?? []).toSorted((a, b) => a.index - b.index).map((entry) => entry.embedding);
               if (vectors.length !== part.length || vectors.some((vector) => !Array.isArray(vector)))
                 throw new Error(`a reply with ${vectors.length} embeddings for ${part.length} texts`);
@@ -93,12 +101,18 @@ export function endpointEncoder(endpoint: Endpoint): Encoder {
           }),
         ),
       );
-      return packed(texts.map((text) => known.get(text)!), this.name);
+      return packed(
+        texts.map((text) => known.get(text)!),
+        this.name,
+      );
     },
   };
 }
 
-type Extractor = (texts: string[], options: { pooling: "mean"; normalize: boolean }) => Promise<{ dims: number[]; data: Float32Array }>;
+type Extractor = (
+  texts: string[],
+  options: { pooling: "mean"; normalize: boolean },
+) => Promise<{ dims: number[]; data: Float32Array }>;
 
 /** A sentence encoder on this machine: a model folder or name that @huggingface/transformers loads (ONNX). Mean pooling. */
 export function localEncoder(model: string): Encoder {
@@ -111,7 +125,8 @@ export function localEncoder(model: string): Encoder {
       for (let first = 0; first < texts.length; first += BATCH) {
         const output = await extract(texts.slice(first, first + BATCH), { pooling: "mean", normalize: true });
         const width = output.dims.at(-1)!;
-        for (let at = 0; at < output.data.length; at += width) rows.push(Float32Array.from(output.data.subarray(at, at + width)));
+        for (let at = 0; at < output.data.length; at += width)
+          rows.push(Float32Array.from(output.data.subarray(at, at + width)));
         onProgress?.(rows.length, texts.length);
       }
       return packed(rows, this.name);
@@ -134,7 +149,11 @@ async function loadExtractor(model: string): Promise<Extractor> {
   try {
     return await library.pipeline("feature-extraction", model);
   } catch (error) {
-    throw new RankGrpoError("BAD_CHECKPOINT", `Expected a sentence encoder at ${model}, got ${(error as Error).message}.`, { cause: error });
+    throw new RankGrpoError(
+      "BAD_CHECKPOINT",
+      `Expected a sentence encoder at ${model}, got ${(error as Error).message}.`,
+      { cause: error },
+    );
   }
 }
 
@@ -150,7 +169,11 @@ export function tfidfFeatures(texts: EmbeddedTexts): Features {
   return { width, items: rows[0]!, teacher: rows[1]!, context: rows[2]! };
 }
 
-export async function encodedFeatures(encoder: Encoder, texts: EmbeddedTexts, onProgress?: (done: number, total: number) => void): Promise<Features> {
+export async function encodedFeatures(
+  encoder: Encoder,
+  texts: EmbeddedTexts,
+  onProgress?: (done: number, total: number) => void,
+): Promise<Features> {
   const all = [...texts.items, ...texts.teacher, ...texts.contexts];
   const { width, values } = await encoder.encode(all, onProgress);
   const teacherFrom = texts.items.length * width;

@@ -1,10 +1,11 @@
 // What an item is about, for embeddings: keywords and a plot, given in a table or written by the teacher, as in the paper's appendix.
-import { collapseBlanks, normalizeTitle, parseYear } from "../ranking/title.ts";
-import { tableRows } from "../data/stream.ts";
+
 import { readJsonl } from "../data/jsonl.ts";
-import { formatItem, type Item } from "../ranking/list.ts";
 import type { Message } from "../data/sample.ts";
+import { tableRows } from "../data/stream.ts";
 import { refuse } from "../errors.ts";
+import { formatItem, type Item } from "../ranking/list.ts";
+import { collapseBlanks, normalizeTitle, parseYear } from "../ranking/title.ts";
 import type { Teacher } from "./teacher.ts";
 
 export interface ItemMetadata {
@@ -38,15 +39,19 @@ export class MetadataTable {
     const table = new MetadataTable();
     const add = (row: Record<string, unknown>, place: string): void => {
       const year = parseYear(row["year"]);
-      if (typeof row["title"] !== "string" || year === undefined) refuse("BAD_DATA", "a title and a year", place, JSON.stringify(row).slice(0, 80));
-      const text = (value: unknown): string => (Array.isArray(value) ? value.join(", ") : typeof value === "string" ? value : "");
+      if (typeof row["title"] !== "string" || year === undefined)
+        refuse("BAD_DATA", "a title and a year", place, JSON.stringify(row).slice(0, 80));
+      const text = (value: unknown): string =>
+        Array.isArray(value) ? value.join(", ") : typeof value === "string" ? value : "";
       table.set({ title: row["title"], year }, { keywords: text(row["keywords"]), plot: text(row["plot"]) });
     };
     if (/\.jsonl(\.gz)?$/.test(path)) {
       let line = 0;
       for await (const row of readJsonl(path)) add(row, `${path}, row ${++line}`);
     } else
-      for await (const { line, fields } of tableRows(path, { delimiter: /\.tsv(\.gz|\.zst)?$/.test(path) ? "\t" : "," }))
+      for await (const { line, fields } of tableRows(path, {
+        delimiter: /\.tsv(\.gz|\.zst)?$/.test(path) ? "\t" : ",",
+      }))
         add(fields, `${path}:${line}`);
     return table;
   }

@@ -31,8 +31,12 @@ export function nameItems(lists: readonly (readonly Item[])[], catalog: Catalog)
   const find = (item: Item): number => {
     const exact = catalog.indexOf(item);
     if (exact >= 0) return exact;
-    const near = (byTitle.get(normalizeTitle(item.title)) ?? []).filter((i) => isNearYear(catalog.items[i]!.year, item.year));
-    near.sort((a, b) => Math.abs(catalog.items[a]!.year - item.year) - Math.abs(catalog.items[b]!.year - item.year) || a - b);
+    const near = (byTitle.get(normalizeTitle(item.title)) ?? []).filter((i) =>
+      isNearYear(catalog.items[i]!.year, item.year),
+    );
+    near.sort(
+      (a, b) => Math.abs(catalog.items[a]!.year - item.year) - Math.abs(catalog.items[b]!.year - item.year) || a - b,
+    );
     return near[0] ?? -1;
   };
   const ids = new Map<string, number>();
@@ -65,8 +69,8 @@ export function sparseRows(rows: readonly Iterable<number>[]): Omit<NativeSparse
 export interface RemapOptions {
   /** Weight of the similarity between dialogue and item. Default 1, the paper's. */
   lambda?: number;
-  /** Weight of rank k, from 1. Default 1 / sqrt(k), the paper's. */
-  positionWeight?: (rank: number) => number;
+  /** The weight of rank k is 1 / k^positionPower. At least 0. Default 0.5, the paper's. */
+  positionPower?: number;
   /** Leave out titles that the dialogue names: they earn nothing. Default true; the paper's example keeps them. */
   dropSeen?: boolean;
 }
@@ -79,17 +83,26 @@ export class RemapRows {
   readonly seen: number[][];
   readonly options: Required<RemapOptions>;
 
-  constructor(samples: readonly Sample[], lists: readonly (readonly Item[])[], catalog: Catalog, options: RemapOptions = {}) {
-    if (lists.length !== samples.length) refuse("INVALID_ARGUMENT", `${samples.length} lists (one for each sample)`, "lists", lists.length);
+  constructor(
+    samples: readonly Sample[],
+    lists: readonly (readonly Item[])[],
+    catalog: Catalog,
+    options: RemapOptions = {},
+  ) {
+    if (lists.length !== samples.length)
+      refuse("INVALID_ARGUMENT", `${samples.length} lists (one for each sample)`, "lists", lists.length);
     this.options = {
       lambda: options.lambda ?? 1,
-      positionWeight: options.positionWeight ?? ((rank) => 1 / Math.sqrt(rank)),
+      positionPower: options.positionPower ?? 0.5,
       dropSeen: options.dropSeen ?? true,
     };
+    const { lambda, positionPower } = this.options;
+    if (!Number.isFinite(lambda)) refuse("INVALID_ARGUMENT", "a finite number", "lambda", lambda);
+    if (!(positionPower >= 0)) refuse("INVALID_ARGUMENT", "a number from 0", "positionPower", positionPower);
     this.catalog = catalog;
     this.named = nameItems(lists, catalog);
     const byTitle = new Map<string, number[]>();
-    catalog.items.forEach(({ title }, i) => byTitle.set(title, [...(byTitle.get(title) ?? []), i]));
+    for (const [i, { title }] of catalog.items.entries()) byTitle.set(title, [...(byTitle.get(title) ?? []), i]);
     this.truths = samples.map((sample) =>
       sample.columns["groundtruth_with_release_year"] === undefined
         ? []
@@ -102,8 +115,11 @@ export class RemapRows {
   async table(rows: Int32Array, features: Features | undefined): Promise<ScoreTable> {
     const lists = Array.from(rows, (row) => this.named.lists[row]!);
     const positions = sparseRows(lists);
-    const values = Float32Array.from(lists.flatMap((list) => Array.from(list, (_, k) => this.options.positionWeight(k + 1))));
-    const pick = (all: readonly number[][]): Omit<NativeSparse, "values"> => sparseRows(Array.from(rows, (row) => all[row]!));
+    const values = Float32Array.from(
+      lists.flatMap((list) => Array.from(list, (_, k) => (k + 1) ** -this.options.positionPower)),
+    );
+    const pick = (all: readonly number[][]): Omit<NativeSparse, "values"> =>
+      sparseRows(Array.from(rows, (row) => all[row]!));
     const native = await addon.NativeStage1.create({
       dialogues: rows.length,
       teacherItems: this.named.items.length,
@@ -134,7 +150,11 @@ export class ScoreTable {
   }
 
   /** The n best catalogue items of the wanted rows, by data row. */
-  async rank(n: number, wanted: (row: number) => boolean = () => true, adjustment?: Adjustment): Promise<Map<number, { items: Int32Array; scores: Float32Array }>> {
+  async rank(
+    n: number,
+    wanted: (row: number) => boolean = () => true,
+    adjustment?: Adjustment,
+  ): Promise<Map<number, { items: Int32Array; scores: Float32Array }>> {
     const { rows } = this.part(wanted);
     const ranked = await this.native.rank(rows, { n, ...(adjustment && { w: adjustment.w, b: adjustment.b }) });
     const result = new Map<number, { items: Int32Array; scores: Float32Array }>();
@@ -142,16 +162,25 @@ export class ScoreTable {
       const items = ranked.items.subarray(i * n, (i + 1) * n);
       const count = items.indexOf(-1);
       const end = i * n + (count < 0 ? n : count);
-      result.set(this.rows[r]!, { items: ranked.items.subarray(i * n, end), scores: ranked.scores.subarray(i * n, end) });
+      result.set(this.rows[r]!, {
+        items: ranked.items.subarray(i * n, end),
+        scores: ranked.scores.subarray(i * n, end),
+      });
     });
     return result;
   }
 
   /** Adds gamma x ratings (Eq. 11); `ratings` gives a data row's rated catalogue items. */
-  async setRatings(ratings: (row: number) => readonly (readonly [item: number, rating: number])[], gamma: number): Promise<void> {
+  async setRatings(
+    ratings: (row: number) => readonly (readonly [item: number, rating: number])[],
+    gamma: number,
+  ): Promise<void> {
     const rated = Array.from(this.rows, (row) => ratings(row));
     await this.native.setRatings(
-      { ...sparseRows(rated.map((row) => row.map(([item]) => item))), values: Float32Array.from(rated.flatMap((row) => row.map(([, rating]) => rating))) },
+      {
+        ...sparseRows(rated.map((row) => row.map(([item]) => item))),
+        values: Float32Array.from(rated.flatMap((row) => row.map(([, rating]) => rating))),
+      },
       gamma,
     );
   }

@@ -107,12 +107,20 @@ export class Endpoint {
   private async connect(): Promise<OpenAI> {
     if (this.client) return this.client;
     const { default: Client } = await import("openai"); // some 20 MB that only stage 1 with an endpoint needs
-    this.client ??= new Client({ baseURL: this.options.url, apiKey: this.apiKey, maxRetries: 0, timeout: this.options.timeoutMs });
+    this.client ??= new Client({
+      baseURL: this.options.url,
+      apiKey: this.apiKey,
+      maxRetries: 0,
+      timeout: this.options.timeoutMs,
+    });
     return this.client;
   }
 
   /** What `request` gives, from the cache where it was asked before; equal questions under way are sent once. */
-  async answer<T extends Answer>(question: object, request: (client: OpenAI, signal: AbortSignal) => Promise<T>): Promise<T> {
+  async answer<T extends Answer>(
+    question: object,
+    request: (client: OpenAI, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
     const key = AnswerCache.key({ url: this.options.url, model: this.options.model, ...question });
     const known = await this.cache.get<T>(key);
     this.usage.questions++;
@@ -134,7 +142,9 @@ export class Endpoint {
   }
 
   /** Sends until an answer comes, within retries, time limit and budget; counts tokens and cost. Not cached. */
-  async request<T extends Omit<Answer, "text">>(request: (client: OpenAI, signal: AbortSignal) => Promise<T>): Promise<T> {
+  async request<T extends Omit<Answer, "text">>(
+    request: (client: OpenAI, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
     const { retries, backoffMs, timeoutMs, budget, promptPrice, completionPrice, signal } = this.options;
     const client = await this.connect();
     for (let attempt = 0; ; attempt++) {
@@ -159,8 +169,11 @@ export class Endpoint {
         if (error instanceof RankGrpoError || !passing || attempt >= retries) throw this.failure(error, attempt + 1);
         this.usage.retries++;
         const asked = Number(headers?.get?.("retry-after"));
-        const wait = Math.min(60_000, backoffMs * 2 ** attempt) * (0.5 + 0.5 * uniform(0, Stream.teacher, this.usage.retries));
-        await new Promise((resolve) => setTimeout(resolve, Number.isFinite(asked) && asked > 0 ? Math.min(asked * 1000, 300_000) : wait));
+        const wait =
+          Math.min(60_000, backoffMs * 2 ** attempt) * (0.5 + 0.5 * uniform(0, Stream.teacher, this.usage.retries));
+        await new Promise((resolve) =>
+          setTimeout(resolve, Number.isFinite(asked) && asked > 0 ? Math.min(asked * 1000, 300_000) : wait),
+        );
       }
     }
   }
@@ -175,7 +188,11 @@ export class Endpoint {
         : status === 404
           ? "Check the address (most services want /v1 at its end) and the model's name."
           : "What was answered before is kept: run again to go on.";
-    return new RankGrpoError("IO", `Expected an answer of ${this.options.url}, got ${what} (${attempts} attempts). ${fix}`, { cause: error });
+    return new RankGrpoError(
+      "IO",
+      `Expected an answer of ${this.options.url}, got ${what} (${attempts} attempts). ${fix}`,
+      { cause: error },
+    );
   }
 }
 
@@ -197,16 +214,24 @@ export class EndpointTeacher implements Teacher {
     return Promise.all(
       chats.map(async (chat) => {
         const messages = chat.map(({ role, content }) => ({ role, content }));
-        const answer = await this.endpoint.answer({ kind: "chat", messages, temperature, maxTokens }, async (client, signal) => {
-          const reply = await client.chat.completions.create(
-            { model, messages: messages as OpenAI.ChatCompletionMessageParam[], temperature, max_tokens: maxTokens },
-            { signal },
-          );
-          const text = reply?.choices?.[0]?.message?.content;
-          // a body of another shape: worth another try, as a cut one is
-          if (typeof text !== "string") throw new Error(`a reply without choices[0].message.content: ${JSON.stringify(reply).slice(0, 200)}`);
-          return { text, promptTokens: reply.usage?.prompt_tokens ?? 0, completionTokens: reply.usage?.completion_tokens ?? 0 };
-        });
+        const answer = await this.endpoint.answer(
+          { kind: "chat", messages, temperature, maxTokens },
+          async (client, signal) => {
+            const reply = await client.chat.completions.create(
+              { model, messages: messages as OpenAI.ChatCompletionMessageParam[], temperature, max_tokens: maxTokens },
+              { signal },
+            );
+            const text = reply?.choices?.[0]?.message?.content;
+            // a body of another shape: worth another try, as a cut one is
+            if (typeof text !== "string")
+              throw new Error(`a reply without choices[0].message.content: ${JSON.stringify(reply).slice(0, 200)}`);
+            return {
+              text,
+              promptTokens: reply.usage?.prompt_tokens ?? 0,
+              completionTokens: reply.usage?.completion_tokens ?? 0,
+            };
+          },
+        );
         onProgress?.(++done, chats.length);
         return answer;
       }),
