@@ -116,9 +116,8 @@ export class Grounding {
     const dialogues = new Map<string, number>();
     for (const sample of feedback) dialogues.set(dialogueKey(sample), 0);
     const keys = [...dialogues.keys()];
-    permutation(keys.length, seed, Stream.demonstrate, 0).forEach((dialogue, i) =>
-      dialogues.set(keys[dialogue]!, i % folds),
-    );
+    for (const [i, dialogue] of permutation(keys.length, seed, Stream.demonstrate, 0).entries())
+      dialogues.set(keys[dialogue]!, i % folds);
     this.fold = Int32Array.from(samples, (sample) => dialogues.get(dialogueKey(sample)) ?? folds);
     const ids = new Set(feedback.map((sample) => sample.id));
     this.isFeedback = Uint8Array.from(samples, (sample) => (ids.has(sample.id) ? 1 : 0));
