@@ -145,8 +145,12 @@ function withFlags(command: Command, writes: boolean): Command {
     .option("--levels <N>", "rating levels, odd: 5 are -2 to 2", wholeNumber, 5)
     .option("--no-shuffle", "candidates in Remap's order, as the paper; default: shuffled against position bias")
     .optionsGroup("Adjust:")
-    .option("--weight-decay <x>", "of ||w - 1||^2 (default: 0.01; 1 without a teacher)", realNumber)
-    .option("--bias-decay <x>", "of ||b||^2 (default: 0.01; 10 without a teacher)", realNumber)
+    .option(
+      "--weight-decay <x>",
+      `of ||w - 1||^2 (default: 0.01; ${votingDecays.weightDecay} without a teacher)`,
+      realNumber,
+    )
+    .option("--bias-decay <x>", `of ||b||^2 (default: 0.01; ${votingDecays.biasDecay} without a teacher)`, realNumber)
     .option("--tolerance <x>", "converged once an iteration gains less than this share of the loss", realNumber, 1e-5)
     .option("--max-iterations <N>", "of the fit", wholeNumber, 200)
     .option(

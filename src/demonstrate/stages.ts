@@ -175,7 +175,7 @@ export async function readAdjustment(path: string, catalog: Catalog): Promise<Ad
 // ---- all of stage 1 ----
 
 /** Default decays of Adjust without a teacher: voted lists come from little feedback, where the paper's 0.01 over-fits (docs/data.md). */
-export const votingDecays = { weightDecay: 1, biasDecay: 10 } as const;
+export const votingDecays = { weightDecay: 0.3, biasDecay: 100 } as const;
 
 /**
  * The whole of stage 1: `data` with a grounded demonstration for every row. Each stage's file is kept in the stages' folder and taken again
