@@ -5,7 +5,7 @@ import { join } from "node:path";
 import * as fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
 
-import type { Sample } from "../src/data/sample.ts";
+import type { Message, Sample } from "../src/data/sample.ts";
 import { readSamples, toSample } from "../src/data/samples.ts";
 import { fitAdjustment } from "../src/demonstrate/adjust.ts";
 import { readItems, readRatings } from "../src/demonstrate/answer.ts";
@@ -629,7 +629,7 @@ describe("grounding", () => {
     expect(first.effects.map((effect) => effect.stage)).toEqual(["popularity", "neighbour voting", "remap", "adjust"]);
     const rows = await readSamples(join(folder, "sft.jsonl"));
     expect(rows.map((row) => row.id)).toEqual(samples.slice(0, 80).map((sample) => sample.id));
-    for (const row of rows) expect((row.completion as { content: string }[])[0]!.content.split("\n")).toHaveLength(5);
+    for (const row of rows) expect((row.completion as readonly Message[])[0]!.content.split("\n")).toHaveLength(5);
 
     const again = await demonstrate({ ...base, output: join(folder, "sft.jsonl"), overwrite: true });
     expect(again.kept).toEqual(["teach"]);
