@@ -12,7 +12,9 @@ ObjectiveSpec read_objective(const Fields& f) {
   if (params.IsArray())
     for (uint32_t i = 0; i < params.As<Napi::Array>().Length(); ++i)
       spec.params.push_back(to_number(params.As<Napi::Array>().Get(i), "params"));
-  const std::string spread = f.text("spread", "pooled"), kl = f.text("kl", "k3");
+  const std::string spread = f.text("spread", "pooled"), pool = f.text("pool", "mean"), kl = f.text("kl", "k3");
+  if (pool != "mean" && pool != "sum") type_error(params.Env(), "\"mean\" or \"sum\"", "pool", f.get("pool"));
+  spec.pool = pool == "sum" ? Pool::sum : Pool::mean;
   if (spread != "pooled" && spread != "token") type_error(params.Env(), "\"pooled\" or \"token\"", "spread", f.get("spread"));
   spec.spread = spread == "token" ? Spread::token : Spread::pooled;
   if (kl != "k1" && kl != "k2" && kl != "k3") type_error(params.Env(), "\"k1\", \"k2\" or \"k3\"", "kl", f.get("kl"));

@@ -26,7 +26,12 @@ export class RankGrpoError extends Error {
 
 /** A value as messages show it: short, texts and structures as JSON. */
 export function shown(value: unknown): string {
-  const text = typeof value === "string" || typeof value === "object" ? (JSON.stringify(value) ?? "") : String(value);
+  let text: string;
+  try {
+    text = typeof value === "string" || typeof value === "object" ? (JSON.stringify(value) ?? "") : String(value);
+  } catch {
+    text = Object.prototype.toString.call(value); // a structure that holds itself, or a bigint
+  }
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
 

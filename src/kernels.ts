@@ -165,7 +165,9 @@ export interface PolicyLossInput extends Segments {
 }
 
 /** The part of an objective that is a loss; the rest of it makes segments, weights and advantages. Defaults: those of `rank-grpo`, beta 0. */
-export type LossOptions = Partial<Pick<Objective, "rule" | "params" | "spread" | "kl" | "beta" | "entropyCoef">>;
+export type LossOptions = Partial<
+  Pick<Objective, "rule" | "params" | "pool" | "spread" | "kl" | "beta" | "entropyCoef">
+>;
 
 /**
  * Policy loss and its gradient: pool log-ratios over segments, apply the rule, spread its slope, add KL and entropy (docs/objectives.md).
@@ -181,8 +183,8 @@ export type LossOptions = Partial<Pick<Objective, "rule" | "params" | "spread" |
  */
 export function policyLoss(input: PolicyLossInput, objective: LossOptions | string = {}): NativeObjectiveResult {
   if (typeof objective === "string") return addon.policyLoss(input, nativeObjective(resolveObjective(objective)));
-  const { rule, spread, kl } = presets["rank-grpo"];
-  const options = { rule, spread, kl, beta: 0, entropyCoef: 0, params: {}, ...objective };
+  const { rule, pool, spread, kl } = presets["rank-grpo"];
+  const options = { rule, pool, spread, kl, beta: 0, entropyCoef: 0, params: {}, ...objective };
   return addon.policyLoss(input, nativeObjective(options));
 }
 

@@ -17,8 +17,10 @@ export interface Objective {
   rule: string;
   /** The rule's parameters by name; defaults and ranges are the rule's own. */
   params: Record<string, number>;
-  /** What an importance ratio is pooled over (geometric mean of its tokens' ratios). */
+  /** What an importance ratio is pooled over. */
   ratio: Level;
+  /** Geometric mean of the tokens' ratios (GSPO, Rank-GRPO: independent of the length), or their product, the segment's own likelihood ratio. */
+  pool: "mean" | "sum";
   /** What an advantage is normalised over: one rank over the group, the list's total over the group, or all ranks of a prompt's lists. */
   advantage: "rank" | "sequence" | "prompt";
   weighting: Weighting;
@@ -100,6 +102,7 @@ const paper = {
   rule: "clip",
   params: { clipLow: 0.06, clipHigh: 0.08 },
   ratio: "rank",
+  pool: "mean",
   advantage: "rank",
   weighting: "rank-mean",
   spread: "pooled",
@@ -195,6 +198,7 @@ const choices: Partial<Record<keyof Objective, readonly (string | number | boole
   ratio: ["token", "rank", "sequence"],
   advantage: ["rank", "sequence", "prompt"],
   weighting: ["rank-mean", "token-mean", "sequence-mean", "dr-grpo"],
+  pool: ["mean", "sum"],
   spread: ["pooled", "token"],
   kl: ["k1", "k2", "k3"],
   reading: ["aligned", "reference"],
@@ -274,13 +278,14 @@ export function resolveObjective(input: string | ({ name: string } & Partial<Obj
 
 /** The objective as the addon takes it: parameters in the order of the rule's table. */
 export function nativeObjective(
-  objective: Pick<Objective, "rule" | "params" | "spread" | "kl" | "beta" | "entropyCoef">,
+  objective: Pick<Objective, "rule" | "params" | "pool" | "spread" | "kl" | "beta" | "entropyCoef">,
 ): NativeObjective {
   const rule = ruleOf(objective.rule);
   const params = ruleParams(rule, objective.params);
   return {
     rule: rule.name,
     params: rule.parameters.map((p) => params[p.name]!),
+    pool: objective.pool,
     spread: objective.spread,
     kl: objective.kl,
     klBeta: objective.beta,

@@ -531,9 +531,13 @@ describe("identities", () => {
 
 describe("central differences in float64", () => {
   // Four points; inputs stay on the grid, so nothing is rounded but the gradient itself.
-  const slope = (f: (shift: number) => number): number => {
-    const h = 2 ** -8;
-    return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
+  const slopeAt = (f: (shift: number) => number, h: number): number =>
+    (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
+  const slope = (f: (shift: number) => number): number => slopeAt(f, 2 ** -8);
+  /** The same, or undefined across a kink: there two step sizes disagree, whatever the gradient. */
+  const smoothSlope = (f: (shift: number) => number): number | undefined => {
+    const [wide, narrow] = [slopeAt(f, 2 ** -8), slopeAt(f, 2 ** -9)];
+    return Math.abs(wide - narrow) <= 1e-7 * Math.abs(narrow) + 1e-9 ? narrow : undefined;
   };
   const shifted = (values: Float32Array, tokens: Iterable<number>, by: number): Float32Array => {
     const out = values.slice();
@@ -541,44 +545,36 @@ describe("central differences in float64", () => {
     return out;
   };
   const sampled = fc.sample(rowsOf(4, 4), { numRuns: 12, seed: 7 });
-  const kinks: Record<string, (params: Record<string, number>) => number[]> = {
-    clip: (p) => [1 - p["clipLow"]!, 1 + p["clipHigh"]!, p["delta"]!],
-  };
-
   for (const rule of objectiveList()) {
+    // Under a stopped gradient the ratio is held: the old log-prob moves along. Rules that stop only a part of it are differenced by the
+    // probe (objective.test.ts), which holds exactly what they stop.
+    const stopped = rule.formula.includes("stop(");
+    if (stopped && !rule.formula.includes("A logp")) continue;
     for (const ratio of ["token", "rank", "sequence"] as const) {
       it(`${rule.name}, ${ratio}`, () => {
         let compared = 0;
+        let kinks = 0;
         for (const rows of sampled) {
           const input = inputsOf(rows, { ratio, weighting: "rank-mean" });
           const params = rule.name === "clip" ? { clipLow: 0.2, clipHigh: 0.25, delta: 1.4 } : {};
           const options = { rule: rule.name, params, beta: 0.3 };
           const out = policyLoss(input, options);
-          const stopped = rule.formula.includes("stop(");
-          const full = Object.fromEntries(rule.parameters.map((p) => [p.name, p.value]));
-          const edges = kinks[rule.name]?.({ ...full, ...params }) ?? [];
-          for (let s = 0; s + 1 < input.segmentOffsets.length; s++) {
-            const w = Math.exp(out.segmentLogRatio[s]!);
-            if (edges.some((edge) => Math.abs(w - edge) < 0.02)) continue;
-            for (const j of input.segmentTokens.subarray(input.segmentOffsets[s], input.segmentOffsets[s + 1])) {
-              // under a stopped gradient the ratio is held: the old log-prob moves along
-              const numeric = slope(
-                (h) =>
-                  policyLoss(
-                    {
-                      ...input,
-                      logprobs: shifted(input.logprobs, [j], h),
-                      ...(stopped ? { oldLogprobs: shifted(input.oldLogprobs!, [j], h) } : {}),
-                    },
-                    options,
-                  ).loss,
-              );
-              expect(Math.abs(out.dlogp[j]! - numeric)).toBeLessThanOrEqual(HALF_ULP * Math.abs(numeric) + 1e-10);
-              compared++;
+          for (const j of input.segmentTokens) {
+            const numeric = smoothSlope((h) => {
+              const logprobs = shifted(input.logprobs, [j], h);
+              const old = stopped ? { oldLogprobs: shifted(input.oldLogprobs!, [j], h) } : {};
+              return policyLoss({ ...input, logprobs, ...old }, options).loss;
+            });
+            if (numeric === undefined) {
+              kinks++;
+              continue;
             }
+            expect(Math.abs(out.dlogp[j]! - numeric)).toBeLessThanOrEqual(HALF_ULP * Math.abs(numeric) + 1e-9);
+            compared++;
           }
         }
         expect(compared).toBeGreaterThan(50);
+        expect(kinks).toBeLessThan(compared / 3);
       });
     }
   }

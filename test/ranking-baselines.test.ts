@@ -7,7 +7,7 @@ import type { Content, Sample } from "../src/data/sample.ts";
 import { neighborLists, popularityLists } from "../src/ranking/baselines.ts";
 import { Catalog } from "../src/ranking/catalog.ts";
 import type { Item } from "../src/ranking/list.ts";
-import { dialogueOf, evaluateLists } from "../src/ranking/metrics.ts";
+import { dialogueOf, measureLists } from "../src/ranking/metrics.ts";
 import { groundTruths, seenTitles } from "../src/ranking/rewards.ts";
 import { hasShared, shared } from "./shared.ts";
 
@@ -47,6 +47,20 @@ describe("popularityLists", () => {
       ["Elf", "Alien", "Coco"],
       ["Alien", "Coco"],
     ]);
+  });
+  it("leaves out the votes of the sample's own dialogue", () => {
+    const own = [
+      sample("t-3-9", user("anything")),
+      sample("t-2-9", user("anything")),
+      sample("q-1-1", user("anything")),
+    ];
+    const before = titles(popularityLists(train, own, catalog, 4));
+    expect(before).toEqual([
+      ["Alien", "Elf", "Coco", "Dune"],
+      ["Elf", "Alien", "Coco"],
+      ["Elf", "Alien", "Coco", "Dune"],
+    ]);
+    expect(titles(popularityLists(train, own.toReversed(), catalog, 4))).toEqual(before.toReversed());
   });
 });
 
@@ -140,7 +154,7 @@ describe.skipIf(!hasShared)("on all 3,134 test rows of ReDial", async () => {
   const redial = hasShared ? await Catalog.load(shared("data/unified/catalog_redial.tsv")) : catalog;
   const [training, test] = hasShared ? [load("redial_train.jsonl"), load("redial_test.jsonl")] : [[], []];
   const evaluate = (lists: Item[][]) =>
-    evaluateLists(
+    measureLists(
       test.map((row, i) => ({
         slots: lists[i]!,
         truths: groundTruths(row),

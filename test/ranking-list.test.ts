@@ -194,6 +194,12 @@ describe("the catalogue", () => {
     ["a year that is none", "a.json", '[["Heat", 1995.5]]', /whole number as year for entry 1/],
     ["an empty pickle", "a.pkl", "", /as a pickle/],
     ["a pickle cut off", "a.pkl", Uint8Array.of(0x80, 4, 0x5d, 0x94, 0x28, 0x8c, 40, 65), /as a pickle/],
+    [
+      "a pickle of a list that holds itself",
+      "a.pkl",
+      Uint8Array.of(0x80, 4, 0x5d, 0x94, 0x28, 0x68, 0, 0x68, 0, 0x65, 0x2e),
+      /text as title for entry 1/,
+    ],
     ["a pickle of a number", "a.pkl", Uint8Array.of(0x80, 4, 0x4b, 5, 0x2e), /list of \[title, year\]/],
   ] as [string, string, string | Uint8Array, RegExp][])("refuses %s", async (_, name, content, message) => {
     await expect(load(name, content)).rejects.toMatchObject({

@@ -239,4 +239,12 @@ describe("dialogueOf", () => {
     ["17", "17"],
     ["", ""],
   ])("of %s is %s", (id, dialogue) => expect(dialogueOf(id)).toBe(dialogue));
+  it("is what the sample's column says, if it says anything", () => {
+    expect(["t3_x", 7, undefined, null].map((named) => dialogueOf("reddit-1-2", named))).toEqual([
+      "t3_x",
+      "7",
+      "reddit-1",
+      "reddit-1",
+    ]);
+  });
 });

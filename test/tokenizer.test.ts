@@ -278,6 +278,11 @@ describe.skipIf(!hasShared)("GGUF tokenizers", () => {
       code: "BAD_CHECKPOINT",
       message: `${file}: Expected smollm, qwen2, llama-bpe or gpt-2 for tokenizer.ggml.pre, got "tekken". Use the model's Hugging Face folder instead.`,
     });
+    const odd = write("odd.gguf", "models/tiny/gguf/hf", { "llama.attention.head_count": { u32: 8 } });
+    await expect(loadTokenizer(odd)).rejects.toMatchObject({
+      code: "BAD_CHECKPOINT",
+      message: `${odd}: Expected an even number from 2 to 256 for head_dim, got 1.`,
+    });
     expect(await loadTokenizer(shared("models/tiny/gguf/qwen2-F16.gguf"))).toBeUndefined();
     await expect(loadTokenizer(shared("models/malformed/gguf_bad_magic.gguf"))).rejects.toMatchObject({
       code: "BAD_CHECKPOINT",

@@ -210,7 +210,11 @@ ModelConfig Gguf::config() const {
     if (const GgufValue* id = find(key))
       if (id->integer >= 0 && id->integer < c.vocab && (c.stop_ids.empty() || c.stop_ids[0] != id->integer))
         c.stop_ids.push_back(static_cast<int32_t>(id->integer));
-  c.validate();
+  try {
+    c.validate();
+  } catch (const Error& error) {
+    fail("BAD_CHECKPOINT", path() + ": " + error.what());
+  }
   return c;
 }
 

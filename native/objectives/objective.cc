@@ -37,9 +37,15 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
   std::vector<double> gradient(T, 0.0);
   for (int64_t g = 0; g < in.segments; ++g) {
     const int32_t *begin = in.segment_tokens + in.segment_offsets[g], *end = in.segment_tokens + in.segment_offsets[g + 1];
-    const double n = static_cast<double>(end - begin);
     if (begin == end) continue;
-    const double s = pool_segment(in.logprobs, in.old_logprobs, begin, end);
+    const double n = spec.pool == Pool::mean ? static_cast<double>(end - begin) : 1;
+    auto term = [&](size_t i) {
+      const double d = in.old_logprobs ? static_cast<double>(in.logprobs[i]) - static_cast<double>(in.old_logprobs[i]) : 0;
+      return rule.term(Dual(d, 1), static_cast<double>(in.advantages[i]));
+    };
+    double s = 0;
+    for (const int32_t* t = begin; t != end; ++t) s += term(static_cast<size_t>(*t)).value;
+    s /= n;
     const double ratio = std::exp(s);
     out.segment_log_ratio[static_cast<size_t>(g)] = static_cast<float>(s);
     out.ratio_min = out.nonempty_segments ? std::min(out.ratio_min, ratio) : ratio;
@@ -54,10 +60,11 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
       expect(!covered[i], "each token in one segment at most", "segmentTokens", std::to_string(*t) + " twice");
       covered[i] = 1;
       const Dual policy = A == 0 ? Dual() : rule.loss(Dual(s, 1, 0), Dual(logp, 0, 1), A);
+      const double own = term(i).ds;  // 0 where the token itself is held
       double loss = policy.value;
       gradient[i] += w * policy.dl;
       if (spec.spread == Spread::token) {
-        gradient[i] += w * policy.ds;
+        gradient[i] += w * chain(own, policy.ds);
       } else {
         slope += w * policy.ds;
       }
@@ -73,12 +80,12 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
       }
       out.token_loss[i] = static_cast<float>(loss);
       out.loss += w * loss;
-      const int clipped = rule.clipped(s, A);
+      const int clipped = rule.clipped(own == 0 ? term(i).value : s, A, Dual(policy.value, chain(own, policy.ds), policy.dl));
       out.clipped_low += clipped & 1;
       out.clipped_high += clipped >> 1 & 1;
       out.clipped_dual += clipped >> 2 & 1;
     }
-    for (const int32_t* t = begin; t != end; ++t) gradient[static_cast<size_t>(*t)] += slope / n;
+    for (const int32_t* t = begin; t != end; ++t) gradient[static_cast<size_t>(*t)] += chain(term(static_cast<size_t>(*t)).ds, slope / n);
   }
   out.covered = std::count(covered.begin(), covered.end(), 1);
   for (size_t i = 0; i < T; ++i) out.dlogp[i] = static_cast<float>(gradient[i]);
@@ -122,7 +129,7 @@ ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInp
       expect(values[i] >= p.min && values[i] <= p.max, "a number from " + std::to_string(p.min) + " to " + std::to_string(p.max), p.name,
              std::to_string(values[i]));
     }
-    result = evaluate(Rule(values), spec, inputs);
+    result = evaluate(make_rule<Rule>(values), spec, inputs);
   });
   expect(found, "a rule of objective_list()", "objective", spec.rule);
   return result;

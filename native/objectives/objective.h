@@ -1,26 +1,23 @@
-// What an objective is: a scalar rule on (pooled log-ratio s, advantage A), one header each, compiled for every device.
-// The driver (cpu/objective.cc, cuda/objective.cu) does the rest: pool s over a segment, rule, spread the slope.
-// docs/objectives.md has the mathematics.
+// What an objective is: a scalar rule on (pooled log-ratio s, advantage A), one header each (rule.h), compiled for every device.
+// The driver (objective.cc) does the rest: pool s over a segment, rule, spread the slope. docs/objectives.md has the mathematics.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "rule.h"
+
 namespace rank_grpo {
 
 enum class Kl { k1, k2, k3 };
+enum class Pool { mean, sum };        // geometric mean of the tokens' ratios, or their product (the segment's own likelihood ratio)
 enum class Spread { pooled, token };  // gradient through the segment's mean, or to the token's own log-prob alone
-
-struct ObjectiveParameter {
-  const char* name;  // as in TypeScript and on the command line
-  double value, min, max;
-  const char* reason;  // why this default
-};
 
 // One objective as a caller asks for it.
 struct ObjectiveSpec {
   std::string rule;            // a name of list.h
   std::vector<double> params;  // in the order of the rule's parameter table
+  Pool pool = Pool::mean;
   Spread spread = Spread::pooled;
   Kl kl = Kl::k3;
   double kl_beta = 0;       // 0: no KL term

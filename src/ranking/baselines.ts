@@ -13,8 +13,8 @@ export interface NeighborOptions {
 }
 
 /**
- * For each sample the n catalogue items that are most often a ground truth in `train`, seen titles left out; ties in catalogue
- * order. Shorter only where the training file names fewer items.
+ * For each sample the n catalogue items that are most often a ground truth in the other dialogues of `train`, seen titles left out;
+ * ties in catalogue order. Shorter only where the training file names fewer items.
  */
 export function popularityLists(
   train: readonly Sample[],
@@ -22,8 +22,8 @@ export function popularityLists(
   catalog: Catalog,
   n: number,
 ): Item[][] {
-  const ranking = popularity(votesOf(train, catalog), catalog.size);
-  return samples.map((sample) => fill([], ranking, seenTitles(sample), catalog, n));
+  const popularity = new Popularity(train, votesOf(train, catalog), catalog.size);
+  return samples.map((sample) => fill([], popularity.without(dialogueIn(sample)), seenTitles(sample), catalog, n));
 }
 
 /**
@@ -44,12 +44,12 @@ export function neighborLists(
     refuse("INVALID_ARGUMENT", "a whole number from 1", "neighbors", neighbors);
   }
   const votes = votesOf(train, catalog);
-  const popular = popularity(votes, catalog.size);
-  const dialogues = train.map((sample) => dialogueOf(sample.id));
+  const popularity = new Popularity(train, votes, catalog.size);
+  const dialogues = train.map(dialogueIn);
   const index = new TextIndex(train.map((sample) => termsOf(sample.prompt)));
   const score = new Float64Array(catalog.size);
   return samples.map((sample) => {
-    const own = dialogueOf(sample.id);
+    const own = dialogueIn(sample);
     const voted = new Set<number>();
     for (const [row, similarity] of index.nearest(termsOf(sample.prompt), neighbors, (row) => dialogues[row] !== own)) {
       for (const item of votes[row]!) {
@@ -59,7 +59,7 @@ export function neighborLists(
     }
     const ranked = [...voted].sort((a, b) => score[b]! - score[a]! || a - b);
     for (const item of voted) score[item] = 0;
-    return fill(ranked, popular, seenTitles(sample), catalog, n);
+    return fill(ranked, popularity.without(own), seenTitles(sample), catalog, n);
   });
 }
 
@@ -72,11 +72,42 @@ function votesOf(train: readonly Sample[], catalog: Catalog): number[][] {
   );
 }
 
+const dialogueIn = (sample: Sample): string => dialogueOf(sample.id, sample.columns["dialogue"]);
+
 /** Catalogue indices that got any vote, most votes first, ties in catalogue order. */
-function popularity(votes: readonly (readonly number[])[], size: number): number[] {
-  const counts = new Int32Array(size);
-  for (const index of votes.flat()) counts[index]!++;
-  return [...counts.keys()].filter((index) => counts[index]! > 0).sort((a, b) => counts[b]! - counts[a]! || a - b);
+class Popularity {
+  readonly #counts: Int32Array;
+  readonly #order: readonly number[];
+  readonly #ofDialogue = new Map<string, number[]>();
+
+  constructor(train: readonly Sample[], votes: readonly (readonly number[])[], size: number) {
+    this.#counts = new Int32Array(size);
+    for (const [row, sample] of train.entries()) {
+      const dialogue = dialogueIn(sample);
+      const own = this.#ofDialogue.get(dialogue) ?? [];
+      this.#ofDialogue.set(dialogue, own);
+      for (const item of votes[row]!) {
+        own.push(item);
+        this.#counts[item]!++;
+      }
+    }
+    this.#order = this.#ranked([...this.#counts.keys()]);
+  }
+
+  /** The order without the votes of one dialogue. */
+  without(dialogue: string): readonly number[] {
+    const own = this.#ofDialogue.get(dialogue);
+    if (own === undefined) return this.#order;
+    for (const item of own) this.#counts[item]!--;
+    const order = this.#ranked(this.#order); // nearly sorted already: quick
+    for (const item of own) this.#counts[item]!++;
+    return order;
+  }
+
+  #ranked(items: readonly number[]): number[] {
+    const counts = this.#counts;
+    return items.filter((item) => counts[item]! > 0).sort((a, b) => counts[b]! - counts[a]! || a - b);
+  }
 }
 
 /** The first n items of `ranked`, then of `rest`, without seen titles and repeats. */

@@ -171,20 +171,14 @@ function pickleRows(path: string, bytes: Uint8Array): Generator<Row> {
 }
 
 function* entryRows(path: string, value: unknown): Generator<Row> {
-  if (!Array.isArray(value)) refuse("BAD_DATA", "a list of [title, year]", `the catalogue ${path}`, describe(value));
+  if (!Array.isArray(value)) refuse("BAD_DATA", "a list of [title, year]", `the catalogue ${path}`, value);
   for (const [index, entry] of value.entries()) {
     const place = `entry ${index + 1}`;
     if (Array.isArray(entry) && entry.length === 2) yield { title: entry[0], year: entry[1], place };
     else if (typeof entry === "object" && entry !== null && "title" in entry && "year" in entry) {
       yield { title: entry.title, year: entry.year, place };
     } else {
-      refuse("BAD_DATA", "[title, year] or {title, year}", `${place} of the catalogue ${path}`, describe(entry));
+      refuse("BAD_DATA", "[title, year] or {title, year}", `${place} of the catalogue ${path}`, entry);
     }
   }
-}
-
-/** A value for an error message, cut to a readable length. */
-function describe(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 80 ? `${text.slice(0, 80)}...` : text;
 }

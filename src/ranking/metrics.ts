@@ -64,10 +64,11 @@ export type ListMetrics = {
 export type RowMetrics = Partial<Record<Metric, number>>;
 
 /**
- * The dialogue that a sample was cut from: ids are source, dialogue and turn, as in `redial-16162-2`, and the dialogue is all but the
- * turn, `redial-16162`. An id that does not end in two numbers is a dialogue of its own.
+ * The dialogue that a sample was cut from: its `dialogue` column, where it has one, else its id without the turn. Ids are source,
+ * dialogue and turn, as in `redial-16162-2`, which gives `redial-16162`; an id that does not end in two numbers is a dialogue of its own.
  */
-export const dialogueOf = (id: string): string => /^(.*-[0-9]+)-[0-9]+$/.exec(id)?.[1] ?? id;
+export const dialogueOf = (id: string, named?: unknown): string =>
+  typeof named === "string" || typeof named === "number" ? String(named) : (/^(.*-[0-9]+)-[0-9]+$/.exec(id)?.[1] ?? id);
 
 /** The items that count: readable, not seen (exact title), in the catalogue (exact). */
 export const filterList = (slots: readonly Slot[], seen: ReadonlySet<string>, catalog: Catalog): Item[] =>

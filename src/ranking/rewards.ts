@@ -53,8 +53,7 @@ export function groundTruths(sample: Sample): Item[] {
   if (!Array.isArray(column)) refuse("BAD_DATA", "a list of [title, year]", name, column);
   const truths: Item[] = [];
   for (const pair of column) {
-    if (!Array.isArray(pair) || typeof pair[0] !== "string")
-      refuse("BAD_DATA", "[title, year]", name, JSON.stringify(pair));
+    if (!Array.isArray(pair) || typeof pair[0] !== "string") refuse("BAD_DATA", "[title, year]", name, pair);
     const year = parseYear(pair[1]);
     if (year !== undefined) truths.push({ title: pair[0], year });
   }
@@ -69,7 +68,7 @@ export function groundTruths(sample: Sample): Item[] {
 export function seenTitles(sample: Sample): ReadonlySet<string> {
   const column = sample.columns["seen_titles"] ?? [];
   if (!Array.isArray(column) || !column.every((title) => typeof title === "string")) {
-    refuse("BAD_DATA", "a list of titles", `seen_titles of sample ${sample.id}`, JSON.stringify(column));
+    refuse("BAD_DATA", "a list of titles", `seen_titles of sample ${sample.id}`, column);
   }
   return new Set(column as string[]);
 }

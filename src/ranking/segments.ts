@@ -21,7 +21,7 @@ export interface ReferenceReading extends TokenReading {
 }
 
 /** Raw bytes of each id; with a whole tokenizer, special tokens inside a list count as empty, as they do in decoded text. */
-export type TokenBytes =
+export type VocabularyBytes =
   | readonly (Uint8Array | undefined)[]
   | (Pick<Tokenizer, "bytes"> & Partial<Pick<Tokenizer, "specialIds">>);
 
@@ -41,7 +41,7 @@ export class ListReader {
   readonly #stops: ReadonlySet<number>;
 
   /** @param stopIds every id that ends a list (the full set, not the end-of-text token alone) */
-  constructor(tokens: TokenBytes, stopIds: Iterable<number>) {
+  constructor(tokens: VocabularyBytes, stopIds: Iterable<number>) {
     this.#bytes = "bytes" in tokens ? tokens.bytes : tokens;
     this.#empty = ("bytes" in tokens ? tokens.specialIds : undefined) ?? new Set();
     this.#stops = new Set(stopIds);
