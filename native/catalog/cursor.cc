@@ -8,13 +8,13 @@
 namespace rank_grpo {
 
 ListCursor::ListCursor(const CatalogTries& catalog, const ListRules& rules, const std::vector<int32_t>& excluded, const std::string& row)
-    : catalog_(catalog), rules_(rules) {
+    : catalog_(&catalog), rules_(rules) {
   line_.trie = catalog.line.get();
   last_.trie = catalog.last.get();
   const int64_t left = int64_t{catalog.items()} - static_cast<int64_t>(excluded.size());
   if (left < (rules.repeats ? 1 : rules.least))
-    fail("INVALID_ARGUMENT", "Expected at least " + std::to_string(rules.repeats ? 1 : rules.least) + " items after exclusions for " + row + ", got " +
-                                 std::to_string(left) + ". Exclude less, or ask for a shorter list.");
+    fail("INVALID_ARGUMENT", "Expected at least " + std::to_string(rules.repeats ? 1 : rules.least) + " items after exclusions for " + row +
+                                 ", got " + std::to_string(left) + ". Exclude less, or ask for a shorter list.");
   for (auto* walk : {&line_, &last_}) {
     walk->excluded.reserve(excluded.size() + static_cast<size_t>(rules.most));
     for (int32_t item : excluded) walk->excluded.push_back(walk->trie->line_of(item));
@@ -110,16 +110,16 @@ bool ListCursor::advance(int32_t token) {
   return true;
 }
 
-void replay_list(Replay& replay, const CatalogTries& catalog, const ListRules& rules, const std::vector<int32_t>& excluded, const int32_t* begin,
-                 const int32_t* end, const std::string& row) {
+void replay_list(Replay& replay, const CatalogTries& catalog, const ListRules& rules, const std::vector<int32_t>& excluded,
+                 const int32_t* begin, const int32_t* end, const std::string& row) {
   ListCursor cursor(catalog, rules, excluded, row);
   for (const int32_t* token = begin; token != end; ++token) {
     const auto& allowed = cursor.allowed();
     replay.ids.insert(replay.ids.end(), allowed.begin(), allowed.end());
     replay.offsets.push_back(static_cast<int32_t>(replay.ids.size()));
     if (!cursor.advance(*token))
-      fail("INVALID_ARGUMENT", "Expected a token that the catalog allows at position " + std::to_string(token - begin) + " of " + row + ", got " +
-                                   std::to_string(*token) + ".");
+      fail("INVALID_ARGUMENT", "Expected a token that the catalog allows at position " + std::to_string(token - begin) + " of " + row +
+                                   ", got " + std::to_string(*token) + ".");
   }
 }
 

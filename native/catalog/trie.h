@@ -24,7 +24,7 @@ class Trie {
 
   int32_t lines() const { return lines_; }
   int64_t bytes() const;
-  int32_t longest() const { return longest_; }            // tokens of the longest line
+  int32_t longest() const { return longest_; }               // tokens of the longest line
   int32_t item(int32_t line) const { return items_[line]; }  // index that build was given
   int32_t line_of(int32_t item) const { return ranks_[item]; }
   int32_t length(int32_t line) const { return static_cast<int32_t>(offsets_[line + 1] - offsets_[line]); }
@@ -53,16 +53,16 @@ class Trie {
   int32_t lines_ = 0, nodes_ = 0, longest_ = 0;
   int64_t children_ = 0, token_count_ = 0;
   // views into `owned_` or the mapped file
-  const int64_t* offsets_ = nullptr;      // [I + 1]
-  const int32_t* tokens_ = nullptr;       // [T]
-  const int32_t* items_ = nullptr;        // [I] sorted line -> item
-  const int32_t* ranks_ = nullptr;        // [I] item -> sorted line
-  const int32_t* depths_ = nullptr;       // [N] tokens shared by the node's lines
-  const int32_t* firsts_ = nullptr;       // [N + 1] into the children
-  const int32_t* child_tokens_ = nullptr; // [children]
-  const int32_t* child_lows_ = nullptr;   // [children] first line
-  const int32_t* child_highs_ = nullptr;  // [children] one past the last
-  const int32_t* child_nodes_ = nullptr;  // [children] -1: one line
+  const int64_t* offsets_ = nullptr;       // [I + 1]
+  const int32_t* tokens_ = nullptr;        // [T]
+  const int32_t* items_ = nullptr;         // [I] sorted line -> item
+  const int32_t* ranks_ = nullptr;         // [I] item -> sorted line
+  const int32_t* depths_ = nullptr;        // [N] tokens shared by the node's lines
+  const int32_t* firsts_ = nullptr;        // [N + 1] into the children
+  const int32_t* child_tokens_ = nullptr;  // [children]
+  const int32_t* child_lows_ = nullptr;    // [children] first line
+  const int32_t* child_highs_ = nullptr;   // [children] one past the last
+  const int32_t* child_nodes_ = nullptr;   // [children] -1: one line
   std::vector<char> owned_;
   std::unique_ptr<MappedFile> file_;
 };

@@ -24,7 +24,7 @@ void CpuBackend::given_head_forward(float* logprob, float* entropy, float* lse, 
   if (R == 0) return;
   const float inverse = 1.f / temperature;
   std::vector<float> wide_h, wide_w;
-  const uint32_t* A = pack_rows(scratch_h_, float_rows(h, 0, R, C, wide_h, pool_), C, R, C, false, compute);
+  const Rows A = rows_of(scratch_h_, float_rows(h, 0, R, C, wide_h, pool_), R, C, compute);
   const int64_t blocks = (V + kLseBlock - 1) / kLseBlock, tiles = (R + kHeadRows - 1) / kHeadRows;
   const int64_t chunk = kLseBlock * std::min(blocks, std::max<int64_t>(1, 2 * pool_.threads() / tiles));  // enough tiles for every thread
   std::vector<BlockStats> stats(static_cast<size_t>(R * blocks));
@@ -32,7 +32,7 @@ void CpuBackend::given_head_forward(float* logprob, float* entropy, float* lse, 
   for (int64_t v = 0; v < V; v += chunk) {
     const int64_t n = std::min(chunk, V - v);
     auto& p = static_cast<CpuPanels&>(*panels);
-    pack_columns(p.data, float_rows(W, v, n, C, wide_w, pool_), C, n, C, true, compute);
+    pack_rows(p, float_rows(W, v, n, C, wide_w, pool_), n);
     head_blocks(
         A, p, R, 0, n,
         [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
@@ -60,7 +60,7 @@ void CpuBackend::given_head_backward(float* dh, float* dW, Operand h, Operand W,
   const float inverse = 1.f / temperature;
   std::vector<float> wide_h, wide_w;
   const float* rows_h = float_rows(h, 0, R, C, wide_h, pool_);
-  const uint32_t* A = pack_rows(scratch_h_, rows_h, C, R, C, false, compute);
+  const Rows A = rows_of(scratch_h_, rows_h, R, C, compute);
   const int64_t budget = int64_t{2} << 20;  // floats: 8 MiB of dlogits at a time
   const int64_t chunk = std::min((V + kLseBlock - 1) / kLseBlock, std::max<int64_t>(1, budget / R / kLseBlock)) * kLseBlock;
   std::vector<float> d(static_cast<size_t>(R * std::min(chunk, V)));
@@ -69,7 +69,7 @@ void CpuBackend::given_head_backward(float* dh, float* dW, Operand h, Operand W,
     const int64_t n = std::min(chunk, V - v);
     const float* columns = float_rows(W, v, n, C, wide_w, pool_);
     auto& p = static_cast<CpuPanels&>(*panels);
-    pack_columns(p.data, columns, C, n, C, true, compute);
+    pack_rows(p, columns, n);
     head_blocks(
         A, p, R, 0, n,
         [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {

@@ -1,8 +1,7 @@
-// Linear layers forward and backward: packs the operands, splits the outputs over threads. See matmul.h for the layout.
+// Linear layers forward and backward: brings the operands into shape, splits the outputs over threads. See matmul.h.
 #include "matmul.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "backend.h"
 
@@ -15,32 +14,44 @@ CpuPanels::CpuPanels(Backend& backend, int64_t N, int64_t K, Compute compute, bo
 CpuPanels::~CpuPanels() { backend_.release(data, static_cast<size_t>(count() * stride()) * 4); }
 
 void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
-  const int64_t total = steps(), depth = pairs ? kDepth / 2 : kDepth;
+  const int64_t total = steps(), depth = pairs ? kDepth / 2 : kDepth, height = kernels.rows;
+  const auto tile = pairs ? kernels.tile_bf16 : kernels.tile_f32;
   for (int64_t k = 0; k < total; k += depth) {
     const int64_t n = std::min(depth, total - k);
-    for (int64_t j = j0; j < j1; ++j)
+    for (int64_t j = j0; j < j1; ++j) {
+      const uint32_t* b = B + (j * total + k) * kPanel;
       for (int64_t i = i0; i < i1; ++i) {
-        const uint32_t *a = A + (i * total + k) * kRows, *b = B + (j * total + k) * kPanel;
-        float* c = C + i * kRows * ldc + j * kPanel;
-        const int rows = static_cast<int>(std::min<int64_t>(kRows, M - i * kRows));
-        const int columns = static_cast<int>(std::min<int64_t>(kPanel, N - j * kPanel));
-        if (pairs) {
-          kernels.tile_bf16(rows, n, a, b, c, ldc, columns, accumulate || k > 0);
-        } else {
-          kernels.tile_f32(rows, n, reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b), c, ldc, columns,
-                           accumulate || k > 0);
-        }
+        Tile t;
+        t.rows = static_cast<int>(std::min(height, M - i * height));
+        t.columns = static_cast<int>(std::min<int64_t>(kPanel, N - j * kPanel));
+        t.steps = n;
+        t.A = A.at(i * height) + k * A.step;
+        t.row = A.row;
+        t.step = A.step;
+        t.B = b;
+        // Three tiles or more share the work of bringing in the next panel, a line a step; fewer run at the speed of memory
+        // and look a little ahead in their own.
+        t.lines = i1 - i0 > 2 ? 1 : 3;
+        t.ahead = t.lines == 3 ? b + 64 * kPanel : i - i0 < 3 && j + 1 < j1 ? b + total * kPanel + (i - i0) * n * 16 : b;
+        t.C = C + i * height * ldc + j * kPanel;
+        t.ldc = ldc;
+        t.accumulate = accumulate || k > 0;
+        tile(t);
       }
+    }
   }
+  if (!bias) return;
+  for (int64_t i = i0 * height; i < std::min(M, i1 * height); ++i)
+    for (int64_t c = j0 * kPanel; c < std::min(N, j1 * kPanel); ++c) C[i * ldc + c] += bias[c];
 }
 
 void Product::run(ThreadPool& pool) const {
   if (M == 0 || N == 0) return;
-  const int64_t rows = (M + kRows - 1) / kRows, columns = (N + kPanel - 1) / kPanel;
-  const int64_t row_block = 16;  // 128 rows of A stay in the second-level cache
+  const int64_t rows = (M + kernels.rows - 1) / kernels.rows, columns = (N + kPanel - 1) / kPanel;
+  const int64_t row_block = 128 / kernels.rows;  // 128 rows of A stay in the second-level cache
   const int64_t row_blocks = (rows + row_block - 1) / row_block;
   // few rows: each B panel is read once, by one thread; many rows: blocks of both
-  const int64_t wanted = pool.threads() == 1 ? 1 : std::max<int64_t>(1, 8 * pool.threads() / row_blocks);
+  const int64_t wanted = pool.threads() == 1 ? 1 : (8 * pool.threads() + row_blocks - 1) / row_blocks;
   const int64_t column_block = std::max<int64_t>(1, (columns + wanted - 1) / wanted);
   const int64_t column_blocks = (columns + column_block - 1) / column_block;
   pool.run(static_cast<int>(row_blocks * column_blocks), [&](int task) {
@@ -51,48 +62,39 @@ void Product::run(ThreadPool& pool) const {
 
 namespace {
 
-// 4-byte words of `panels` panels.
-int64_t words(int64_t panels, int64_t width, int64_t K, bool pairs) { return panels * width * (pairs ? (K + 1) / 2 : K); }
+constexpr int64_t kPackColumns = 96;  // columns one packing task goes through
 
-uint32_t* grown(std::vector<uint32_t>& scratch, int64_t size) {
-  if (scratch.size() < static_cast<size_t>(size)) scratch.resize(static_cast<size_t>(size));
-  return scratch.data();
-}
+int64_t panel_words(int64_t columns, int64_t K, bool pairs) { return (columns + kPanel - 1) / kPanel * kPanel * (pairs ? (K + 1) / 2 : K); }
 
 }  // namespace
 
-const uint32_t* CpuBackend::pack_rows(std::vector<uint32_t>& scratch, const float* x, int64_t ld, int64_t M, int64_t K, bool transposed,
-                                      Compute compute) {
-  const bool pairs = compute == Compute::bf16 && kernels_.bf16, round = compute == Compute::bf16 && !pairs;
-  const int64_t panels = (M + kRows - 1) / kRows, size = words(1, kRows, K, pairs);
-  uint32_t* out = grown(scratch, panels * size);
-  const int64_t chunk = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, size));
-  pool_.run(static_cast<int>((panels + chunk - 1) / chunk), [&](int task) {
-    for (int64_t i = task * chunk; i < std::min(panels, (task + 1) * chunk); ++i) {
-      const float* from = x + (transposed ? i * kRows : i * kRows * ld);
-      const int rows = static_cast<int>(std::min<int64_t>(kRows, M - i * kRows));
-      uint32_t* to = out + i * size;
+Rows CpuBackend::rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute) {
+  if (compute == Compute::f32) return {reinterpret_cast<const uint32_t*>(x), K, 1, 0};
+  const bool pairs = kernels_.bf16;
+  const int64_t row = pairs ? (K + 1) / 2 : K, chunk = std::max<int64_t>(1, 16384 / K);
+  uint32_t* out = scratch.words(*this, M * row);
+  pool_.run(static_cast<int>((M + chunk - 1) / chunk), [&](int task) {
+    for (int64_t i = task * chunk; i < std::min(M, (task + 1) * chunk); ++i) {
       if (pairs) {
-        kernels_.matmul->pack_a_bf16(to, from, ld, rows, K, transposed);
+        kernels_.matmul->to_pairs(out + i * row, x + i * K, K);
       } else {
-        kernels_.matmul->pack_a(reinterpret_cast<float*>(to), from, ld, rows, K, transposed, round);
+        kernels_.matmul->to_rounded(reinterpret_cast<float*>(out + i * row), x + i * K, K);
       }
     }
   });
-  return out;
+  return {out, row, 1, 0};
 }
 
-void CpuBackend::pack_columns(uint32_t* out, const float* x, int64_t ld, int64_t N, int64_t K, bool transposed, Compute compute) {
+void CpuBackend::pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute) {
   const bool pairs = compute == Compute::bf16 && kernels_.bf16, round = compute == Compute::bf16 && !pairs;
-  const int64_t panels = (N + kPanel - 1) / kPanel, size = words(1, kPanel, K, pairs);
-  pool_.run(static_cast<int>(panels), [&](int task) {
-    const int64_t j = task;
-    const float* from = x + (transposed ? j * kPanel * ld : j * kPanel);
-    const int columns = static_cast<int>(std::min<int64_t>(kPanel, N - j * kPanel));
+  pool_.run(static_cast<int>((N + kPackColumns - 1) / kPackColumns), [&](int task) {
+    const int64_t first = task * kPackColumns;
+    const int columns = static_cast<int>(std::min(kPackColumns, N - first));
+    uint32_t* to = out + panel_words(first, K, pairs);
     if (pairs) {
-      kernels_.matmul->pack_b_bf16(out + j * size, from, ld, columns, K, transposed);
+      kernels_.matmul->pack_bf16(to, x + first, N, columns, K);
     } else {
-      kernels_.matmul->pack_b(reinterpret_cast<float*>(out + j * size), from, ld, columns, K, transposed, round);
+      kernels_.matmul->pack(reinterpret_cast<float*>(to), x + first, N, columns, K, round);
     }
   });
 }
@@ -101,38 +103,49 @@ std::unique_ptr<Panels> CpuBackend::make_panels(int64_t N, int64_t K, Compute co
   return std::make_unique<CpuPanels>(*this, N, K, compute, compute == Compute::bf16 && kernels_.bf16);
 }
 
-void CpuBackend::pack(Panels& panels, const float* W) {
-  auto& p = static_cast<CpuPanels&>(panels);
-  pack_columns(p.data, W, p.columns, p.rows, p.columns, true, p.compute);
+void CpuBackend::pack(Panels& panels, const float* W) { pack_rows(static_cast<CpuPanels&>(panels), W, panels.rows); }
+
+void CpuBackend::pack_rows(CpuPanels& p, const float* W, int64_t N) {
+  const bool round = p.compute == Compute::bf16 && !p.pairs;
+  pool_.run(static_cast<int>((N + kPanel - 1) / kPanel), [&](int j) {
+    const int columns = static_cast<int>(std::min<int64_t>(kPanel, N - int64_t{j} * kPanel));
+    uint32_t* to = p.data + j * p.stride();
+    const float* from = W + int64_t{j} * kPanel * p.columns;
+    if (p.pairs) {
+      kernels_.matmul->pack_transposed_bf16(to, from, p.columns, columns, p.columns);
+    } else {
+      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), from, p.columns, columns, p.columns, round);
+    }
+  });
 }
 
 void CpuBackend::linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) {
   const auto& p = static_cast<const CpuPanels&>(W);
-  const uint32_t* a = pack_rows(scratch_a_, x, p.columns, T, p.columns, false, p.compute);
-  Product{*kernels_.matmul, p.pairs, T, p.rows, p.columns, a, p.data, y, p.rows, false}.run(pool_);
-  if (!bias) return;
-  pool_.run(static_cast<int>((T + 15) / 16), [&](int task) {
-    for (int64_t t = int64_t{task} * 16; t < std::min<int64_t>(T, int64_t{task + 1} * 16); ++t)
-      for (int64_t n = 0; n < p.rows; ++n) y[t * p.rows + n] += bias[n];
-  });
+  const Rows a = rows_of(scratch_a_, x, T, p.columns, p.compute);
+  Product{*kernels_.matmul, p.pairs, T, p.rows, p.columns, a, p.data, y, p.rows, false, bias}.run(pool_);
 }
 
 void CpuBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                                        bool accumulate) {
   const bool pairs = compute == Compute::bf16 && kernels_.bf16;
-  const uint32_t* a = pack_rows(scratch_a_, dy, N, T, N, false, compute);
-  uint32_t* b = grown(scratch_b_, words((K + kPanel - 1) / kPanel, kPanel, N, pairs));
-  pack_columns(b, W, K, K, N, false, compute);
-  Product{*kernels_.matmul, pairs, T, K, N, a, b, dx, K, accumulate}.run(pool_);
+  const Rows a = rows_of(scratch_a_, dy, T, N, compute);
+  uint32_t* b = scratch_b_.words(*this, panel_words(K, N, pairs));
+  pack_columns(b, W, K, N, compute);
+  Product{*kernels_.matmul, pairs, T, K, N, a, b, dx, K, accumulate, nullptr}.run(pool_);
 }
 
 void CpuBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                                         Compute compute) {
   const bool pairs = compute == Compute::bf16 && kernels_.bf16;
-  const uint32_t* a = pack_rows(scratch_a_, dy, N, N, T, true, compute);
-  uint32_t* b = grown(scratch_b_, words((K + kPanel - 1) / kPanel, kPanel, T, pairs));
-  pack_columns(b, x, K, K, T, false, compute);
-  Product{*kernels_.matmul, pairs, N, K, T, a, b, dW, K, true}.run(pool_);
+  // In pieces of one pass: both operands' panels stay in the last-level cache.
+  for (int64_t t = 0; t < T; t += kDepth) {
+    const int64_t n = std::min<int64_t>(kDepth, T - t), steps = pairs ? (n + 1) / 2 : n;
+    uint32_t* a = scratch_a_.words(*this, panel_words(N, n, pairs));
+    uint32_t* b = scratch_b_.words(*this, panel_words(K, n, pairs));
+    pack_columns(a, dy + t * N, N, n, compute);
+    pack_columns(b, x + t * K, K, n, compute);
+    Product{*kernels_.matmul, pairs, N, K, n, {a, 1, kPanel, steps * kPanel}, b, dW, K, true, nullptr}.run(pool_);
+  }
   if (!dbias) return;
   pool_.run(static_cast<int>((N + 63) / 64), [&](int task) {
     const int64_t first = int64_t{task} * 64, last = std::min(N, first + 64);

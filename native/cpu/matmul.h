@@ -8,8 +8,7 @@
 namespace rank_grpo {
 
 constexpr int kPanel = 48;   // columns of a B panel: three vectors
-constexpr int kRows = 8;     // rows of an A panel
-constexpr int kDepth = 768;  // k steps of one pass over C: a B panel's slice stays in the first-level cache
+constexpr int kDepth = 768;  // k steps of one pass over C, for any number of rows
 
 // B panels [ceil(N / 48)][K][48] f32, or pairs of bf16 [ceil(N / 48)][ceil(K / 2)][48][2]; zero padded.
 class CpuPanels final : public Panels {
@@ -27,30 +26,57 @@ class CpuPanels final : public Panels {
   Backend& backend_;
 };
 
-// C tile [rows, 48] = (accumulate ? C : 0) + A panel . B panel; A [steps][8], B [steps][48]; a step is one k, or two in bf16.
-// columns < 48: only these are read and written.
-struct MatmulKernels {
-  void (*tile_f32)(int rows, int64_t steps, const float* A, const float* B, float* C, int64_t ldc, int columns, bool accumulate);
-  void (*tile_bf16)(int rows, int64_t steps, const uint32_t* A, const uint32_t* B, float* C, int64_t ldc, int columns, bool accumulate);
-  // A panels of `rows` rows: from row-major x [rows, K] (distance lda), or from x [K, rows] transposed
-  void (*pack_a)(float* out, const float* x, int64_t lda, int rows, int64_t K, bool transposed, bool round);
-  void (*pack_a_bf16)(uint32_t* out, const float* x, int64_t lda, int rows, int64_t K, bool transposed);
-  // one B panel of up to 48 columns: from W [columns, K] row-major (transposed), or from X [K, columns]
-  void (*pack_b)(float* out, const float* x, int64_t ldb, int columns, int64_t K, bool transposed, bool round);
-  void (*pack_b_bf16)(uint32_t* out, const float* x, int64_t ldb, int columns, int64_t K, bool transposed);
+// The left operand in 4-byte words (a float, or a pair of bf16 along k): row-major where it lies (row = K, step = 1), or in
+// panels as the right operand (row = 1, step = 48, then the next panel).
+struct Rows {
+  const uint32_t* data;
+  int64_t row, step, panel;  // panel: words from one panel to the next, 0 where row-major
+  const uint32_t* at(int64_t r) const { return panel ? data + r / kPanel * panel + r % kPanel : data + r * row; }
 };
 
-// C [M, N] (+)= A B with K steps, both operands in panels of one precision.
+// One tile of C, at most MatmulKernels::rows x 48: C = (accumulate ? C : 0) + A B over `steps` words of k.
+struct Tile {
+  int rows, columns;
+  int64_t steps;
+  const uint32_t* A;
+  int64_t row, step;      // as in Rows
+  const uint32_t* B;      // [steps][48]
+  const uint32_t* ahead;  // prefetched while the tile runs, `lines` (1 or 3) cache lines a step
+  int lines;
+  float* C;
+  int64_t ldc;
+  bool accumulate;
+};
+
+struct MatmulKernels {
+  int rows;  // of a tile; divides 48
+  void (*tile_f32)(const Tile& tile);
+  void (*tile_bf16)(const Tile& tile);
+  // x [n] to bf16 pairs [ceil(n / 2)], or to floats that hold bf16 values
+  void (*to_pairs)(uint32_t* out, const float* x, int64_t n);
+  void (*to_rounded)(float* out, const float* x, int64_t n);
+  // Panels from X [K, columns]
+  void (*pack)(float* out, const float* x, int64_t ldx, int columns, int64_t K, bool round);
+  void (*pack_bf16)(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K);
+  // One panel of up to 48 columns from W [columns, K]
+  void (*pack_transposed)(float* out, const float* x, int64_t ldx, int columns, int64_t K, bool round);
+  void (*pack_transposed_bf16)(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K);
+};
+
+// C [M, N] (+)= A B with K steps, both operands of one precision. The bits of an element depend on K alone: k ascends in
+// passes of kDepth, whatever M, N and the split into tasks.
 struct Product {
   const MatmulKernels& kernels;
   bool pairs;
   int64_t M, N, K;
-  const uint32_t *A, *B;
+  Rows A;
+  const uint32_t* B;
   float* C;
   int64_t ldc;
   bool accumulate;
+  const float* bias;  // [N] or null
   int64_t steps() const { return pairs ? (K + 1) / 2 : K; }
-  void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const;  // A panels [i0, i1) x B panels [j0, j1), on this thread
+  void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const;  // tile rows [i0, i1) x panels [j0, j1), on this thread
   void run(ThreadPool& pool) const;
 };
 

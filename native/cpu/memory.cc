@@ -75,6 +75,26 @@ void CpuBackend::zero(void* device, size_t bytes) {
   });
 }
 
+uint32_t* Scratch::words(Backend& backend, int64_t count) {
+  const size_t bytes = static_cast<size_t>(count) * 4;
+  if (bytes > bytes_) {
+    free(backend);
+    data_ = backend.allocate(bytes);
+    bytes_ = bytes;
+  }
+  return static_cast<uint32_t*>(data_);
+}
+
+void Scratch::free(Backend& backend) noexcept {
+  backend.release(data_, bytes_);
+  data_ = nullptr;
+  bytes_ = 0;
+}
+
+CpuBackend::~CpuBackend() {
+  for (Scratch* scratch : {&scratch_a_, &scratch_b_, &scratch_h_, &scratch_logits_, &scratch_few_, &scratch_rows_}) scratch->free(*this);
+}
+
 std::unique_ptr<Backend> make_cpu_backend(int threads) { return std::make_unique<CpuBackend>(threads); }
 
 }  // namespace rank_grpo
