@@ -2,6 +2,7 @@
 #include "addon.h"
 
 #include "engine.h"
+#include "../native/core/device.h"
 #include "../native/cpu/kernels.h"
 #include "../native/model/checkpoint.h"
 
@@ -24,6 +25,17 @@ Napi::Value device_info(const Napi::CallbackInfo& info) {
     throw to_js_error(env, error.code(), error.what());
   }
   out.Set("threads", Engine::instance().threads());
+  auto devices = Napi::Array::New(env);
+  for (const DeviceStatus& status : list_devices()) {
+    auto device = Napi::Object::New(env);
+    device.Set("device", status.device);
+    device.Set("usable", status.usable());
+    if (!status.usable()) device.Set("reason", status.reason);
+    if (!status.name.empty()) device.Set("name", status.name);
+    if (status.memory_bytes) device.Set("memoryBytes", static_cast<double>(status.memory_bytes));
+    devices.Set(devices.Length(), device);
+  }
+  out.Set("devices", devices);
   return out;
 }
 

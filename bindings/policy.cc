@@ -19,6 +19,14 @@ struct PolicyState {
 };
 using State = std::shared_ptr<PolicyState>;
 
+std::string read_device(const Napi::Value& value) {
+  if (value.IsUndefined()) return "cpu";
+  const Fields f(value, "options");
+  const std::string device = f.text("device", "cpu");
+  if (device != "auto" && device != "cpu" && device != "cuda") type_error(value.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", f.get("device"));
+  return device;
+}
+
 PolicyOptions read_options(const Napi::Value& value) {
   PolicyOptions options;
   if (value.IsUndefined()) return options;
@@ -62,10 +70,10 @@ Napi::Value scores_to_js(Napi::Env env, Scores& scores) {
   return out;
 }
 
-State load_policy(const std::string& path, const PolicyOptions& options) {
+State load_policy(const std::string& path, const PolicyOptions& options, const std::string& device) {
   const auto checkpoint = Checkpoint::open(path);
   auto state = std::make_shared<PolicyState>();
-  state->policy = std::make_unique<Policy>(Engine::instance().backend(), checkpoint->config(), options);
+  state->policy = std::make_unique<Policy>(Engine::instance().backend(device), checkpoint->config(), options);
   state->metadata = checkpoint->metadata_json();
   std::vector<float> values;
   const auto& parameters = state->policy->table().parameters;
@@ -167,8 +175,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   static Napi::Value load(const Napi::CallbackInfo& info) {
     const std::string path = to_text(info[0], "path");
     const auto options = read_options(info[1]);
+    const std::string device = read_device(info[1]);
     return run_async<State>(
-        info.Env(), [path, options] { return load_policy(path, options); }, wrap);
+        info.Env(), [path, options, device] { return load_policy(path, options, device); }, wrap);
   }
 
   static Napi::Value create(const Napi::CallbackInfo& info) {
@@ -176,9 +185,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const auto options = read_options(info[1]);
     return run_async<State>(
         info.Env(),
-        [json, options] {
+        [json, options, device = read_device(info[1])] {
           auto state = std::make_shared<PolicyState>();
-          state->policy = std::make_unique<Policy>(Engine::instance().backend(), parse_config(json, "config"), options);
+          state->policy = std::make_unique<Policy>(Engine::instance().backend(device), parse_config(json, "config"), options);
           return state;
         },
         wrap);
@@ -428,6 +437,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const auto env = info.Env();
     const auto& p = *state_->policy;
     auto out = Napi::Object::New(env);
+    out.Set("device", p.device());
     out.Set("metadata", state_->metadata);
     out.Set("config", config_json(p.config(), StorageType::f32));
     out.Set("vocabSize", p.config().vocab);

@@ -128,6 +128,8 @@ export interface NativeCompletions {
 }
 
 export interface NativePolicyOptions {
+  /** Default "cpu". "cuda": an NVIDIA GPU (NO_DEVICE with the reason where it cannot be used). "auto": cuda where it can be used. */
+  device?: "auto" | "cpu" | "cuda";
   compute?: "f32" | "bf16";
   trainable?: boolean;
   recompute?: boolean;
@@ -143,6 +145,7 @@ export interface NativeOptimizerOptions {
 }
 
 export interface NativePolicyInfo {
+  device: "cpu" | "cuda";
   metadata: string;
   config: string;
   vocabSize: number;
@@ -237,7 +240,17 @@ export interface NativeRule {
   parameters: { name: string; value: number; min: number; max: number; reason: string }[];
 }
 
+/** A device, and where it cannot be used the reason. */
+export interface DeviceStatus {
+  device: "cpu" | "cuda";
+  usable: boolean;
+  reason?: string;
+  name?: string;
+  memoryBytes?: number;
+}
+
 export interface DeviceInfo {
+  devices: DeviceStatus[];
   device: string;
   isa: string;
   bf16: boolean;

@@ -21,6 +21,8 @@ import { loadTokenizer, tokenizerFiles } from "./text/tokenizer.ts";
 import type { Tokenizer } from "./text/types.ts";
 
 export interface PolicyOptions {
+  /** Default "cpu". "cuda": an NVIDIA GPU (NO_DEVICE with the reason where it cannot be used). "auto": cuda where it can be used. */
+  device?: "auto" | "cpu" | "cuda";
   /** Matrix products in f32 (default), or with bf16 operands and f32 accumulation; master weights are f32 either way. */
   compute?: "f32" | "bf16";
   /** Default true. false: no gradients or optimizer state (a reference, or inference). */

@@ -56,6 +56,11 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override;
   const char* name() const override { return "cuda"; }
   cudaStream_t stream() const { return stream_; }
+  // Room for partial sums; lost at the next operation that has some.
+  template <class T>
+  T* partial(int64_t count) {
+    return partial_.reserve<T>(count);
+  }
 
   void* allocate(size_t bytes) override;
   void release(void* pointer, size_t bytes) noexcept override;

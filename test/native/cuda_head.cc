@@ -5,7 +5,7 @@
 #include "../../native/cuda/logits.h"
 #include "cuda_check.h"
 
-using namespace check;
+using namespace cuda_check;
 using namespace rank_grpo;
 
 namespace {
@@ -96,7 +96,7 @@ TEST(cuda_head_rows_do_not_see_each_other) {
 }
 
 TEST(cuda_sample) {
-  const int64_t R = 90, V = 700, C = 16;
+  const int64_t R = 70, V = 400, C = 16;
   const Floats h = random_floats(R * C), W = random_floats(V * C, 0.6f);
   const Ints any = random_ints(R, static_cast<int>(V));
   const AllowedTokens sets = random_sets(any, static_cast<int>(V));
@@ -121,7 +121,7 @@ TEST(cuda_sample) {
           const Device<float> trained(*b, Floats(static_cast<size_t>(R))), lse(*b, Floats(static_cast<size_t>(R)));
           b->head_forward(trained, nullptr, lse, head.h, *head.panels, nullptr, token.data(), allowed, R, s.temperature);
           CHECK(same_bits(trained.get(), logprob));
-          const int64_t row = 77;  // alone
+          const int64_t row = 67;  // alone
           const AllowedTokens* single = nullptr;
           AllowedTokens own;
           if (allowed) {
