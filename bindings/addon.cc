@@ -3,6 +3,7 @@
 
 #include "engine.h"
 #include "../native/cpu/kernels.h"
+#include "../native/model/checkpoint.h"
 
 namespace rank_grpo {
 namespace {
@@ -30,6 +31,13 @@ void set_threads(const Napi::CallbackInfo& info) {
   }
 }
 
+// Reads what stands around the weights (config, tokenizer); the file is mapped, its weights are not touched.
+Napi::Value checkpoint_metadata(const Napi::CallbackInfo& info) {
+  return run_async<std::string>(
+      info.Env(), [path = to_text(info[0], "path")] { return Checkpoint::open(path)->metadata_json(); },
+      [](Napi::Env env, std::string& json) -> Napi::Value { return Napi::String::New(env, json); });
+}
+
 }  // namespace
 
 }  // namespace rank_grpo
@@ -39,8 +47,10 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(std::make_unique<Environment>().release());  // the environment deletes it
   exports.Set("deviceInfo", Napi::Function::New(env, device_info, "deviceInfo"));
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
+  exports.Set("checkpointMetadata", Napi::Function::New(env, checkpoint_metadata, "checkpointMetadata"));
   define_policy(env, exports);
   define_kernels(env, exports);
+  define_demonstrate(env, exports);
   return exports;
 }
 

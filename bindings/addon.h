@@ -8,11 +8,12 @@
 namespace rank_grpo {
 
 struct Environment {
-  Napi::FunctionReference policy;
+  Napi::FunctionReference policy, scores;
 };
 
 void define_policy(Napi::Env env, Napi::Object exports);
 void define_kernels(Napi::Env env, Napi::Object exports);
+void define_demonstrate(Napi::Env env, Napi::Object exports);
 
 ObjectiveSpec read_objective(const Fields& fields);
 Napi::Object objective_to_js(Napi::Env env, const ObjectiveResult& result);

@@ -11,8 +11,8 @@ namespace rank_grpo {
 
 inline std::string describe(const Napi::Value& v) {
   if (v.IsTypedArray()) {
-    static const char* const names[] = {"Int8Array", "Uint8Array", "Uint8ClampedArray", "Int16Array", "Uint16Array", "Int32Array", "Uint32Array",
-                                        "Float32Array", "Float64Array", "BigInt64Array", "BigUint64Array"};
+    static const char* const names[] = {"Int8Array",   "Uint8Array",   "Uint8ClampedArray", "Int16Array",    "Uint16Array",   "Int32Array",
+                                        "Uint32Array", "Float32Array", "Float64Array",      "BigInt64Array", "BigUint64Array"};
     const int type = v.As<Napi::TypedArray>().TypedArrayType();
     return type >= 0 && type < 11 ? names[type] : "a typed array";
   }
@@ -42,6 +42,11 @@ struct ArrayKind<float> {
   static constexpr const char* name = "a Float32Array";
 };
 template <>
+struct ArrayKind<double> {
+  static constexpr napi_typedarray_type type = napi_float64_array;
+  static constexpr const char* name = "a Float64Array";
+};
+template <>
 struct ArrayKind<uint16_t> {
   static constexpr napi_typedarray_type type = napi_uint16_array;
   static constexpr const char* name = "a Uint16Array";
@@ -55,7 +60,8 @@ struct ArrayKind<uint8_t> {
 // A copy: native threads never look at JavaScript's memory.
 template <class T>
 std::vector<T> to_vector(const Napi::Value& v, const std::string& name) {
-  if (!v.IsTypedArray() || v.As<Napi::TypedArray>().TypedArrayType() != ArrayKind<T>::type) type_error(v.Env(), ArrayKind<T>::name, name, v);
+  if (!v.IsTypedArray() || v.As<Napi::TypedArray>().TypedArrayType() != ArrayKind<T>::type)
+    type_error(v.Env(), ArrayKind<T>::name, name, v);
   const auto array = v.As<Napi::TypedArrayOf<T>>();
   if (array.ElementLength() == 0) return {};
   return {array.Data(), array.Data() + array.ElementLength()};
@@ -98,7 +104,9 @@ class Fields {
     return has(key) ? array<T>(key) : std::vector<T>();
   }
   double number(const char* key, double fallback) const { return has(key) ? to_number(get(key), key) : fallback; }
-  int64_t integer(const char* key, int64_t fallback, int64_t low, int64_t high) const { return has(key) ? to_integer(get(key), key, low, high) : fallback; }
+  int64_t integer(const char* key, int64_t fallback, int64_t low, int64_t high) const {
+    return has(key) ? to_integer(get(key), key, low, high) : fallback;
+  }
   bool boolean(const char* key, bool fallback) const {
     if (!has(key)) return fallback;
     if (!get(key).IsBoolean()) type_error(get(key).Env(), "true or false", key, get(key));

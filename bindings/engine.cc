@@ -29,7 +29,8 @@ Engine::~Engine() {
 
 void Engine::set_threads(int threads) {
   std::lock_guard<std::mutex> lock(mutex_);
-  expect(!started_ || threads == threads_, "setThreads before the first operation", "threads", std::to_string(threads) + " (" + std::to_string(threads_) + " are running)");
+  expect(!started_ || threads == threads_, "setThreads before the first operation", "threads",
+         std::to_string(threads) + " (" + std::to_string(threads_) + " are running)");
   threads_ = threads;
 }
 

@@ -10,8 +10,11 @@ ObjectiveSpec read_objective(const Fields& f) {
   spec.rule = f.text("rule", "clip");
   const Napi::Value params = f.get("params");
   if (params.IsArray())
-    for (uint32_t i = 0; i < params.As<Napi::Array>().Length(); ++i) spec.params.push_back(to_number(params.As<Napi::Array>().Get(i), "params"));
-  const std::string spread = f.text("spread", "pooled"), kl = f.text("kl", "k3");
+    for (uint32_t i = 0; i < params.As<Napi::Array>().Length(); ++i)
+      spec.params.push_back(to_number(params.As<Napi::Array>().Get(i), "params"));
+  const std::string spread = f.text("spread", "pooled"), pool = f.text("pool", "mean"), kl = f.text("kl", "k3");
+  if (pool != "mean" && pool != "sum") type_error(params.Env(), "\"mean\" or \"sum\"", "pool", f.get("pool"));
+  spec.pool = pool == "sum" ? Pool::sum : Pool::mean;
   if (spread != "pooled" && spread != "token") type_error(params.Env(), "\"pooled\" or \"token\"", "spread", f.get("spread"));
   spec.spread = spread == "token" ? Spread::token : Spread::pooled;
   if (kl != "k1" && kl != "k2" && kl != "k3") type_error(params.Env(), "\"k1\", \"k2\" or \"k3\"", "kl", f.get("kl"));
@@ -45,191 +48,285 @@ Napi::Object objective_to_js(Napi::Env env, const ObjectiveResult& r) {
 
 namespace {
 
+[[noreturn]] void range_error(Napi::Env env, const std::string& what, const std::string& name, const std::string& got) {
+  throw Napi::RangeError::New(env, "Expected " + what + " for " + name + ", got " + got + ".");
+}
+
 void expect_length(Napi::Env env, size_t got, size_t wanted, const char* name) {
-  if (got != wanted) throw Napi::RangeError::New(env, "Expected " + std::to_string(wanted) + " values for " + name + ", got " + std::to_string(got) + ".");
+  if (got != wanted) range_error(env, std::to_string(wanted) + " values", name, std::to_string(got));
 }
 
-void expect_targets(Napi::Env env, const std::vector<int32_t>& targets, int64_t V) {
-  for (int32_t t : targets)
-    if (t < 0 || t >= V) throw Napi::RangeError::New(env, "Expected targets from 0 to " + std::to_string(V - 1) + ", got " + std::to_string(t) + ".");
+void expect_indices(Napi::Env env, const std::vector<int32_t>& values, int64_t count, const char* name) {
+  for (int32_t v : values)
+    if (v < 0 || v >= count) range_error(env, "indices from 0 to " + std::to_string(count - 1), name, std::to_string(v));
 }
 
-// Large inputs are not copied: the arrays are kept alive by a reference until the promise settles, and the caller is told not to
-// write to them meanwhile.
-struct Pinned {
-  explicit Pinned(const Napi::Value& v) : reference(Napi::Persistent(v.As<Napi::Object>())) {}
-  Napi::ObjectReference reference;
-};
+void expect_finite(Napi::Env env, const std::vector<float>& values, const char* name) {
+  for (size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i])) range_error(env, "finite numbers", name, std::to_string(values[i]) + " at " + std::to_string(i));
+}
 
-struct Logits {
-  const float* f32 = nullptr;
-  const uint16_t* bf16 = nullptr;
-  size_t length = 0;
-};
+float read_temperature(const Fields& f) {
+  const double temperature = f.number("temperature", 1);
+  if (!(temperature > 0 && std::isfinite(1 / temperature)))
+    range_error(f.get("temperature").Env(), "a number above 0", "temperature", std::to_string(temperature));
+  return static_cast<float>(temperature);
+}
 
-Logits read_logits(const Napi::Value& v) {
-  Logits out;
-  if (v.IsTypedArray()) {
-    const auto array = v.As<Napi::TypedArray>();
-    out.length = array.ElementLength();
-    if (array.TypedArrayType() == napi_float32_array) out.f32 = v.As<Napi::Float32Array>().Data();
-    if (array.TypedArrayType() == napi_uint16_array) out.bf16 = v.As<Napi::Uint16Array>().Data();
+// Large arrays are not copied: they are kept alive by references until the promise settles, and the caller is told neither to
+// write to them nor to transfer them meanwhile. References live and die on the JavaScript thread: from hand_over() on only
+// release() deletes them, so a job dropped by the engine thread at teardown touches none.
+class PinList {
+ public:
+  void add(const Napi::Value& v) { references_.push_back(Napi::Persistent(v.As<Napi::Object>())); }
+  void hand_over() {
+    for (auto& reference : references_) reference.SuppressDestruct();
   }
-  if (!v.IsTypedArray() || (!out.f32 && !out.bf16 && out.length > 0)) type_error(v.Env(), "a Float32Array or a Uint16Array of bf16 bits", "logits", v);
+  void release() {
+    for (auto& reference : references_) reference.Reset();
+  }
+
+ private:
+  std::vector<Napi::ObjectReference> references_;
+};
+using Pins = std::shared_ptr<PinList>;
+
+std::function<void()> unpin(const Pins& pins) {
+  pins->hand_over();
+  return [pins] { pins->release(); };
+}
+
+// A matrix of the caller's, f32 or bf16 bits.
+Operand read_matrix(const Napi::Value& v, const char* name, Pins& pins, size_t& length) {
+  Operand out;
+  const auto type = v.IsTypedArray() ? v.As<Napi::TypedArray>().TypedArrayType() : napi_int8_array;
+  if (type != napi_float32_array && type != napi_uint16_array)
+    type_error(v.Env(), "a Float32Array, or a Uint16Array of bf16 bits", name, v);
+  length = v.As<Napi::TypedArray>().ElementLength();
+  if (type == napi_float32_array) out.f32 = v.As<Napi::Float32Array>().Data();
+  if (type == napi_uint16_array) out.bf16 = v.As<Napi::Uint16Array>().Data();
+  pins->add(v);
   return out;
 }
 
+float* read_output(const Napi::Value& v, const char* name, size_t length, Pins& pins) {
+  if (!v.IsTypedArray() || v.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) type_error(v.Env(), "a Float32Array", name, v);
+  expect_length(v.Env(), v.As<Napi::TypedArray>().ElementLength(), length, name);
+  pins->add(v);
+  return v.As<Napi::Float32Array>().Data();
+}
+
+struct Forward {
+  std::vector<float> logprob, entropy, lse;
+  Forward() = default;
+  Forward(size_t n, bool with_entropy) : logprob(n), entropy(with_entropy ? n : 0), lse(n) {}
+  float* entropies() { return entropy.empty() ? nullptr : entropy.data(); }
+};
+
+Napi::Value forward_to_js(Napi::Env env, Forward& out) {
+  auto object = Napi::Object::New(env);
+  object.Set("logprobs", from_vector(env, out.logprob));
+  object.Set("logSumExp", from_vector(env, out.lse));
+  if (!out.entropy.empty()) object.Set("entropies", from_vector(env, out.entropy));
+  return object;
+}
+
+// What a backward pass reads per row, lengths checked.
+struct RowGradients {
+  std::vector<float> lse, dlogprob, entropy, dentropy;
+  RowGradients(Napi::Env env, const Fields& f, size_t rows)
+      : lse(f.array<float>("logSumExp")),
+        dlogprob(f.array<float>("dlogprobs")),
+        entropy(f.array_or_empty<float>("entropies")),
+        dentropy(f.array_or_empty<float>("dentropies")) {
+    expect_length(env, lse.size(), rows, "logSumExp");
+    expect_length(env, dlogprob.size(), rows, "dlogprobs");
+    if (f.has("dentropies")) {
+      expect_length(env, dentropy.size(), rows, "dentropies");
+      expect_length(env, entropy.size(), rows, "entropies");
+    }
+  }
+  const float* entropies() const { return dentropy.empty() ? nullptr : entropy.data(); }
+  const float* dentropies() const { return dentropy.empty() ? nullptr : dentropy.data(); }
+};
+
+// logits [T, V] and targets [T], as both directions read them.
+struct LogitsCall {
+  Pins pins = std::make_shared<PinList>();
+  Operand logits;
+  std::vector<int32_t> targets;
+  Fields options;
+  int64_t T, V;
+  float temperature;
+  explicit LogitsCall(const Napi::CallbackInfo& info) : targets(to_vector<int32_t>(info[1], "targets")), options(info[2], "options") {
+    size_t length = 0;
+    logits = read_matrix(info[0], "logits", pins, length);
+    T = static_cast<int64_t>(targets.size());
+    V = to_integer(options.get("vocabulary"), "vocabulary", 1, 1 << 30);
+    temperature = read_temperature(options);
+    expect_length(info.Env(), length, static_cast<size_t>(T * V), "logits");
+    expect_indices(info.Env(), targets, V, "targets");
+  }
+};
+
 Napi::Value logprob_forward(const Napi::CallbackInfo& info) {
-  const auto env = info.Env();
-  const Logits logits = read_logits(info[0]);
-  auto targets = to_vector<int32_t>(info[1], "targets");
-  const Fields f(info[2], "options");
-  const int64_t V = to_integer(f.get("vocabulary"), "vocabulary", 1, 1 << 30), T = static_cast<int64_t>(targets.size());
-  const float temperature = static_cast<float>(f.number("temperature", 1));
-  const bool entropy = f.boolean("entropies", false);
-  expect_length(env, logits.length, static_cast<size_t>(T * V), "logits");
-  expect_targets(env, targets, V);
-  auto pin = std::make_shared<Pinned>(info[0]);
-  struct Out {
-    std::vector<float> logprob, entropy, lse;
-  };
-  return run_async<Out>(
-      env,
-      [=, targets = std::move(targets)] {
-        Out out{std::vector<float>(static_cast<size_t>(T)), std::vector<float>(entropy ? static_cast<size_t>(T) : 0), std::vector<float>(static_cast<size_t>(T))};
+  LogitsCall call(info);
+  const bool entropy = call.options.boolean("entropies", false);
+  return run_async<Forward>(
+      info.Env(),
+      [x = call.logits, targets = std::move(call.targets), T = call.T, V = call.V, temperature = call.temperature, entropy] {
+        Forward out(targets.size(), entropy);
         auto& backend = *Engine::instance().backend();
-        float* h = entropy ? out.entropy.data() : nullptr;
-        if (logits.bf16) {
-          logits_forward(backend, out.logprob.data(), h, out.lse.data(), logits.bf16, targets.data(), T, V, temperature);
+        if (x.bf16) {
+          logits_forward(backend, out.logprob.data(), out.entropies(), out.lse.data(), x.bf16, targets.data(), T, V, temperature);
         } else {
-          logits_forward(backend, out.logprob.data(), h, out.lse.data(), logits.f32, targets.data(), T, V, temperature);
+          logits_forward(backend, out.logprob.data(), out.entropies(), out.lse.data(), x.f32, targets.data(), T, V, temperature);
         }
         return out;
       },
-      [pin](Napi::Env e, Out& out) -> Napi::Value {
-        auto object = Napi::Object::New(e);
-        object.Set("logprobs", from_vector(e, out.logprob));
-        object.Set("logSumExp", from_vector(e, out.lse));
-        if (!out.entropy.empty()) object.Set("entropies", from_vector(e, out.entropy));
-        return object;
-      },
-      [pin]() mutable { pin.reset(); });
+      forward_to_js, unpin(call.pins));
 }
 
 Napi::Value logprob_backward(const Napi::CallbackInfo& info) {
-  const auto env = info.Env();
-  const Logits logits = read_logits(info[0]);
-  auto targets = to_vector<int32_t>(info[1], "targets");
-  const Fields f(info[2], "options");
-  auto lse = f.array<float>("logSumExp"), dlogprobs = f.array<float>("dlogprobs"), entropies = f.array_or_empty<float>("entropies"), dentropies = f.array_or_empty<float>("dentropies");
-  const int64_t V = to_integer(f.get("vocabulary"), "vocabulary", 1, 1 << 30), T = static_cast<int64_t>(targets.size());
-  const float temperature = static_cast<float>(f.number("temperature", 1));
-  const Napi::Value target = f.get("out");
-  if (!target.IsTypedArray() || target.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) type_error(env, "a Float32Array", "out", target);
-  float* out = target.As<Napi::Float32Array>().Data();
-  expect_length(env, target.As<Napi::Float32Array>().ElementLength(), static_cast<size_t>(T * V), "out");
-  expect_length(env, logits.length, static_cast<size_t>(T * V), "logits");
-  expect_length(env, lse.size(), targets.size(), "logSumExp");
-  expect_length(env, dlogprobs.size(), targets.size(), "dlogprobs");
-  if (!dentropies.empty()) {
-    expect_length(env, dentropies.size(), targets.size(), "dentropies");
-    expect_length(env, entropies.size(), targets.size(), "entropies");
-  }
-  expect_targets(env, targets, V);
-  auto pin = std::make_shared<Pinned>(info[0]), pin_out = std::make_shared<Pinned>(target);
+  LogitsCall call(info);
+  RowGradients rows(info.Env(), call.options, call.targets.size());
+  float* out = read_output(call.options.get("out"), "out", static_cast<size_t>(call.T * call.V), call.pins);
   return run_async<int>(
-      env,
-      [=, targets = std::move(targets), lse = std::move(lse), dlogprobs = std::move(dlogprobs), entropies = std::move(entropies), dentropies = std::move(dentropies)] {
+      info.Env(),
+      [x = call.logits, targets = std::move(call.targets), rows = std::move(rows), T = call.T, V = call.V, temperature = call.temperature,
+       out] {
         auto& backend = *Engine::instance().backend();
-        const float *h = dentropies.empty() ? nullptr : entropies.data(), *dh = dentropies.empty() ? nullptr : dentropies.data();
-        if (logits.bf16) {
-          logits_backward(backend, out, logits.bf16, targets.data(), lse.data(), h, dlogprobs.data(), dh, T, V, temperature);
+        if (x.bf16) {
+          logits_backward(backend, out, x.bf16, targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(),
+                          T, V, temperature);
         } else {
-          logits_backward(backend, out, logits.f32, targets.data(), lse.data(), h, dlogprobs.data(), dh, T, V, temperature);
+          logits_backward(backend, out, x.f32, targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(),
+                          T, V, temperature);
         }
         return 0;
       },
-      [pin_out](Napi::Env, int&) -> Napi::Value { return pin_out->reference.Value(); }, [pin]() mutable { pin.reset(); });
+      [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); }, unpin(call.pins));
 }
 
-// hidden [T, C] x head [V, C]: log-probs, entropies and, where dlogprobs is given, dhidden and dhead.
-Napi::Value head(const Napi::CallbackInfo& info) {
-  const auto env = info.Env();
-  auto hidden = to_vector<float>(info[0], "hidden"), weight = to_vector<float>(info[1], "head");
-  auto targets = to_vector<int32_t>(info[2], "targets");
-  const Fields f(info[3], "options");
-  const int64_t V = to_integer(f.get("vocabulary"), "vocabulary", 1, 1 << 30), T = static_cast<int64_t>(targets.size());
-  const bool bf16 = f.boolean("bf16", false), entropy = f.boolean("entropies", false) || f.has("dentropies");
-  const float temperature = static_cast<float>(f.number("temperature", 1));
-  auto dlogprobs = f.array_or_empty<float>("dlogprobs"), dentropies = f.array_or_empty<float>("dentropies");
-  if (T == 0 || hidden.size() % static_cast<size_t>(T) != 0) throw Napi::RangeError::New(env, "Expected a multiple of the number of targets for hidden, got " + std::to_string(hidden.size()) + " values.");
-  const int64_t C = static_cast<int64_t>(hidden.size()) / T;
-  expect_length(env, weight.size(), static_cast<size_t>(V * C), "head");
-  expect_targets(env, targets, V);
-  const bool backward = !dlogprobs.empty() || !dentropies.empty();
-  if (backward) expect_length(env, dlogprobs.size(), targets.size(), "dlogprobs");
-  if (!dentropies.empty()) expect_length(env, dentropies.size(), targets.size(), "dentropies");
-  struct Out {
-    std::vector<float> logprob, entropy, lse, dhidden, dhead;
-  };
-  return run_async<Out>(
-      env,
-      [=, hidden = std::move(hidden), weight = std::move(weight), targets = std::move(targets), dlogprobs = std::move(dlogprobs), dentropies = std::move(dentropies)] {
-        auto& backend = *Engine::instance().backend();
-        const auto panels = backend.make_panels(V, C, bf16 ? Compute::bf16 : Compute::f32);
-        backend.pack(*panels, weight.data());
-        const size_t n = static_cast<size_t>(T);
-        Out out{std::vector<float>(n), std::vector<float>(entropy ? n : 0), std::vector<float>(n), {}, {}};
-        float* h = entropy ? out.entropy.data() : nullptr;
-        backend.head_forward(out.logprob.data(), h, out.lse.data(), hidden.data(), *panels, targets.data(), nullptr, T, temperature);
-        if (backward) {
-          out.dhidden.resize(hidden.size());
-          out.dhead.resize(weight.size());
-          backend.head_backward(out.dhidden.data(), out.dhead.data(), hidden.data(), weight.data(), *panels, targets.data(), nullptr, out.lse.data(), h,
-                                dlogprobs.data(), dentropies.empty() ? nullptr : dentropies.data(), T, temperature);
-        }
+// hidden [T, C] x head [V, C] and targets [T], as both directions read them.
+struct HeadCall {
+  Pins pins = std::make_shared<PinList>();
+  Operand hidden, head;
+  std::vector<int32_t> targets;
+  Fields options;
+  int64_t T, C, V;
+  float temperature;
+  Compute compute;
+  explicit HeadCall(const Napi::CallbackInfo& info) : targets(to_vector<int32_t>(info[2], "targets")), options(info[3], "options") {
+    size_t hidden_length = 0, head_length = 0;
+    hidden = read_matrix(info[0], "hidden", pins, hidden_length);
+    head = read_matrix(info[1], "head", pins, head_length);
+    T = static_cast<int64_t>(targets.size());
+    V = to_integer(options.get("vocabulary"), "vocabulary", 1, 1 << 30);
+    C = static_cast<int64_t>(head_length) / V;
+    temperature = read_temperature(options);
+    if (C == 0 || C * V != static_cast<int64_t>(head_length))
+      range_error(info.Env(), "a multiple of " + std::to_string(V) + " values", "head", std::to_string(head_length));
+    expect_length(info.Env(), hidden_length, static_cast<size_t>(T * C), "hidden");
+    expect_indices(info.Env(), targets, V, "targets");
+    const std::string name = options.text("compute", hidden.bf16 && head.bf16 ? "bf16" : "f32");
+    if (name != "f32" && name != "bf16") type_error(info.Env(), "\"f32\" or \"bf16\"", "compute", options.get("compute"));
+    compute = name == "bf16" ? Compute::bf16 : Compute::f32;
+  }
+};
+
+Napi::Value head_forward(const Napi::CallbackInfo& info) {
+  HeadCall call(info);
+  const bool entropy = call.options.boolean("entropies", false);
+  return run_async<Forward>(
+      info.Env(),
+      [h = call.hidden, W = call.head, targets = std::move(call.targets), T = call.T, C = call.C, V = call.V,
+       temperature = call.temperature, compute = call.compute, entropy] {
+        Forward out(targets.size(), entropy);
+        Engine::instance().backend()->given_head_forward(out.logprob.data(), out.entropies(), out.lse.data(), h, W, targets.data(), T, C, V,
+                                                         temperature, compute);
         return out;
       },
-      [](Napi::Env e, Out& out) -> Napi::Value {
-        auto object = Napi::Object::New(e);
-        object.Set("logprobs", from_vector(e, out.logprob));
-        object.Set("logSumExp", from_vector(e, out.lse));
-        if (!out.entropy.empty()) object.Set("entropies", from_vector(e, out.entropy));
-        if (!out.dhead.empty()) {
-          object.Set("dhidden", from_vector(e, out.dhidden));
-          object.Set("dhead", from_vector(e, out.dhead));
-        }
-        return object;
-      });
+      forward_to_js, unpin(call.pins));
+}
+
+Napi::Value head_backward(const Napi::CallbackInfo& info) {
+  HeadCall call(info);
+  RowGradients rows(info.Env(), call.options, call.targets.size());
+  float* dhidden = read_output(call.options.get("dhidden"), "dhidden", static_cast<size_t>(call.T * call.C), call.pins);
+  float* dhead = call.options.has("dhead")
+                     ? read_output(call.options.get("dhead"), "dhead", static_cast<size_t>(call.V * call.C), call.pins)
+                     : nullptr;
+  return run_async<int>(
+      info.Env(),
+      [h = call.hidden, W = call.head, targets = std::move(call.targets), rows = std::move(rows), T = call.T, C = call.C, V = call.V,
+       temperature = call.temperature, compute = call.compute, dhidden, dhead] {
+        Engine::instance().backend()->given_head_backward(dhidden, dhead, h, W, targets.data(), rows.lse.data(), rows.entropies(),
+                                                          rows.dlogprob.data(), rows.dentropies(), T, C, V, temperature, compute);
+        return 0;
+      },
+      [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); }, unpin(call.pins));
+}
+
+// CSR segments over `tokens` tokens, checked.
+struct Segments {
+  std::vector<int32_t> offsets, tokens;
+  Segments(Napi::Env env, const Fields& f, size_t count)
+      : offsets(f.array<int32_t>("segmentOffsets")), tokens(f.array<int32_t>("segmentTokens")) {
+    const std::string wanted = "offsets from 0 to " + std::to_string(tokens.size());
+    if (offsets.empty() || offsets.front() != 0 || static_cast<size_t>(offsets.back()) != tokens.size())
+      range_error(env, wanted, "segmentOffsets",
+                  offsets.empty() ? "none" : std::to_string(offsets.front()) + " to " + std::to_string(offsets.back()));
+    for (size_t i = 1; i < offsets.size(); ++i)
+      if (offsets[i] < offsets[i - 1])
+        range_error(env, "ascending offsets", "segmentOffsets", std::to_string(offsets[i]) + " at " + std::to_string(i));
+    expect_indices(env, tokens, static_cast<int64_t>(count), "segmentTokens");
+  }
+};
+
+Napi::Value segment_ratios(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  const Fields f(info[0], "inputs");
+  const auto logprobs = f.array<float>("logprobs"), old = f.array<float>("oldLogprobs");
+  expect_length(env, old.size(), logprobs.size(), "oldLogprobs");
+  const Segments segments(env, f, logprobs.size());
+  std::vector<float> ratios, logs;
+  for (size_t s = 0; s + 1 < segments.offsets.size(); ++s) {
+    const double mean = pool_segment(logprobs.data(), old.data(), segments.tokens.data() + segments.offsets[s],
+                                     segments.tokens.data() + segments.offsets[s + 1]);
+    logs.push_back(static_cast<float>(mean));
+    ratios.push_back(static_cast<float>(std::exp(mean)));
+  }
+  auto out = Napi::Object::New(env);
+  out.Set("ratios", from_vector(env, ratios));
+  out.Set("logRatios", from_vector(env, logs));
+  return out;
 }
 
 Napi::Value policy_loss(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   const Fields f(info[0], "inputs");
-  const auto logprobs = f.array<float>("logprobs"), old = f.array_or_empty<float>("oldLogprobs"), ref = f.array_or_empty<float>("refLogprobs"),
-             entropies = f.array_or_empty<float>("entropies"), advantages = f.array<float>("advantages"), weights = f.array<float>("weights");
-  const auto offsets = f.array<int32_t>("segmentOffsets"), tokens = f.array<int32_t>("segmentTokens");
-  expect_length(env, advantages.size(), logprobs.size(), "advantages");
-  expect_length(env, weights.size(), logprobs.size(), "weights");
-  if (f.has("oldLogprobs")) expect_length(env, old.size(), logprobs.size(), "oldLogprobs");
-  if (f.has("refLogprobs")) expect_length(env, ref.size(), logprobs.size(), "refLogprobs");
-  if (f.has("entropies")) expect_length(env, entropies.size(), logprobs.size(), "entropies");
-  if (offsets.empty() || offsets.front() != 0 || static_cast<size_t>(offsets.back()) != tokens.size())
-    throw Napi::RangeError::New(env, "Expected offsets from 0 to " + std::to_string(tokens.size()) + " for segmentOffsets.");
-  for (size_t i = 1; i < offsets.size(); ++i)
-    if (offsets[i] < offsets[i - 1]) throw Napi::RangeError::New(env, "Expected ascending segmentOffsets, got a smaller one at " + std::to_string(i) + ".");
-  expect_targets(env, tokens, static_cast<int64_t>(logprobs.size()));
+  const auto logprobs = f.array<float>("logprobs"), old = f.array_or_empty<float>("oldLogprobs"),
+             ref = f.array_or_empty<float>("refLogprobs"), entropies = f.array_or_empty<float>("entropies"),
+             advantages = f.array<float>("advantages"), weights = f.array<float>("weights");
+  for (const auto& [name, values] :
+       {std::pair{"advantages", &advantages}, std::pair{"weights", &weights}, std::pair{"oldLogprobs", &old},
+        std::pair{"refLogprobs", &ref}, std::pair{"entropies", &entropies}, std::pair{"logprobs", &logprobs}}) {
+    if (f.has(name)) expect_length(env, values->size(), logprobs.size(), name);
+    expect_finite(env, *values, name);
+  }
+  const Segments segments(env, f, logprobs.size());
   ObjectiveInputs in;
   in.tokens = static_cast<int64_t>(logprobs.size());
-  in.segments = static_cast<int64_t>(offsets.size()) - 1;
+  in.segments = static_cast<int64_t>(segments.offsets.size()) - 1;
   in.logprobs = logprobs.data();
-  in.old_logprobs = old.empty() ? nullptr : old.data();
-  in.ref_logprobs = ref.empty() ? nullptr : ref.data();
-  in.entropies = entropies.empty() ? nullptr : entropies.data();
+  in.old_logprobs = f.has("oldLogprobs") ? old.data() : nullptr;
+  in.ref_logprobs = f.has("refLogprobs") ? ref.data() : nullptr;
+  in.entropies = f.has("entropies") ? entropies.data() : nullptr;
   in.advantages = advantages.data();
   in.weights = weights.data();
-  in.segment_offsets = offsets.data();
-  in.segment_tokens = tokens.data();
+  in.segment_offsets = segments.offsets.data();
+  in.segment_tokens = segments.tokens.data();
   try {
     return objective_to_js(env, evaluate_objective(read_objective(Fields(info[1], "objective")), in));
   } catch (const Error& error) {
@@ -266,7 +363,9 @@ Napi::Value list_objectives(const Napi::CallbackInfo& info) {
 void define_kernels(Napi::Env env, Napi::Object exports) {
   exports.Set("logprobForward", Napi::Function::New(env, logprob_forward, "logprobForward"));
   exports.Set("logprobBackward", Napi::Function::New(env, logprob_backward, "logprobBackward"));
-  exports.Set("head", Napi::Function::New(env, head, "head"));
+  exports.Set("headForward", Napi::Function::New(env, head_forward, "headForward"));
+  exports.Set("headBackward", Napi::Function::New(env, head_backward, "headBackward"));
+  exports.Set("segmentRatios", Napi::Function::New(env, segment_ratios, "segmentRatios"));
   exports.Set("policyLoss", Napi::Function::New(env, policy_loss, "policyLoss"));
   exports.Set("objectiveList", Napi::Function::New(env, list_objectives, "objectiveList"));
 }

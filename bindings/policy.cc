@@ -111,7 +111,8 @@ void load_optimizer(Policy& policy, const std::string& path) {
   const auto& parameters = policy.table().parameters;
   for (const auto& p : parameters)
     for (const char* moment : {"m.", "v."})
-      if (file->shape(moment + p.name) != std::vector<int64_t>{p.size()}) fail("BAD_CHECKPOINT", path + ": Expected " + std::to_string(p.size()) + " values for " + moment + p.name + ", got another shape.");
+      if (file->shape(moment + p.name) != std::vector<int64_t>{p.size()})
+        fail("BAD_CHECKPOINT", path + ": Expected " + std::to_string(p.size()) + " values for " + moment + p.name + ", got another shape.");
   std::vector<float> m, v;
   for (size_t i = 0; i < parameters.size(); ++i) {
     m.resize(static_cast<size_t>(parameters[i].size()));
@@ -129,19 +130,31 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
  public:
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "NativePolicy",
-                       {StaticMethod("load", &PolicyWrap::load), StaticMethod("create", &PolicyWrap::create), InstanceMethod("generate", &PolicyWrap::generate),
-                        InstanceMethod("score", &PolicyWrap::score), InstanceMethod("accumulate", &PolicyWrap::accumulate),
-                        InstanceMethod("backward", &PolicyWrap::backward), InstanceMethod("optimizerStep", &PolicyWrap::optimizer_step),
-                        InstanceMethod("zeroGradients", &PolicyWrap::zero_gradients), InstanceMethod("initialize", &PolicyWrap::initialize),
-                        InstanceMethod("copyFrom", &PolicyWrap::copy_from), InstanceMethod("save", &PolicyWrap::save),
-                        InstanceMethod("saveOptimizer", &PolicyWrap::save_optimizer_state), InstanceMethod("loadOptimizer", &PolicyWrap::load_optimizer_state),
-                        InstanceMethod("setVocabulary", &PolicyWrap::set_vocabulary), InstanceMethod("getParameter", &PolicyWrap::get_parameter),
-                        InstanceMethod("getGradient", &PolicyWrap::get_gradient), InstanceMethod("setParameter", &PolicyWrap::set_parameter),
-                        InstanceMethod("describe", &PolicyWrap::describe_policy), InstanceMethod("abort", &PolicyWrap::abort), InstanceMethod("dispose", &PolicyWrap::dispose)});
+                       {StaticMethod("load", &PolicyWrap::load),
+                        StaticMethod("create", &PolicyWrap::create),
+                        InstanceMethod("generate", &PolicyWrap::generate),
+                        InstanceMethod("score", &PolicyWrap::score),
+                        InstanceMethod("accumulate", &PolicyWrap::accumulate),
+                        InstanceMethod("backward", &PolicyWrap::backward),
+                        InstanceMethod("optimizerStep", &PolicyWrap::optimizer_step),
+                        InstanceMethod("zeroGradients", &PolicyWrap::zero_gradients),
+                        InstanceMethod("initialize", &PolicyWrap::initialize),
+                        InstanceMethod("copyFrom", &PolicyWrap::copy_from),
+                        InstanceMethod("save", &PolicyWrap::save),
+                        InstanceMethod("saveOptimizer", &PolicyWrap::save_optimizer_state),
+                        InstanceMethod("loadOptimizer", &PolicyWrap::load_optimizer_state),
+                        InstanceMethod("setVocabulary", &PolicyWrap::set_vocabulary),
+                        InstanceMethod("getParameter", &PolicyWrap::get_parameter),
+                        InstanceMethod("getGradient", &PolicyWrap::get_gradient),
+                        InstanceMethod("setParameter", &PolicyWrap::set_parameter),
+                        InstanceMethod("describe", &PolicyWrap::describe_policy),
+                        InstanceMethod("abort", &PolicyWrap::abort),
+                        InstanceMethod("dispose", &PolicyWrap::dispose)});
   }
 
   explicit PolicyWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PolicyWrap>(info) {
-    if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Expected NativePolicy.load or NativePolicy.create, got a constructor call.");
+    if (!info[0].IsExternal())
+      throw Napi::TypeError::New(info.Env(), "Expected NativePolicy.load or NativePolicy.create, got a constructor call.");
     state_ = *info[0].As<Napi::External<State>>().Data();
   }
 
@@ -153,7 +166,8 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   static Napi::Value load(const Napi::CallbackInfo& info) {
     const std::string path = to_text(info[0], "path");
     const auto options = read_options(info[1]);
-    return run_async<State>(info.Env(), [path, options] { return load_policy(path, options); }, wrap);
+    return run_async<State>(
+        info.Env(), [path, options] { return load_policy(path, options); }, wrap);
   }
 
   static Napi::Value create(const Napi::CallbackInfo& info) {
@@ -177,7 +191,8 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   }
   void check(Napi::Env env) const {
     if (state_->disposed) throw to_js_error(env, "DISPOSED", "Expected a live policy, got one that was disposed.");
-    if (state_->busy) throw to_js_error(env, "BUSY", "Expected an idle policy, got one that is at work. Await the running operation first.");
+    if (state_->busy)
+      throw to_js_error(env, "BUSY", "Expected an idle policy, got one that is at work. Await the running operation first.");
   }
 
   // An operation of this policy on the engine thread. Gradients of an aborted or failed one are dropped.
@@ -194,10 +209,20 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
             throw;
           }
         },
-        std::move(convert), [state] { state->busy = false; if (state->disposed) state->policy.reset(); });
+        std::move(convert),
+        [state] {
+          state->busy = false;
+          if (state->disposed) state->policy.reset();
+        });
   }
   Napi::Value operate_void(Napi::Env env, std::function<void(Policy&)> work) {
-    return operate<int>(env, [work = std::move(work)](Policy& p) { work(p); return 0; }, [](Napi::Env e, int&) { return e.Undefined(); });
+    return operate<int>(
+        env,
+        [work = std::move(work)](Policy& p) {
+          work(p);
+          return 0;
+        },
+        [](Napi::Env e, int&) { return e.Undefined(); });
   }
 
   Napi::Value generate(const Napi::CallbackInfo& info) {
@@ -235,7 +260,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   Napi::Value score(const Napi::CallbackInfo& info) {
     const auto options = read_forward(info[1], state_);
     const bool entropies = info[1].IsObject() && Fields(info[1], "options").boolean("entropies", false);
-    return operate<Scores>(info.Env(), [batch = read_batch(info[0]), options, entropies](Policy& p) { return p.score(batch, options, entropies); }, scores_to_js);
+    return operate<Scores>(
+        info.Env(), [batch = read_batch(info[0]), options, entropies](Policy& p) { return p.score(batch, options, entropies); },
+        scores_to_js);
   }
 
   Napi::Value accumulate(const Napi::CallbackInfo& info) {
@@ -250,7 +277,10 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const auto objective = read_objective(Fields(info[2], "objective"));
     const auto options = read_forward(info[3], state_);
     return operate<StepResult>(
-        info.Env(), [batch = read_batch(info[0]), inputs = std::move(inputs), objective, options](Policy& p) { return p.accumulate(batch, inputs, objective, options); },
+        info.Env(),
+        [batch = read_batch(info[0]), inputs = std::move(inputs), objective, options](Policy& p) {
+          return p.accumulate(batch, inputs, objective, options);
+        },
         [](Napi::Env env, StepResult& r) {
           auto out = objective_to_js(env, r.objective);
           out.Set("logprobs", from_vector(env, r.logprobs));
@@ -264,7 +294,11 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     auto dentropies = info[2].IsUndefined() ? std::vector<float>() : to_vector<float>(info[2], "dentropies");
     const auto options = read_forward(info[3], state_);
     return operate<Scores>(
-        info.Env(), [batch = read_batch(info[0]), a = std::move(dlogprobs), b = std::move(dentropies), options](Policy& p) { return p.backward(batch, a, b, options); }, scores_to_js);
+        info.Env(),
+        [batch = read_batch(info[0]), a = std::move(dlogprobs), b = std::move(dentropies), options](Policy& p) {
+          return p.backward(batch, a, b, options);
+        },
+        scores_to_js);
   }
 
   Napi::Value optimizer_step(const Napi::CallbackInfo& info) {
@@ -276,7 +310,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     o.epsilon = f.number("epsilon", o.epsilon);
     o.weight_decay = f.number("weightDecay", o.weight_decay);
     o.max_grad_norm = f.number("maxGradNorm", o.max_grad_norm);
-    return operate<double>(info.Env(), [o](Policy& p) { return p.optimizer_step(o); }, [](Napi::Env env, double& norm) -> Napi::Value { return Napi::Number::New(env, norm); });
+    return operate<double>(
+        info.Env(), [o](Policy& p) { return p.optimizer_step(o); },
+        [](Napi::Env env, double& norm) -> Napi::Value { return Napi::Number::New(env, norm); });
   }
 
   Napi::Value zero_gradients(const Napi::CallbackInfo& info) {
@@ -291,13 +327,15 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
 
   Napi::Value copy_from(const Napi::CallbackInfo& info) {
     const Napi::Object other = info[0].IsObject() ? info[0].As<Napi::Object>() : Napi::Object();
-    if (!info[0].IsObject() || !other.InstanceOf(info.Env().GetInstanceData<Environment>()->policy.Value())) type_error(info.Env(), "a NativePolicy", "other", info[0]);
+    if (!info[0].IsObject() || !other.InstanceOf(info.Env().GetInstanceData<Environment>()->policy.Value()))
+      type_error(info.Env(), "a NativePolicy", "other", info[0]);
     const PolicyWrap* wrap = Unwrap(other);
     wrap->check(info.Env());
     const State source = wrap->state_;
     return operate_void(info.Env(), [source](Policy& p) {
       const auto &from = source->policy->table().parameters, &to = p.table().parameters;
-      expect(from.size() == to.size() && source->policy->table().total == p.table().total, "a policy of the same shape", "other", "another one");
+      expect(from.size() == to.size() && source->policy->table().total == p.table().total, "a policy of the same shape", "other",
+             "another one");
       std::vector<float> values;
       for (size_t i = 0; i < from.size(); ++i) {
         values.resize(static_cast<size_t>(from[i].size()));
@@ -311,7 +349,8 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   Napi::Value save(const Napi::CallbackInfo& info) {
     const std::string path = to_text(info[0], "path"), type = info[1].IsUndefined() ? "f32" : to_text(info[1], "dtype");
     if (type != "f32" && type != "bf16") type_error(info.Env(), "\"f32\" or \"bf16\"", "dtype", info[1]);
-    return operate_void(info.Env(), [path, type](Policy& p) { save_weights(p, path, type == "f32" ? StorageType::f32 : StorageType::bf16); });
+    return operate_void(info.Env(),
+                        [path, type](Policy& p) { save_weights(p, path, type == "f32" ? StorageType::f32 : StorageType::bf16); });
   }
   Napi::Value save_optimizer_state(const Napi::CallbackInfo& info) {
     return operate_void(info.Env(), [path = to_text(info[0], "path")](Policy& p) { save_optimizer(p, path); });
@@ -325,10 +364,12 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const auto offsets = to_vector<int32_t>(info[1], "offsets");
     const size_t vocab = static_cast<size_t>(state_->disposed ? 0 : state_->policy->config().vocab);
     if (offsets.size() != vocab + 1 || offsets.front() != 0 || static_cast<size_t>(offsets.back()) != bytes.size())
-      throw Napi::RangeError::New(info.Env(), "Expected " + std::to_string(vocab + 1) + " offsets from 0 to the length of bytes, got " + std::to_string(offsets.size()) + ".");
+      throw Napi::RangeError::New(info.Env(), "Expected " + std::to_string(vocab + 1) + " offsets from 0 to the length of bytes, got " +
+                                                  std::to_string(offsets.size()) + ".");
     std::vector<std::string> words;
     for (size_t i = 0; i < vocab; ++i) {
-      if (offsets[i + 1] < offsets[i]) throw Napi::RangeError::New(info.Env(), "Expected ascending offsets, got a smaller one at " + std::to_string(i + 1) + ".");
+      if (offsets[i + 1] < offsets[i])
+        throw Napi::RangeError::New(info.Env(), "Expected ascending offsets, got a smaller one at " + std::to_string(i + 1) + ".");
       words.emplace_back(bytes.begin() + offsets[i], bytes.begin() + offsets[i + 1]);
     }
     return operate_void(info.Env(), [words = std::move(words)](Policy& p) { p.set_vocabulary(words); });
@@ -344,25 +385,32 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   }
   Napi::Value get_parameter(const Napi::CallbackInfo& info) {
     const size_t index = parameter_index(info);
-    return operate<std::vector<float>>(info.Env(), [index](Policy& p) {
-      std::vector<float> out(static_cast<size_t>(p.table().parameters[index].size()));
-      p.get_parameter(index, out.data());
-      return out;
-    }, from_vector<float>);
+    return operate<std::vector<float>>(
+        info.Env(),
+        [index](Policy& p) {
+          std::vector<float> out(static_cast<size_t>(p.table().parameters[index].size()));
+          p.get_parameter(index, out.data());
+          return out;
+        },
+        from_vector<float>);
   }
   Napi::Value get_gradient(const Napi::CallbackInfo& info) {
     const size_t index = parameter_index(info);
-    return operate<std::vector<float>>(info.Env(), [index](Policy& p) {
-      std::vector<float> out(static_cast<size_t>(p.table().parameters[index].size()));
-      p.get_gradient(index, out.data());
-      return out;
-    }, from_vector<float>);
+    return operate<std::vector<float>>(
+        info.Env(),
+        [index](Policy& p) {
+          std::vector<float> out(static_cast<size_t>(p.table().parameters[index].size()));
+          p.get_gradient(index, out.data());
+          return out;
+        },
+        from_vector<float>);
   }
   Napi::Value set_parameter(const Napi::CallbackInfo& info) {
     const size_t index = parameter_index(info);
     auto values = to_vector<float>(info[1], "values");
     const int64_t size = state_->policy->table().parameters[index].size();
-    if (static_cast<int64_t>(values.size()) != size) throw Napi::RangeError::New(info.Env(), "Expected " + std::to_string(size) + " values, got " + std::to_string(values.size()) + ".");
+    if (static_cast<int64_t>(values.size()) != size)
+      throw Napi::RangeError::New(info.Env(), "Expected " + std::to_string(size) + " values, got " + std::to_string(values.size()) + ".");
     return operate_void(info.Env(), [index, values = std::move(values)](Policy& p) {
       p.set_parameter(index, values.data());
       p.parameters_changed();

@@ -30,6 +30,7 @@ export interface NativeScores {
 export interface NativeObjective {
   rule: string;
   params: number[];
+  pool?: "mean" | "sum";
   spread?: "pooled" | "token";
   kl?: "k1" | "k2" | "k3";
   klBeta?: number;
@@ -150,6 +151,51 @@ export interface NativePolicy {
   dispose(): void;
 }
 
+/** Compressed rows: row r holds columns[offsets[r]] .. columns[offsets[r + 1]), with their values. */
+export interface NativeSparse {
+  offsets: Int32Array;
+  columns: Int32Array;
+  values: Float32Array;
+}
+
+/** Stage 1's inputs: D dialogues, U items that the teacher named, I items of the catalogue, F features (native/demonstrate/scores.h). */
+export interface NativeScoreInputs {
+  dialogues: number;
+  teacherItems: number;
+  items: number;
+  /** [D, U] weights of the named items' ranks */
+  positions: NativeSparse;
+  /** [U] the catalogue's identical item, or -1 */
+  membership: Int32Array;
+  features?:
+    | { width: number; dense: true; items: Float32Array; teacher: Float32Array; context?: Float32Array }
+    | { width: number; dense?: false; items: NativeSparse; teacher: NativeSparse; context?: NativeSparse };
+  /** Weight of the context similarity. Default 1. */
+  lambda?: number;
+  /** [D, I] never ranked */
+  excluded?: Omit<NativeSparse, "values">;
+  /** [D, I] positives of the likelihood */
+  truths?: Omit<NativeSparse, "values">;
+}
+
+export interface NativeStage1 {
+  setRatings(ratings: NativeSparse, gamma: number): Promise<void>;
+  /** s [rows, I] */
+  dense(rows: Int32Array): Promise<Float32Array>;
+  /** The n best items of each row by w s + b, -1 where fewer remain; w and b absent: by s. */
+  rank(
+    rows: Int32Array,
+    options: { n: number; w?: Float32Array; b?: Float32Array },
+  ): Promise<{ items: Int32Array; scores: Float32Array }>;
+  /** Sum over rows and positives of -log softmax(w s + b), and its gradient. */
+  slope(
+    rows: Int32Array,
+    w: Float32Array,
+    b: Float32Array,
+  ): Promise<{ loss: number; dw: Float64Array; db: Float64Array }>;
+  dispose(): void;
+}
+
 export interface NativeRule {
   name: string;
   source: string;
@@ -164,10 +210,35 @@ export interface DeviceInfo {
   threads: number;
 }
 
+export interface NativeLogprobs {
+  logprobs: Float32Array;
+  logSumExp: Float32Array;
+  entropies?: Float32Array;
+}
+
+export interface NativeRowGradients {
+  logSumExp: Float32Array;
+  dlogprobs: Float32Array;
+  /** Of the forward pass; needed with dentropies. */
+  entropies?: Float32Array | undefined;
+  dentropies?: Float32Array | undefined;
+}
+
+export interface NativeHeadOptions {
+  vocabulary: number;
+  temperature?: number | undefined;
+  compute?: "f32" | "bf16" | undefined;
+}
+
 export interface Addon {
   deviceInfo(): DeviceInfo;
   setThreads(threads: number): void;
   objectiveList(): NativeRule[];
+  NativeStage1: {
+    create(inputs: NativeScoreInputs): Promise<NativeStage1>;
+  };
+  /** JSON text: a folder's config.json, or a GGUF file's { config, tokenizer, tokenizer_config }. Reads no weights. */
+  checkpointMetadata(path: string): Promise<string>;
   NativePolicy: {
     load(path: string, options?: NativePolicyOptions): Promise<NativePolicy>;
     create(config: string, options?: NativePolicyOptions): Promise<NativePolicy>;
@@ -175,42 +246,35 @@ export interface Addon {
   logprobForward(
     logits: Float32Array | Uint16Array,
     targets: Int32Array,
-    options: { vocabulary: number; temperature?: number; entropies?: boolean },
-  ): Promise<{ logprobs: Float32Array; logSumExp: Float32Array; entropies?: Float32Array }>;
+    options: { vocabulary: number; temperature?: number | undefined; entropies?: boolean | undefined },
+  ): Promise<NativeLogprobs>;
+  /** Writes dlogits into `out`, which may be `logits`. */
   logprobBackward(
     logits: Float32Array | Uint16Array,
     targets: Int32Array,
-    options: {
-      vocabulary: number;
-      temperature?: number;
-      logSumExp: Float32Array;
-      dlogprobs: Float32Array;
-      entropies?: Float32Array;
-      dentropies?: Float32Array;
-      out: Float32Array;
-    },
-  ): Promise<Float32Array>;
-  head(
-    hidden: Float32Array,
-    head: Float32Array,
+    options: NativeRowGradients & { vocabulary: number; temperature?: number | undefined; out: Float32Array },
+  ): Promise<void>;
+  headForward(
+    hidden: Float32Array | Uint16Array,
+    head: Float32Array | Uint16Array,
     targets: Int32Array,
-    options: {
-      vocabulary: number;
-      bf16?: boolean;
-      temperature?: number;
-      entropies?: boolean;
-      dlogprobs?: Float32Array;
-      dentropies?: Float32Array;
-    },
-  ): Promise<{
+    options: NativeHeadOptions & { entropies?: boolean | undefined },
+  ): Promise<NativeLogprobs>;
+  /** Writes dhidden, adds to dhead. */
+  headBackward(
+    hidden: Float32Array | Uint16Array,
+    head: Float32Array | Uint16Array,
+    targets: Int32Array,
+    options: NativeHeadOptions & NativeRowGradients & { dhidden: Float32Array; dhead?: Float32Array | undefined },
+  ): Promise<void>;
+  segmentRatios(inputs: {
     logprobs: Float32Array;
-    logSumExp: Float32Array;
-    entropies?: Float32Array;
-    dhidden?: Float32Array;
-    dhead?: Float32Array;
-  }>;
+    oldLogprobs: Float32Array;
+    segmentOffsets: Int32Array;
+    segmentTokens: Int32Array;
+  }): { ratios: Float32Array; logRatios: Float32Array };
   policyLoss(
-    inputs: NativeStepInputs & { logprobs: Float32Array; entropies?: Float32Array },
+    inputs: NativeStepInputs & { logprobs: Float32Array; entropies?: Float32Array | undefined },
     objective: NativeObjective,
   ): NativeObjectiveResult;
 }

@@ -50,8 +50,8 @@ struct AttentionPlan {
 // What the backward pass of attention needs: a group is a prompt and its completions, in qkv rows.
 struct AttentionGroups {
   struct Group {
-    int32_t prompt, prompt_count;    // rows of the prompt
-    int32_t first, last;             // its completions: completions[first .. last)
+    int32_t prompt, prompt_count;  // rows of the prompt
+    int32_t first, last;           // its completions: completions[first .. last)
   };
   struct Completion {
     int32_t token, count;  // rows; positions continue from the prompt
@@ -61,7 +61,7 @@ struct AttentionGroups {
 };
 
 struct AttentionShape {
-  int heads, kv_heads, head_dim;  // H, Hkv, D
+  int heads, kv_heads, head_dim;                                   // H, Hkv, D
   int width() const { return (heads + 2 * kv_heads) * head_dim; }  // of a qkv row: [q heads | k heads | v heads]
 };
 
@@ -104,36 +104,35 @@ class Backend {
   // y [T, N] = x [T, K] W^T (+ bias [N]); bias may be null
   virtual void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) = 0;
   // dx [T, K] = dy [T, N] W, or += where accumulate
-  virtual void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K,
-                                     Compute compute, bool accumulate) = 0;
+  virtual void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
+                                     bool accumulate) = 0;
   // dW [N, K] += dy^T x; dbias [N] += column sums of dy where not null
-  virtual void linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N,
-                                      int64_t K, Compute compute) = 0;
+  virtual void linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
+                                      Compute compute) = 0;
 
   // -- attention
   // A cache of `pages` pages for one layer: keys [page][Hkv][D][kPageSize], then values [page][Hkv][kPageSize][D]
   virtual size_t cache_bytes(int64_t pages, const AttentionShape& shape) const = 0;
   // Stores this batch's keys and values, then out [T, H D] = attention of every span; lse [T, H] for the backward pass
   // (null: not wanted). Scores are scaled by 1 / sqrt(D).
-  virtual void attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages,
-                                 const AttentionPlan& plan, const AttentionShape& shape) = 0;
+  virtual void attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages, const AttentionPlan& plan,
+                                 const AttentionShape& shape) = 0;
   // dqkv [T, width] = gradient; every row of every group is written
-  virtual void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
-                                  int64_t T, const AttentionGroups& groups, const AttentionShape& shape) = 0;
+  virtual void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
+                                  const AttentionGroups& groups, const AttentionShape& shape) = 0;
 
   // -- pointwise
   virtual void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) = 0;
   virtual void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) = 0;  // +=
   // y = x / rms(x) * w over rows of C values; x_stride, y_stride: distance between rows
-  virtual void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride,
-                            int64_t x_stride, float eps) = 0;
+  virtual void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride,
+                            float eps) = 0;
   // dx = gradient (+= where accumulate); dw [C] += gradient
-  virtual void norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C,
-                             int64_t stride, float eps, bool accumulate) = 0;
+  virtual void norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C, int64_t stride,
+                             float eps, bool accumulate) = 0;
   // Rotates the q and k heads of qkv in place: pairs (i, i + D/2), angle position * inv_freq[i]; inverse for gradients.
   // table [max position, D/2, 2] holds cos and sin.
-  virtual void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape,
-                      bool inverse) = 0;
+  virtual void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape, bool inverse) = 0;
   // y [T, F] = silu(gate) * up of gate_up [T, 2 F]
   virtual void swiglu_forward(float* y, const float* gate_up, int64_t T, int64_t F) = 0;
   virtual void swiglu_backward(float* dgate_up, const float* dy, const float* gate_up, int64_t T, int64_t F) = 0;
@@ -144,13 +143,13 @@ class Backend {
   // -- logprob: the head, never a [R, V] tensor
   // logprob[r] = log softmax(h[r] W^T / temperature)[target[r]], entropy[r] in nats (null: not wanted), lse[r] of the
   // scaled logits for the backward pass. h [R, C], W [V, C]. All on the device except target.
-  virtual void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W,
-                            const int32_t* target, const AllowedTokens* allowed, int64_t R, float temperature) = 0;
+  virtual void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
+                            const AllowedTokens* allowed, int64_t R, float temperature) = 0;
   // dh [R, C] = gradient, dW [V, C] += gradient, of sum_r dlogprob[r] * logprob[r] + dentropy[r] * entropy[r].
   // dentropy and entropy may be null together. dlogprob and dentropy lie on the host; dW null: not wanted.
-  virtual void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels,
-                             const int32_t* target, const AllowedTokens* allowed, const float* lse, const float* entropy,
-                             const float* dlogprob, const float* dentropy, int64_t R, float temperature) = 0;
+  virtual void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels, const int32_t* target,
+                             const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
+                             const float* dentropy, int64_t R, float temperature) = 0;
   // Draws one token a row: token[r], logprob[r] of the temperature-scaled, untruncated distribution (what training sees),
   // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host.
   virtual void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,

@@ -11,7 +11,7 @@ namespace rank_grpo {
 namespace {
 
 constexpr uint32_t kClosed = 0xffffffffu;  // no chunk to claim
-constexpr int kSpins = 4000;  // about 50 us: longer than the gap between two regions of one layer
+constexpr int kSpins = 4000;               // about 50 us: longer than the gap between two regions of one layer
 
 inline void pause() {
 #if defined(__x86_64__)

@@ -27,7 +27,8 @@ class ThreadPool {
       return;
     }
     using Fn = std::remove_reference_t<F>;
-    dispatch(chunks, [](void* arg, int i) { (*static_cast<Fn*>(arg))(i); }, const_cast<void*>(static_cast<const void*>(&f)));
+    dispatch(
+        chunks, [](void* arg, int i) { (*static_cast<Fn*>(arg))(i); }, const_cast<void*>(static_cast<const void*>(&f)));
   }
 
  private:

@@ -16,7 +16,7 @@ constexpr int kTaskRows = 64;  // query rows of one task: small enough to balanc
 
 struct PageLayout {
   explicit PageLayout(const AttentionShape& shape) : kv_heads(shape.kv_heads), D(shape.head_dim), Dp(padded(D)) {}
-  int64_t page() const { return int64_t{kv_heads} * kPageSize * (D + Dp); }                    // floats
+  int64_t page() const { return int64_t{kv_heads} * kPageSize * (D + Dp); }  // floats
   int64_t keys(int64_t page, int head) const { return page * this->page() + int64_t{head} * kPageSize * D; }
   int64_t values(int64_t page, int head) const {
     return page * this->page() + int64_t{kv_heads} * kPageSize * D + int64_t{head} * kPageSize * Dp;
@@ -34,8 +34,8 @@ size_t CpuBackend::cache_bytes(int64_t pages, const AttentionShape& shape) const
   return static_cast<size_t>(pages * PageLayout(shape).page()) * sizeof(float);
 }
 
-void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages,
-                                   const AttentionPlan& plan, const AttentionShape& shape) {
+void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages, const AttentionPlan& plan,
+                                   const AttentionShape& shape) {
   const PageLayout layout(shape);
   const int D = shape.head_dim, H = shape.heads, width = shape.width(), group = H / shape.kv_heads;
   const float scale = 1.f / std::sqrt(static_cast<float>(D));
@@ -142,8 +142,8 @@ class KeyBlocks {
 
 }  // namespace
 
-void CpuBackend::attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
-                                    int64_t T, const AttentionGroups& groups, const AttentionShape& shape) {
+void CpuBackend::attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
+                                    const AttentionGroups& groups, const AttentionShape& shape) {
   const int D = shape.head_dim, Dp = padded(D), H = shape.heads, width = shape.width(), per_kv = H / shape.kv_heads;
   const float scale = 1.f / std::sqrt(static_cast<float>(D));
   std::vector<float> delta(static_cast<size_t>(T * H));  // [T, H]: dout . out

@@ -27,8 +27,7 @@ inline void scores(float (*s)[kPageSize], const float (*a)[kMaxHeadDim], const f
 
 // y [R][Dp] = y * scale[r] + sum over j < n of p [R][j] x [j][Dp]
 template <int R>
-inline void weighted_rows(float (*y)[kMaxHeadDim], const float* scale, const float (*p)[kPageSize], const float* x, int n,
-                          int Dp) {
+inline void weighted_rows(float (*y)[kMaxHeadDim], const float* scale, const float (*p)[kPageSize], const float* x, int n, int Dp) {
   for (int d = 0; d < Dp; d += kVec) {
     Vec c[R];
 #pragma GCC unroll 8
@@ -99,8 +98,8 @@ inline void outer_rows(float* dx, const float (*w)[kPageSize], const float (*a)[
 }
 
 template <int R>
-inline void attend_backward(const AttentionBackwardTile& tile, const float* kt, const float* vt, const float* k, float* dk,
-                            float* dv, int D, float scale) {
+inline void attend_backward(const AttentionBackwardTile& tile, const float* kt, const float* vt, const float* k, float* dk, float* dv,
+                            int D, float scale) {
   const int Dp = padded(D);
   alignas(64) float q[R][kMaxHeadDim], dy[R][kMaxHeadDim], dq[R][kMaxHeadDim], p[R][kPageSize], ds[R][kPageSize];
   float one[R];
@@ -132,24 +131,23 @@ inline void attend_backward(const AttentionBackwardTile& tile, const float* kt, 
   outer_rows<R>(dv, p, dy, keys, Dp);
 }
 
-#define RANK_GRPO_ROWS(function, rows, ...) \
-  switch (rows) {                           \
-    case 1: return function<1>(__VA_ARGS__); \
-    case 2: return function<2>(__VA_ARGS__); \
-    case 3: return function<3>(__VA_ARGS__); \
-    case 4: return function<4>(__VA_ARGS__); \
-    case 5: return function<5>(__VA_ARGS__); \
-    case 6: return function<6>(__VA_ARGS__); \
-    case 7: return function<7>(__VA_ARGS__); \
+#define RANK_GRPO_ROWS(function, rows, ...)   \
+  switch (rows) {                             \
+    case 1: return function<1>(__VA_ARGS__);  \
+    case 2: return function<2>(__VA_ARGS__);  \
+    case 3: return function<3>(__VA_ARGS__);  \
+    case 4: return function<4>(__VA_ARGS__);  \
+    case 5: return function<5>(__VA_ARGS__);  \
+    case 6: return function<6>(__VA_ARGS__);  \
+    case 7: return function<7>(__VA_ARGS__);  \
     default: return function<8>(__VA_ARGS__); \
   }
 
-inline void attention_tile(const AttentionTile& tile, const float* const* keys, const float* const* values, int D,
-                           float scale) {
+inline void attention_tile(const AttentionTile& tile, const float* const* keys, const float* const* values, int D, float scale) {
   RANK_GRPO_ROWS(attend, tile.rows, tile, keys, values, D, scale)
 }
-inline void attention_backward_tile(const AttentionBackwardTile& tile, const float* kt, const float* vt, const float* k,
-                                    float* dk, float* dv, int D, float scale) {
+inline void attention_backward_tile(const AttentionBackwardTile& tile, const float* kt, const float* vt, const float* k, float* dk,
+                                    float* dv, int D, float scale) {
   RANK_GRPO_ROWS(attend_backward, tile.rows, tile, kt, vt, k, dk, dv, D, scale)
 }
 #undef RANK_GRPO_ROWS

@@ -27,6 +27,12 @@ class Scratch {
   size_t bytes_ = 0;
 };
 
+// A matrix somebody else owns, row-major: one of the two is set.
+struct Operand {
+  const float* f32 = nullptr;
+  const uint16_t* bf16 = nullptr;  // bits
+};
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int threads) : pool_(threads), kernels_(select_kernels()) {}
@@ -45,25 +51,23 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
   void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) override;
-  void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K,
-                             Compute compute, bool accumulate) override;
+  void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
+                             bool accumulate) override;
   void linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                               Compute compute) override;
 
   size_t cache_bytes(int64_t pages, const AttentionShape& shape) const override;
-  void attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages,
-                         const AttentionPlan& plan, const AttentionShape& shape) override;
-  void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
-                          int64_t T, const AttentionGroups& groups, const AttentionShape& shape) override;
+  void attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages, const AttentionPlan& plan,
+                         const AttentionShape& shape) override;
+  void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
+                          const AttentionGroups& groups, const AttentionShape& shape) override;
 
   void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) override;
   void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) override;
-  void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride,
-                    float eps) override;
-  void norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C,
-                     int64_t stride, float eps, bool accumulate) override;
-  void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape,
-              bool inverse) override;
+  void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride, float eps) override;
+  void norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C, int64_t stride, float eps,
+                     bool accumulate) override;
+  void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape, bool inverse) override;
   void swiglu_forward(float* y, const float* gate_up, int64_t T, int64_t F) override;
   void swiglu_backward(float* dgate_up, const float* dy, const float* gate_up, int64_t T, int64_t F) override;
   void add(float* x, const float* y, int64_t n) override;
@@ -73,10 +77,18 @@ class CpuBackend final : public Backend {
   void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
                     const AllowedTokens* allowed, int64_t R, float temperature) override;
   void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels, const int32_t* target,
-                     const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
-                     const float* dentropy, int64_t R, float temperature) override;
-  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,
-                   const uint32_t* random, int64_t R, const Sampling& sampling) override;
+                     const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob, const float* dentropy,
+                     int64_t R, float temperature) override;
+  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed, const uint32_t* random,
+                   int64_t R, const Sampling& sampling) override;
+
+  // The head over h [R, C] and W [V, C] as they are given, for the kernels export (head.cc). dh [R, C] = gradient, dW [V, C] +=
+  // gradient (null: not wanted); entropy and dentropy may be null together.
+  void given_head_forward(float* logprob, float* entropy, float* lse, Operand h, Operand W, const int32_t* targets, int64_t R, int64_t C,
+                          int64_t V, float temperature, Compute compute);
+  void given_head_backward(float* dh, float* dW, Operand h, Operand W, const int32_t* targets, const float* lse, const float* entropy,
+                           const float* dlogprob, const float* dentropy, int64_t R, int64_t C, int64_t V, float temperature,
+                           Compute compute);
 
   double squared_norm(const float* x, int64_t n) override;
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;
@@ -84,13 +96,15 @@ class CpuBackend final : public Backend {
  private:
   // x [M, K] as the left operand: where it lies, or in bf16 in `scratch`
   Rows rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute);
-  // Panels from x [K, N]
+  // Panels [N / 48] of K steps from x [K, N], or from W [N, K]
   void pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute);
+  void pack_rows(uint32_t* out, const float* W, int64_t N, int64_t K, Compute compute);
 
   // Logits of all rows of A for columns first .. first + columns, tile by tile; `use` sees each tile on its thread. Into
   // `out` [R, ld] where given, else into a buffer of the tile's own.
   void head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, int64_t first_column, int64_t columns,
-                   const std::function<void(int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld)>& use, float* out, int64_t ld);
+                   const std::function<void(int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld)>& use, float* out,
+                   int64_t ld);
 
   ThreadPool pool_;
   const Kernels& kernels_;

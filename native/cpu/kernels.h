@@ -12,6 +12,7 @@ struct MatmulKernels;     // matmul.inl
 struct LogprobKernels;    // logprob.inl
 struct AttentionKernels;  // attention.inl
 struct PointwiseKernels;  // pointwise.inl
+struct ScoreKernels;      // score.inl
 
 struct Kernels {
   const char* name;  // "avx512", "avx2", "plain"
@@ -20,6 +21,7 @@ struct Kernels {
   const LogprobKernels* logprob;
   const AttentionKernels* attention;
   const PointwiseKernels* pointwise;
+  const ScoreKernels* score;
 };
 
 const Kernels& avx512_kernels();

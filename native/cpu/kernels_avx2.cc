@@ -1,5 +1,8 @@
 // The kernels compiled for avx2. Standard headers come before the target pragma: their inline functions must not be
 // compiled for an instruction set that another machine lacks.
+// GCC 12 takes the "undefined" operand inside its own intrinsics for a mistake of ours.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -12,6 +15,7 @@
 #include "logprob.h"
 #include "matmul.h"
 #include "pointwise.h"
+#include "score.h"
 
 #define RANK_GRPO_ISA avx2
 #define RANK_GRPO_AVX2 1
@@ -22,13 +26,19 @@
 #include "logprob.inl"
 #include "attention.inl"
 #include "pointwise.inl"
+#include "score.inl"
 #pragma GCC pop_options
 
 namespace rank_grpo {
 
 const Kernels& avx2_kernels() {
-  static const Kernels kernels{"avx2", false, &avx2::matmul_kernels, &avx2::logprob_kernels, &avx2::attention_kernels,
-                               &avx2::pointwise_kernels};
+  static const Kernels kernels{"avx2",
+                               false,
+                               &avx2::matmul_kernels,
+                               &avx2::logprob_kernels,
+                               &avx2::attention_kernels,
+                               &avx2::pointwise_kernels,
+                               &avx2::score_kernels};
   return kernels;
 }
 

@@ -6,12 +6,12 @@
 #include <cstring>
 #include <limits>
 
-
 #include "kernels.h"
 #include "attention.h"
 #include "logprob.h"
 #include "matmul.h"
 #include "pointwise.h"
+#include "score.h"
 
 #define RANK_GRPO_ISA plain
 #include "vec.h"
@@ -19,12 +19,18 @@
 #include "logprob.inl"
 #include "attention.inl"
 #include "pointwise.inl"
+#include "score.inl"
 
 namespace rank_grpo {
 
 const Kernels& plain_kernels() {
-  static const Kernels kernels{"plain", false, &plain::matmul_kernels, &plain::logprob_kernels, &plain::attention_kernels,
-                               &plain::pointwise_kernels};
+  static const Kernels kernels{"plain",
+                               false,
+                               &plain::matmul_kernels,
+                               &plain::logprob_kernels,
+                               &plain::attention_kernels,
+                               &plain::pointwise_kernels,
+                               &plain::score_kernels};
   return kernels;
 }
 

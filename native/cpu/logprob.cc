@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 namespace rank_grpo {
@@ -29,7 +28,8 @@ namespace {
 // Logits of row `row` (of packed rows A) for the tokens ids[0 .. count), in pieces of kLseBlock: f(logits, first, n).
 // The columns are copied into panels, so each logit is the same bits as in the full product.
 template <class F>
-void allowed_logits(const MatmulKernels& kernels, const CpuPanels& panels, const Rows& A, int64_t row, const int32_t* ids, int64_t count, F&& f) {
+void allowed_logits(const MatmulKernels& kernels, const CpuPanels& panels, const Rows& A, int64_t row, const int32_t* ids, int64_t count,
+                    F&& f) {
   const int64_t steps = panels.pairs ? (panels.columns + 1) / 2 : panels.columns;
   std::vector<uint32_t> panel(static_cast<size_t>(steps * kPanel), 0);
   alignas(64) float logits[kLseBlock];
@@ -42,7 +42,8 @@ void allowed_logits(const MatmulKernels& kernels, const CpuPanels& panels, const
         const uint32_t* from = panels.data + id / kPanel * panels.stride() + id % kPanel;
         for (int64_t k = 0; k < steps; ++k) panel[static_cast<size_t>(k * kPanel + j)] = from[k * kPanel];
       }
-      Product product{kernels, panels.pairs, 1, columns, panels.columns, {A.at(row), A.row, A.step, A.panel}, panel.data(), logits + c, kLseBlock, false, nullptr};
+      Product product{kernels,      panels.pairs, 1,         columns, panels.columns, {A.at(row), A.row, A.step, A.panel},
+                      panel.data(), logits + c,   kLseBlock, false,   nullptr};
       product.block(0, 1, 0, 1);
     }
     f(logits, first, n);
@@ -60,11 +61,21 @@ void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, 
   pool_.run(static_cast<int>(row_blocks * blocks), [&](int task) {
     alignas(64) float tile[kHeadRows * kLseBlock];
     const int64_t row = task % row_blocks * kHeadRows, column = task / row_blocks * kLseBlock;
-    const int rows = static_cast<int>(std::min<int64_t>(kHeadRows, R - row)), n = static_cast<int>(std::min<int64_t>(kLseBlock, columns - column));
+    const int rows = static_cast<int>(std::min<int64_t>(kHeadRows, R - row)),
+              n = static_cast<int>(std::min<int64_t>(kLseBlock, columns - column));
     float* logits = out ? out + row * ld + column : tile;
     const int64_t stride = out ? ld : kLseBlock;
-    Product product{*kernels_.matmul, panels.pairs, rows, n, panels.columns, {A.at(row), A.row, A.step, A.panel},
-                    panels.data + (first_column + column) / kPanel * panels.stride(), logits, stride, false, nullptr};
+    Product product{*kernels_.matmul,
+                    panels.pairs,
+                    rows,
+                    n,
+                    panels.columns,
+                    {A.at(row), A.row, A.step, A.panel},
+                    panels.data + (first_column + column) / kPanel * panels.stride(),
+                    logits,
+                    stride,
+                    false,
+                    nullptr};
     product.block(0, (rows + height - 1) / height, 0, (n + kPanel - 1) / kPanel);
     use(row, rows, column, n, logits, stride);
   });
@@ -96,13 +107,17 @@ void CpuBackend::head_forward(float* logprob, float* entropy, float* lse, const 
   }
   const int64_t blocks = (panels.rows + kLseBlock - 1) / kLseBlock;
   std::vector<BlockStats> stats(static_cast<size_t>(R * blocks));
-  head_blocks(A, panels, R, 0, panels.rows, [&](int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld) {
-    for (int r = 0; r < rows; ++r) {
-      stats[static_cast<size_t>((row + r) * blocks + column / kLseBlock)] = kernels_.logprob->stats(logits + r * ld, n, inverse, entropy != nullptr);
-      const int64_t own = target[row + r] - column;
-      if (own >= 0 && own < n) logprob[row + r] = logits[r * ld + own] * inverse;
-    }
-  }, nullptr, 0);
+  head_blocks(
+      A, panels, R, 0, panels.rows,
+      [&](int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld) {
+        for (int r = 0; r < rows; ++r) {
+          stats[static_cast<size_t>((row + r) * blocks + column / kLseBlock)] =
+              kernels_.logprob->stats(logits + r * ld, n, inverse, entropy != nullptr);
+          const int64_t own = target[row + r] - column;
+          if (own >= 0 && own < n) logprob[row + r] = logits[r * ld + own] * inverse;
+        }
+      },
+      nullptr, 0);
   for (int64_t r = 0; r < R; ++r) {
     const RowStats row = merge_blocks(&stats[static_cast<size_t>(r * blocks)], blocks, 1);
     lse[r] = row.lse;
@@ -168,13 +183,16 @@ void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float
     float* d = scratch_logits_.floats(*this, L * chunk);
     for (int64_t v = 0; v < V; v += chunk) {
       const int64_t n = std::min(chunk, V - v);
-      head_blocks(A, panels, L, v, n, [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
-        for (int r = 0; r < rows; ++r) {
-          row_terms(row + r, logits + r * ld, logits + r * ld, count);
-          const int64_t own = target[live[static_cast<size_t>(row + r)]] - v - column;
-          if (own >= 0 && own < count) logits[r * ld + own] += inverse * dlogprob[live[static_cast<size_t>(row + r)]];
-        }
-      }, d, n);
+      head_blocks(
+          A, panels, L, v, n,
+          [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
+            for (int r = 0; r < rows; ++r) {
+              row_terms(row + r, logits + r * ld, logits + r * ld, count);
+              const int64_t own = target[live[static_cast<size_t>(row + r)]] - v - column;
+              if (own >= 0 && own < count) logits[r * ld + own] += inverse * dlogprob[live[static_cast<size_t>(row + r)]];
+            }
+          },
+          d, n);
       linear_backward_input(dh_live.data(), d, W + v * C, L, n, C, panels.compute, v > 0);
       if (dW) linear_backward_weight(dW + v * C, nullptr, d, h_live.data(), L, n, C, panels.compute);
     }
@@ -184,19 +202,9 @@ void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float
 
 namespace {
 
-// A block of a row as floats: itself, or bf16 widened into `buffer`.
-const float* widen(const float* x, int64_t, float*) { return x; }
-const float* widen(const uint16_t* x, int64_t n, float* buffer) {
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t bits = uint32_t{x[i]} << 16;
-    std::memcpy(buffer + i, &bits, 4);
-  }
-  return buffer;
-}
-
 template <class T>
-void forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const T* logits, const int32_t* targets, int64_t rows, int64_t V,
-             float temperature) {
+void forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const T* logits, const int32_t* targets, int64_t rows,
+             int64_t V, float temperature) {
   const float inverse = 1.f / temperature;
   const int64_t blocks = (V + kLogitsBlock - 1) / kLogitsBlock;
   const int per_task = 4;
@@ -239,18 +247,20 @@ void backward(CpuBackend& backend, float* dlogits, const T* logits, const int32_
 
 }  // namespace
 
-void logits_forward(CpuBackend& b, float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets, int64_t T, int64_t V, float temperature) {
+void logits_forward(CpuBackend& b, float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets, int64_t T,
+                    int64_t V, float temperature) {
   forward(b, logprob, entropy, lse, logits, targets, T, V, temperature);
 }
-void logits_forward(CpuBackend& b, float* logprob, float* entropy, float* lse, const uint16_t* logits, const int32_t* targets, int64_t T, int64_t V, float temperature) {
+void logits_forward(CpuBackend& b, float* logprob, float* entropy, float* lse, const uint16_t* logits, const int32_t* targets, int64_t T,
+                    int64_t V, float temperature) {
   forward(b, logprob, entropy, lse, logits, targets, T, V, temperature);
 }
-void logits_backward(CpuBackend& b, float* dlogits, const float* logits, const int32_t* targets, const float* lse, const float* entropy, const float* dlogprob,
-                     const float* dentropy, int64_t T, int64_t V, float temperature) {
+void logits_backward(CpuBackend& b, float* dlogits, const float* logits, const int32_t* targets, const float* lse, const float* entropy,
+                     const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) {
   backward(b, dlogits, logits, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
 }
-void logits_backward(CpuBackend& b, float* dlogits, const uint16_t* logits, const int32_t* targets, const float* lse, const float* entropy, const float* dlogprob,
-                     const float* dentropy, int64_t T, int64_t V, float temperature) {
+void logits_backward(CpuBackend& b, float* dlogits, const uint16_t* logits, const int32_t* targets, const float* lse, const float* entropy,
+                     const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) {
   backward(b, dlogits, logits, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
 }
 

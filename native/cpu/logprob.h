@@ -1,6 +1,7 @@
 // Log-probs of given logits, and the row and block kernels of the fused head.
 #pragma once
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "backend.h"
@@ -29,6 +30,16 @@ struct RowStats {
   float lse, entropy;
 };
 RowStats merge_blocks(const BlockStats* blocks, int64_t count, int64_t stride);
+
+// n values as floats: themselves, or bf16 widened into `buffer`.
+inline const float* widen(const float* x, int64_t, float*) { return x; }
+inline const float* widen(const uint16_t* x, int64_t n, float* buffer) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = uint32_t{x[i]} << 16;
+    std::memcpy(buffer + i, &bits, 4);
+  }
+  return buffer;
+}
 
 // -- the kernels export: logits [T, V] on the host; see src/kernels.ts
 void logits_forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets, int64_t T,

@@ -23,18 +23,19 @@ inline BlockStats block_stats(const float* x, int n, float inverse_temperature, 
   Vec s0 = zero(), s1 = zero(), w0 = zero(), w1 = zero();
   i = 0;
   if (weighted) {
+    const Vec floor = set1(std::numeric_limits<float>::lowest());  // a token that cannot be drawn: 0 times -infinity counts 0
     for (; i + 2 * kVec <= n; i += 2 * kVec) {
       const Vec a = load(x + i) * t, b = load(x + i + kVec) * t, ea = exp(a - m), eb = exp(b - m);
       s0 = s0 + ea;
       s1 = s1 + eb;
-      w0 = fma(ea, a, w0);
-      w1 = fma(eb, b, w1);
+      w0 = fma(ea, max(a, floor), w0);
+      w1 = fma(eb, max(b, floor), w1);
     }
     for (; i < n; i += kVec) {
       const int left = n - i < kVec ? n - i : kVec;
       const Vec a = load_n(x + i, left) * t, e = exp(load_n(x + i, left, low) * t - m);
       s0 = s0 + e;
-      w0 = fma(e, a, w0);
+      w0 = fma(e, max(a, floor), w0);
     }
   } else {
     for (; i + 2 * kVec <= n; i += 2 * kVec) {
@@ -72,7 +73,7 @@ inline void row_gradient(float* dx, const float* x, int64_t count, float inverse
     return;
   }
   for_vectors(count, [&](int64_t j, int n) {
-    const Vec y = load_n(x + j, n) * t - l, p = exp(y);
+    const Vec y = max(load_n(x + j, n) * t - l, set1(-1000.f)), p = exp(y);  // 0 from there on; -infinity stays out of the product
     store_n(dx + j, n, p * fma(gh, y + h, g) * scale);
   });
 }

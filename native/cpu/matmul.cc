@@ -46,6 +46,7 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
 }
 
 void Product::run(ThreadPool& pool) const {
+  if (M == 0 || N == 0) return;
   const int64_t rows = (M + kernels.rows - 1) / kernels.rows, columns = (N + kPanel - 1) / kPanel;
   const int64_t row_block = 128 / kernels.rows;  // 128 rows of A stay in the second-level cache
   const int64_t row_blocks = (rows + row_block - 1) / row_block;
@@ -102,19 +103,23 @@ std::unique_ptr<Panels> CpuBackend::make_panels(int64_t N, int64_t K, Compute co
   return std::make_unique<CpuPanels>(*this, N, K, compute, compute == Compute::bf16 && kernels_.bf16);
 }
 
-void CpuBackend::pack(Panels& panels, const float* W) {
-  auto& p = static_cast<CpuPanels&>(panels);
-  const bool round = p.compute == Compute::bf16 && !p.pairs;
-  pool_.run(static_cast<int>(p.count()), [&](int j) {
-    const int columns = static_cast<int>(std::min<int64_t>(kPanel, p.rows - int64_t{j} * kPanel));
-    uint32_t* to = p.data + j * p.stride();
-    const float* from = W + int64_t{j} * kPanel * p.columns;
-    if (p.pairs) {
-      kernels_.matmul->pack_transposed_bf16(to, from, p.columns, columns, p.columns);
+void CpuBackend::pack_rows(uint32_t* out, const float* W, int64_t N, int64_t K, Compute compute) {
+  const bool pairs = compute == Compute::bf16 && kernels_.bf16, round = compute == Compute::bf16 && !pairs;
+  pool_.run(static_cast<int>((N + kPanel - 1) / kPanel), [&](int task) {
+    const int64_t first = int64_t{task} * kPanel;
+    const int columns = static_cast<int>(std::min<int64_t>(kPanel, N - first));
+    uint32_t* to = out + panel_words(first, K, pairs);
+    if (pairs) {
+      kernels_.matmul->pack_transposed_bf16(to, W + first * K, K, columns, K);
     } else {
-      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), from, p.columns, columns, p.columns, round);
+      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), W + first * K, K, columns, K, round);
     }
   });
+}
+
+void CpuBackend::pack(Panels& panels, const float* W) {
+  auto& p = static_cast<CpuPanels&>(panels);
+  pack_rows(p.data, W, p.rows, p.columns, p.compute);
 }
 
 void CpuBackend::linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) {

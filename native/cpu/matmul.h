@@ -19,7 +19,7 @@ class CpuPanels final : public Panels {
   CpuPanels& operator=(const CpuPanels&) = delete;
   int64_t count() const { return (rows + kPanel - 1) / kPanel; }
   int64_t stride() const { return pairs ? (columns + 1) / 2 * kPanel : columns * kPanel; }  // 4-byte words of a panel
-  const bool pairs;    // bf16 pairs; otherwise floats (bf16-rounded where compute asks for it)
+  const bool pairs;  // bf16 pairs; otherwise floats (bf16-rounded where compute asks for it)
   uint32_t* data;
 
  private:

@@ -250,7 +250,8 @@ inline void pack_bf16(uint32_t* out, const float* x, int64_t ldx, int columns, i
       for (int c = 0; c < kPanel; c += kVec) {
         const int left = columns - p - c < 0 ? 0 : columns - p - c, n = left < kVec ? left : kVec;
         const Vec lo = load_n(from + p + c, n), hi = 2 * k + 1 < K ? load_n(from + ldx + p + c, n) : zero();
-        const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(lo.v)), h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(hi.v));
+        const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(lo.v)),
+                      h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(hi.v));
         _mm512_storeu_si512(to + c, _mm512_or_si512(l, _mm512_slli_epi32(h, 16)));
       }
   }
@@ -266,7 +267,8 @@ inline void pack_transposed_bf16(uint32_t* out, const float* x, int64_t ldx, int
     }
   }
 }
-constexpr MatmulKernels matmul_kernels{kRows, tile_f32, tile_bf16, to_pairs, to_rounded, pack, pack_bf16, pack_transposed, pack_transposed_bf16};
+constexpr MatmulKernels matmul_kernels{kRows,     tile_f32,        tile_bf16,           to_pairs, to_rounded, pack,
+                                       pack_bf16, pack_transposed, pack_transposed_bf16};
 #else
 constexpr MatmulKernels matmul_kernels{kRows, tile_f32, nullptr, nullptr, to_rounded, pack, nullptr, pack_transposed, nullptr};
 #endif

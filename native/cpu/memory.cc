@@ -28,8 +28,7 @@ size_t available_bytes() {
 }
 
 [[noreturn]] void out_of_memory(size_t bytes, size_t available) {
-  fail("OUT_OF_MEMORY", "Expected " + std::to_string(bytes >> 20) + " MiB of free memory, got " +
-                            std::to_string(available >> 20) +
+  fail("OUT_OF_MEMORY", "Expected " + std::to_string(bytes >> 20) + " MiB of free memory, got " + std::to_string(available >> 20) +
                             " MiB. Lower microBatchTokens or maxRows, set recompute, or use bf16 compute.");
 }
 

@@ -16,9 +16,8 @@ constexpr int64_t kColumns = 64;  // of one task in a sum over rows
 template <class F>
 void split_rows(ThreadPool& pool, int64_t rows, int64_t floats_per_row, F&& f) {
   const int64_t per_task = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, floats_per_row));
-  pool.run(static_cast<int>((rows + per_task - 1) / per_task), [&](int task) {
-    f(task * per_task, std::min(rows, (task + 1) * per_task));
-  });
+  pool.run(static_cast<int>((rows + per_task - 1) / per_task),
+           [&](int task) { f(task * per_task, std::min(rows, (task + 1) * per_task)); });
 }
 
 template <class F>
@@ -41,8 +40,7 @@ void CpuBackend::embedding_backward(float* dtable, const float* dx, const int32_
 
 void CpuBackend::gather_rows(float* y, const float* x, const int32_t* rows, int64_t R, int64_t C) {
   split_rows(pool_, R, C, [&](int64_t first, int64_t last) {
-    for (int64_t r = first; r < last; ++r)
-      std::memcpy(y + r * C, x + int64_t{rows[r]} * C, static_cast<size_t>(C) * sizeof(float));
+    for (int64_t r = first; r < last; ++r) std::memcpy(y + r * C, x + int64_t{rows[r]} * C, static_cast<size_t>(C) * sizeof(float));
   });
 }
 
@@ -52,17 +50,16 @@ void CpuBackend::scatter_add_rows(float* x, const float* y, const int32_t* rows,
   });
 }
 
-void CpuBackend::norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride,
-                              int64_t x_stride, float eps) {
+void CpuBackend::norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride,
+                              float eps) {
   const auto& k = *kernels_.pointwise;
   split_rows(pool_, T, C, [&](int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; ++t)
-      k.norm(y + t * y_stride, x + t * x_stride, w, C, k.inverse_rms(x + t * x_stride, C, eps));
+    for (int64_t t = first; t < last; ++t) k.norm(y + t * y_stride, x + t * x_stride, w, C, k.inverse_rms(x + t * x_stride, C, eps));
   });
 }
 
-void CpuBackend::norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T,
-                               int64_t C, int64_t stride, float eps, bool accumulate) {
+void CpuBackend::norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C, int64_t stride,
+                               float eps, bool accumulate) {
   const auto& k = *kernels_.pointwise;
   std::vector<float> inverse(static_cast<size_t>(T));
   split_rows(pool_, T, C, [&](int64_t first, int64_t last) {
@@ -70,8 +67,7 @@ void CpuBackend::norm_backward(float* dx, float* dw, const float* dy, const floa
   });
   // dw before dx: dx may be the same memory as dy.
   split_columns(pool_, C, [&](int64_t c, int64_t n) {
-    for (int64_t t = 0; t < T; ++t)
-      k.norm_dw(dw + c, dy + t * stride + c, x + t * stride + c, n, inverse[static_cast<size_t>(t)]);
+    for (int64_t t = 0; t < T; ++t) k.norm_dw(dw + c, dy + t * stride + c, x + t * stride + c, n, inverse[static_cast<size_t>(t)]);
   });
   split_rows(pool_, T, C, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t)
@@ -79,21 +75,19 @@ void CpuBackend::norm_backward(float* dx, float* dw, const float* dy, const floa
   });
 }
 
-void CpuBackend::rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape,
-                        bool inverse) {
+void CpuBackend::rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape, bool inverse) {
   const int half = shape.head_dim / 2, heads = shape.heads + shape.kv_heads;
   split_rows(pool_, T, shape.width(), [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t)
       for (int h = 0; h < heads; ++h)
-        kernels_.pointwise->rotate(qkv + t * shape.width() + int64_t{h} * shape.head_dim,
-                                   table + int64_t{positions[t]} * half * 2, half, inverse ? -1.f : 1.f);
+        kernels_.pointwise->rotate(qkv + t * shape.width() + int64_t{h} * shape.head_dim, table + int64_t{positions[t]} * half * 2, half,
+                                   inverse ? -1.f : 1.f);
   });
 }
 
 void CpuBackend::swiglu_forward(float* y, const float* gate_up, int64_t T, int64_t F) {
   split_rows(pool_, T, F, [&](int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; ++t)
-      kernels_.pointwise->swiglu(y + t * F, gate_up + t * 2 * F, gate_up + t * 2 * F + F, F);
+    for (int64_t t = first; t < last; ++t) kernels_.pointwise->swiglu(y + t * F, gate_up + t * 2 * F, gate_up + t * 2 * F + F, F);
   });
 }
 

@@ -17,9 +17,7 @@ inline float sum_squares(const float* x, int64_t n) {
   return reduce_add(a + b);
 }
 
-inline float inverse_rms(const float* x, int64_t C, float eps) {
-  return 1.f / std::sqrt(sum_squares(x, C) / static_cast<float>(C) + eps);
-}
+inline float inverse_rms(const float* x, int64_t C, float eps) { return 1.f / std::sqrt(sum_squares(x, C) / static_cast<float>(C) + eps); }
 
 inline void norm(float* y, const float* x, const float* w, int64_t C, float inverse) {
   const Vec s = set1(inverse);
@@ -39,9 +37,7 @@ inline void norm_dx(float* dx, const float* dy, const float* x, const float* w, 
 
 inline void norm_dw(float* dw, const float* dy, const float* x, int64_t C, float inverse) {
   const Vec r = set1(inverse);
-  for_vectors(C, [&](int64_t i, int n) {
-    store_n(dw + i, n, fma(load_n(dy + i, n) * r, load_n(x + i, n), load_n(dw + i, n)));
-  });
+  for_vectors(C, [&](int64_t i, int n) { store_n(dw + i, n, fma(load_n(dy + i, n) * r, load_n(x + i, n), load_n(dw + i, n))); });
 }
 
 inline void rotate(float* head, const float* table, int half, float sign) {
@@ -52,8 +48,8 @@ inline void rotate(float* head, const float* table, int half, float sign) {
   }
 }
 
-// Below -87 the sigmoid is smaller than any normal float, and exp(-x) would leave its range.
-inline Vec sigmoid(Vec x) { return set1(1.f) / (set1(1.f) + exp(zero() - max(x, set1(-87.f)))); }
+// Below -89 e^-x is infinite and the sigmoid exactly 0, so that x sigmoid(x) is 0 for the largest negative x too; exp has its range to 100.
+inline Vec sigmoid(Vec x) { return set1(1.f) / (set1(1.f) + exp(zero() - max(set1(-100.f), x))); }
 
 inline void swiglu(float* y, const float* gate, const float* up, int64_t F) {
   for_vectors(F, [&](int64_t i, int n) {
@@ -66,7 +62,7 @@ inline void swiglu_backward(float* dgate, float* dup, const float* dy, const flo
   for_vectors(F, [&](int64_t i, int n) {
     const Vec g = load_n(gate + i, n), s = sigmoid(g), d = load_n(dy + i, n);
     const Vec u = load_n(up + i, n);
-    store_n(dup + i, n, d * g * s);
+    store_n(dup + i, n, d * (g * s));
     store_n(dgate + i, n, d * u * s * fma(g, set1(1.f) - s, set1(1.f)));
   });
 }
@@ -93,8 +89,7 @@ inline void adamw(float* w, float* m, float* v, const float* g, int64_t count, c
   });
 }
 
-constexpr PointwiseKernels pointwise_kernels{inverse_rms, norm,            norm_dx, norm_dw,     rotate, swiglu,
-                                             swiglu_backward, add, sum_squares, adamw};
+constexpr PointwiseKernels pointwise_kernels{inverse_rms, norm, norm_dx, norm_dw, rotate, swiglu, swiglu_backward, add, sum_squares, adamw};
 
 }  // namespace RANK_GRPO_ISA
 }  // namespace rank_grpo

@@ -67,7 +67,9 @@ int draw_truncated(const float* x, int64_t V, float inverse, float top, const Sa
   if (s.min_p > 0) {
     double best = 0;
     for (int32_t id : ids) best = std::max(best, weight(x[id], inverse, top));
-    ids.erase(std::remove_if(ids.begin(), ids.end(), [&](int32_t id) { return weight(x[id], inverse, top) < static_cast<double>(s.min_p) * best; }), ids.end());
+    ids.erase(std::remove_if(ids.begin(), ids.end(),
+                             [&](int32_t id) { return weight(x[id], inverse, top) < static_cast<double>(s.min_p) * best; }),
+              ids.end());
   }
   std::sort(ids.begin(), ids.end());
   double total = 0;
@@ -91,8 +93,8 @@ int choose(const float* x, int64_t n, const BlockStats* stats, float inverse, co
 
 }  // namespace
 
-void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed, const uint32_t* random,
-                             int64_t R, const Sampling& s) {
+void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,
+                             const uint32_t* random, int64_t R, const Sampling& s) {
   const auto& panels = static_cast<const CpuPanels&>(W);
   const int64_t C = panels.columns, V = panels.rows, blocks = (V + kLseBlock - 1) / kLseBlock;
   const float inverse = 1.f / s.temperature;
@@ -101,10 +103,13 @@ void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, con
     const int64_t rows = std::min<int64_t>(kHeadRows, R - first);
     std::vector<BlockStats> stats(static_cast<size_t>(rows * blocks));
     const Rows A = rows_of(scratch_h_, h + first * C, rows, C, panels.compute);
-    head_blocks(A, panels, rows, 0, V, [&](int64_t row, int count, int64_t column, int n, float* x, int64_t ld) {
-      for (int r = 0; r < count; ++r)
-        stats[static_cast<size_t>((row + r) * blocks + column / kLseBlock)] = kernels_.logprob->stats(x + r * ld, n, inverse, false);
-    }, logits, V);
+    head_blocks(
+        A, panels, rows, 0, V,
+        [&](int64_t row, int count, int64_t column, int n, float* x, int64_t ld) {
+          for (int r = 0; r < count; ++r)
+            stats[static_cast<size_t>((row + r) * blocks + column / kLseBlock)] = kernels_.logprob->stats(x + r * ld, n, inverse, false);
+        },
+        logits, V);
     pool_.run(static_cast<int>(rows), [&](int r) {
       const float* x = logits + r * V;
       const double u = uniform53(random + (first + r) * 4);
@@ -118,7 +123,9 @@ void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, con
           pieces.push_back(kernels_.logprob->stats(&own[i], static_cast<int>(std::min<size_t>(kLseBlock, count - i)), inverse, false));
         const int chosen = choose(own.data(), static_cast<int64_t>(count), pieces.data(), inverse, s, u);
         token[first + r] = allowed->ids[begin + static_cast<size_t>(chosen)];
-        logprob[first + r] = count == 1 ? 0.f : own[static_cast<size_t>(chosen)] * inverse - merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1).lse;
+        logprob[first + r] = count == 1 ? 0.f
+                                        : own[static_cast<size_t>(chosen)] * inverse -
+                                              merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1).lse;
         return;
       }
       const BlockStats* row = &stats[static_cast<size_t>(r * blocks)];

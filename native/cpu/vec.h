@@ -52,9 +52,7 @@ inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_s
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
-inline Vec fnma(Vec a, Vec b, Vec c) {
-  return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)};
-}
+inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
 inline Vec load_part(const float* p, int n, float fill) {
@@ -94,8 +92,8 @@ inline float reduce_max(Vec a) {
 struct Vec {
   float v[16];
 };
-#define RANK_GRPO_EACH(expression) \
-  Vec r;                           \
+#define RANK_GRPO_EACH(expression)                    \
+  Vec r;                                              \
   for (int i = 0; i < 16; ++i) r.v[i] = (expression); \
   return r
 inline Vec load(const float* p) { RANK_GRPO_EACH(p[i]); }
@@ -133,9 +131,10 @@ inline float reduce_max(Vec a) {
 
 inline Vec zero() { return set1(0.f); }
 
-// e^x for x <= 88; relative error 1.2e-7 (Cephes' polynomial). Below -104 it is exactly 0; -infinity gives 0.
+// e^x for x <= 100 (infinite from 88.8 on); relative error 1.2e-7 (Cephes' polynomial). Below -104 it is exactly 0; -infinity gives 0, NaN
+// stays NaN: max returns its second operand where one is NaN, so that a NaN in logits or scores reaches the loss and is refused there.
 inline Vec exp(Vec x) {
-  x = max(x, set1(-110.f));  // e^-110 is below the smallest float, and n stays in range for scale2
+  x = max(set1(-110.f), x);  // e^-110 is below the smallest float, and n stays in range for scale2
   const Vec n = round(x * set1(1.44269504088896341f));
   Vec r = fnma(n, set1(0.693359375f), x);
   r = fnma(n, set1(-2.12194440e-4f), r);

@@ -1,6 +1,7 @@
 // Checkpoints as parameters by name: a Hugging Face folder or a GGUF file behind one interface.
 #include "checkpoint.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -27,11 +28,15 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-std::vector<int64_t> shape_of(const Parameter& p) { return p.vector ? std::vector<int64_t>{p.rows} : std::vector<int64_t>{p.rows, p.columns}; }
+std::vector<int64_t> shape_of(const Parameter& p) {
+  return p.vector ? std::vector<int64_t>{p.rows} : std::vector<int64_t>{p.rows, p.columns};
+}
 
 void check_finite(const Parameter& p, const float* values, const std::string& where) {
   for (int64_t i = 0; i < p.size(); ++i)
-    if (!std::isfinite(values[i])) fail("NOT_FINITE", where + ": Expected finite weights for " + p.name + ", got " + std::to_string(values[i]) + " at " + std::to_string(i) + ".");
+    if (!std::isfinite(values[i]))
+      fail("NOT_FINITE",
+           where + ": Expected finite weights for " + p.name + ", got " + std::to_string(values[i]) + " at " + std::to_string(i) + ".");
 }
 
 class FolderCheckpoint final : public Checkpoint {
@@ -40,6 +45,7 @@ class FolderCheckpoint final : public Checkpoint {
     const fs::path config_path = folder / "config.json";
     raw_config_ = std::string(MappedFile(config_path).text());
     config_ = parse_config(raw_config_, config_path);
+    read_generation_config(folder / "generation_config.json");
     const fs::path index = folder / "model.safetensors.index.json";
     if (fs::exists(index)) {
       open_shards(folder, index);
@@ -60,6 +66,21 @@ class FolderCheckpoint final : public Checkpoint {
   std::string metadata_json() const override { return raw_config_; }
 
  private:
+  // Its eos_token_id may list more ids than config.json's (Llama 3: end of text, of message, of turn).
+  void read_generation_config(const fs::path& path) {
+    if (!fs::exists(path)) return;
+    const Json json = Json::parse(MappedFile(path).text(), path);
+    const Json* eos = json.find("eos_token_id");
+    if (!eos || eos->is(Json::Kind::null)) return;
+    const std::vector<Json> ids = eos->is(Json::Kind::array) ? eos->array() : std::vector<Json>{*eos};
+    for (const Json& id : ids) {
+      if (!id.is(Json::Kind::integer) || id.integer() < 0 || id.integer() >= config_.vocab)
+        bad(path, "token ids below " + std::to_string(config_.vocab) + " for eos_token_id", id.describe());
+      const auto known = std::find(config_.stop_ids.begin(), config_.stop_ids.end(), id.integer());
+      if (known == config_.stop_ids.end()) config_.stop_ids.push_back(static_cast<int32_t>(id.integer()));
+    }
+  }
+
   void open_shards(const fs::path& folder, const fs::path& index) {
     const Json json = Json::parse(MappedFile(index).text(), index);
     const Json* map = json.find("weight_map");
@@ -114,11 +135,12 @@ std::string gguf_name(const std::string& name) {
   if (name == "lm_head.weight") return "output.weight";
   const size_t start = std::strlen("model.layers."), dot = name.find('.', start);
   const std::string layer = name.substr(start, dot - start), rest = name.substr(dot + 1);
-  static const std::map<std::string, std::string> names = {
-      {"input_layernorm", "attn_norm"},  {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},    {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
-      {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"}, {"mlp.gate_proj", "ffn_gate"},
-      {"mlp.up_proj", "ffn_up"},         {"mlp.down_proj", "ffn_down"}};
+  static const std::map<std::string, std::string> names = {{"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+                                                           {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+                                                           {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
+                                                           {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
+                                                           {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+                                                           {"mlp.down_proj", "ffn_down"}};
   const size_t last = rest.rfind('.');
   return "blk." + layer + "." + names.at(rest.substr(0, last)) + rest.substr(last);
 }
@@ -141,7 +163,8 @@ class GgufCheckpoint final : public Checkpoint {
 
   void read(const Parameter& p, float* out) const override {
     const auto& tensor = file_.tensors().at(gguf_name(p.name));
-    const bool q = p.name.find("self_attn.q_proj.weight") != std::string::npos, k = p.name.find("self_attn.k_proj.weight") != std::string::npos;
+    const bool q = p.name.find("self_attn.q_proj.weight") != std::string::npos,
+               k = p.name.find("self_attn.k_proj.weight") != std::string::npos;
     if (config_.family == "llama" && (q || k)) {
       // GGUF keeps rotation pairs as neighbours: row h D + s D/2 + i of Hugging Face is row h D + 2 i + s
       std::vector<float> rows(static_cast<size_t>(p.size()));
@@ -149,7 +172,8 @@ class GgufCheckpoint final : public Checkpoint {
       const int64_t D = config_.head_dim;
       for (int64_t row = 0; row < p.rows; ++row) {
         const int64_t h = row / D, s = row % D / (D / 2), i = row % (D / 2);
-        std::memcpy(out + row * p.columns, &rows[static_cast<size_t>((h * D + 2 * i + s) * p.columns)], static_cast<size_t>(p.columns) * sizeof(float));
+        std::memcpy(out + row * p.columns, &rows[static_cast<size_t>((h * D + 2 * i + s) * p.columns)],
+                    static_cast<size_t>(p.columns) * sizeof(float));
       }
     } else {
       dequantize(tensor.storage, tensor.data, tensor.count, out);

@@ -23,7 +23,8 @@ class Checkpoint {
   // Parameter as f32 in checkpoint layout (dequantised, rows permuted back where GGUF permutes); NOT_FINITE on NaN or infinity.
   virtual void read(const Parameter& parameter, float* out) const = 0;
   // JSON text of what TypeScript needs: for a folder the raw config.json; for GGUF {"config": {...HF style}, "tokenizer": {tokenizer.json-like},
-  // "tokenizer_config": {"chat_template", "bos_token", "eos_token", ...}}.
+  // "tokenizer_config": {"chat_template", "bos_token", "eos_token", ...}}; "tokenizer": null where the file has none, with
+  // "tokenizer_error" where it has one of a kind that is not read here.
   virtual std::string metadata_json() const = 0;
 
  protected:

@@ -96,7 +96,8 @@ ModelConfig parse_config(const std::string& text, const std::string& where) {
   const Fields f(json, where);
   ModelConfig c;
   c.family = f.text("model_type", "llama, qwen2 or qwen3");
-  if (c.family != "llama" && c.family != "qwen2" && c.family != "qwen3") f.bad("model_type", "llama, qwen2 or qwen3", "\"" + c.family + "\"");
+  if (c.family != "llama" && c.family != "qwen2" && c.family != "qwen3")
+    f.bad("model_type", "llama, qwen2 or qwen3", "\"" + c.family + "\"");
   c.vocab = f.integer("vocab_size", 1, 1 << 22);
   c.hidden = f.integer("hidden_size", 1, 1 << 17);
   c.intermediate = f.integer("intermediate_size", 1, 1 << 19);
@@ -140,13 +141,17 @@ void ModelConfig::validate() const {
   positive(heads, "num_attention_heads");
   positive(kv_heads, "num_key_value_heads");
   positive(max_positions, "max_position_embeddings");
-  expect(heads % kv_heads == 0, "a divisor of num_attention_heads (" + std::to_string(heads) + ")", "num_key_value_heads", std::to_string(kv_heads));
+  expect(heads % kv_heads == 0, "a divisor of num_attention_heads (" + std::to_string(heads) + ")", "num_key_value_heads",
+         std::to_string(kv_heads));
   expect(head_dim >= 2 && head_dim <= 256 && head_dim % 2 == 0, "an even number from 2 to 256", "head_dim", std::to_string(head_dim));
   expect(norm_eps > 0, "a number above 0", "rms_norm_eps", std::to_string(norm_eps));
-  expect(!llama3_rope || rope.high_freq_factor > rope.low_freq_factor, "more than low_freq_factor", "high_freq_factor", std::to_string(rope.high_freq_factor));
-  for (int32_t id : stop_ids) expect(id >= 0 && id < vocab, "a token id below " + std::to_string(vocab), "eos_token_id", std::to_string(id));
+  expect(!llama3_rope || rope.high_freq_factor > rope.low_freq_factor, "more than low_freq_factor", "high_freq_factor",
+         std::to_string(rope.high_freq_factor));
+  for (int32_t id : stop_ids)
+    expect(id >= 0 && id < vocab, "a token id below " + std::to_string(vocab), "eos_token_id", std::to_string(id));
   // A tensor's size stays far inside 64 bits, and the whole below what any machine holds.
-  const double matrices = static_cast<double>(layers) * hidden * (2.0 * (heads + kv_heads) * head_dim + 3.0 * intermediate) + 2.0 * vocab * hidden;
+  const double matrices =
+      static_cast<double>(layers) * hidden * (2.0 * (heads + kv_heads) * head_dim + 3.0 * intermediate) + 2.0 * vocab * hidden;
   expect(matrices < 1e12, "fewer than 1e12 parameters", "the model's shape", number(matrices));
 }
 
@@ -161,7 +166,8 @@ std::vector<double> ModelConfig::inverse_frequencies() const {
       if (wavelength > low) {
         f /= rope.factor;
       } else if (wavelength >= high) {
-        const double smooth = (rope.original_max_positions / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+        const double smooth =
+            (rope.original_max_positions / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
         f = (1 - smooth) * f / rope.factor + smooth * f;
       }
     }
@@ -174,7 +180,9 @@ std::vector<double> ModelConfig::inverse_frequencies() const {
 std::string config_json(const ModelConfig& c, StorageType type) {
   const std::string architecture = c.family == "llama" ? "LlamaForCausalLM" : c.family == "qwen2" ? "Qwen2ForCausalLM" : "Qwen3ForCausalLM";
   std::string out = "{\n";
-  auto line = [&](const std::string& key, const std::string& value) { out += (out.size() > 2 ? ",\n" : "") + ("  \"" + key + "\": " + value); };
+  auto line = [&](const std::string& key, const std::string& value) {
+    out += (out.size() > 2 ? ",\n" : "") + ("  \"" + key + "\": " + value);
+  };
   line("architectures", "[\"" + architecture + "\"]");
   line("model_type", "\"" + c.family + "\"");
   line("vocab_size", std::to_string(c.vocab));
@@ -189,9 +197,9 @@ std::string config_json(const ModelConfig& c, StorageType type) {
   line("rms_norm_eps", number(static_cast<double>(c.norm_eps)));
   line("rope_theta", number(c.rope_theta));
   if (c.llama3_rope)
-    line("rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": " + number(c.rope.factor) + ", \"low_freq_factor\": " + number(c.rope.low_freq_factor) +
-                             ", \"high_freq_factor\": " + number(c.rope.high_freq_factor) + ", \"original_max_position_embeddings\": " +
-                             number(c.rope.original_max_positions) + "}");
+    line("rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": " + number(c.rope.factor) + ", \"low_freq_factor\": " +
+                             number(c.rope.low_freq_factor) + ", \"high_freq_factor\": " + number(c.rope.high_freq_factor) +
+                             ", \"original_max_position_embeddings\": " + number(c.rope.original_max_positions) + "}");
   line("tie_word_embeddings", c.tied ? "true" : "false");
   if (c.family == "llama") line("attention_bias", "false");
   if (!c.stop_ids.empty()) {

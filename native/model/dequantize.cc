@@ -132,25 +132,22 @@ void q6_k(const unsigned char* b, float* y) {
 }  // namespace
 
 const StorageInfo& storage_info(Storage storage) {
-  static const StorageInfo infos[] = {{"F32", 1, 4},      {"F16", 1, 2},      {"BF16", 1, 2},     {"Q8_0", 32, 34},    {"Q4_0", 32, 18},
-                                      {"Q4_1", 32, 20},   {"Q5_0", 32, 22},   {"Q5_1", 32, 24},   {"Q2_K", 256, 84},   {"Q3_K", 256, 110},
+  static const StorageInfo infos[] = {{"F32", 1, 4},      {"F16", 1, 2},      {"BF16", 1, 2},    {"Q8_0", 32, 34},  {"Q4_0", 32, 18},
+                                      {"Q4_1", 32, 20},   {"Q5_0", 32, 22},   {"Q5_1", 32, 24},  {"Q2_K", 256, 84}, {"Q3_K", 256, 110},
                                       {"Q4_K", 256, 144}, {"Q5_K", 256, 176}, {"Q6_K", 256, 210}};
   return infos[static_cast<int>(storage)];
 }
 
 void dequantize(Storage storage, const unsigned char* data, int64_t count, float* out) {
   switch (storage) {
-    case Storage::f32:
-      std::memcpy(out, data, static_cast<size_t>(count) * 4);
-      return;
+    case Storage::f32: std::memcpy(out, data, static_cast<size_t>(count) * 4); return;
     case Storage::f16:
       for (int64_t i = 0; i < count; ++i) out[i] = half(data + 2 * i);
       return;
     case Storage::bf16:
       for (int64_t i = 0; i < count; ++i) out[i] = bf16(data + 2 * i);
       return;
-    default:
-      break;
+    default: break;
   }
   static constexpr void (*blocks[])(const unsigned char*, float*) = {q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k};
   const auto& info = storage_info(storage);

@@ -23,7 +23,7 @@ struct Row {
   int position;                // of the next input token
   std::vector<int32_t> ids;
   std::vector<float> logprobs;
-  std::string tail;            // last bytes, for stop strings
+  std::string tail;  // last bytes, for stop strings
 };
 
 class Generator {
@@ -61,7 +61,9 @@ class Generator {
     Finish finish = Finish::length;
   };
 
-  int prompt_length(int p) const { return request_.prompt_offsets[static_cast<size_t>(p) + 1] - request_.prompt_offsets[static_cast<size_t>(p)]; }
+  int prompt_length(int p) const {
+    return request_.prompt_offsets[static_cast<size_t>(p) + 1] - request_.prompt_offsets[static_cast<size_t>(p)];
+  }
 
   int32_t take_page() {
     const int32_t page = free_.back();
@@ -136,7 +138,8 @@ class Generator {
     auto& p = policy_;
     auto& backend = *p.backend;
     const int64_t R = layout.R(), C = p.config.hidden;
-    const float* hidden = p.transformer.forward(layout, p.decode_cache.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, false, false);
+    const float* hidden =
+        p.transformer.forward(layout, p.decode_cache.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, false, false);
     p.head.reserve(backend, static_cast<size_t>(R * C) * sizeof(float) + static_cast<size_t>(R + 16) * sizeof(int32_t));
     float* h = p.head.floats();
     int32_t* index = reinterpret_cast<int32_t*>(h + R * C);
@@ -146,8 +149,10 @@ class Generator {
     std::vector<uint32_t> random(static_cast<size_t>(R) * 4);
     for (size_t r = 0; r < rows.size(); ++r) {
       const auto prompt = static_cast<size_t>(rows[r].prompt);
-      const uint32_t key = request_.prompt_keys.empty() ? static_cast<uint32_t>(prompt) : static_cast<uint32_t>(request_.prompt_keys[prompt]);
-      const auto block = philox(request_.seed, request_.step, key, static_cast<uint32_t>(rows[r].sample), static_cast<uint32_t>(rows[r].ids.size()));
+      const uint32_t key =
+          request_.prompt_keys.empty() ? static_cast<uint32_t>(prompt) : static_cast<uint32_t>(request_.prompt_keys[prompt]);
+      const auto block =
+          philox(request_.seed, request_.step, key, static_cast<uint32_t>(rows[r].sample), static_cast<uint32_t>(rows[r].ids.size()));
       std::copy(block.x, block.x + 4, &random[r * 4]);
     }
     std::vector<int32_t> tokens(static_cast<size_t>(R));
@@ -228,7 +233,8 @@ void validate_request(const GenerateRequest& r, const ModelConfig& config, bool 
   prompts.completion_offsets = {0};
   prompts.group_offsets.assign(r.prompt_offsets.size(), 0);
   validate_batch(prompts, config);
-  expect(r.prompt_keys.empty() || r.prompt_keys.size() + 1 == r.prompt_offsets.size(), "one key for each prompt", "promptKeys", std::to_string(r.prompt_keys.size()));
+  expect(r.prompt_keys.empty() || r.prompt_keys.size() + 1 == r.prompt_offsets.size(), "one key for each prompt", "promptKeys",
+         std::to_string(r.prompt_keys.size()));
   expect(r.group_size >= 1, "at least 1", "groupSize", std::to_string(r.group_size));
   expect(r.max_rows >= 1, "at least 1", "maxRows", std::to_string(r.max_rows));
   expect(r.max_new_tokens >= 1, "at least 1", "maxNewTokens", std::to_string(r.max_new_tokens));

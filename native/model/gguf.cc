@@ -44,10 +44,22 @@ class Reader {
       case 5: v.integer = take<int32_t>("a value"); return v;
       case 10: v.integer = static_cast<int64_t>(take<uint64_t>("a value")); return v;
       case 11: v.integer = take<int64_t>("a value"); return v;
-      case 6: v.kind = GgufValue::Kind::number; v.number = static_cast<double>(take<float>("a value")); return v;
-      case 12: v.kind = GgufValue::Kind::number; v.number = take<double>("a value"); return v;
-      case 7: v.kind = GgufValue::Kind::boolean; v.integer = take<uint8_t>("a value") != 0; return v;
-      case 8: v.kind = GgufValue::Kind::string; v.string = string("a string"); return v;
+      case 6:
+        v.kind = GgufValue::Kind::number;
+        v.number = static_cast<double>(take<float>("a value"));
+        return v;
+      case 12:
+        v.kind = GgufValue::Kind::number;
+        v.number = take<double>("a value");
+        return v;
+      case 7:
+        v.kind = GgufValue::Kind::boolean;
+        v.integer = take<uint8_t>("a value") != 0;
+        return v;
+      case 8:
+        v.kind = GgufValue::Kind::string;
+        v.string = string("a string");
+        return v;
       case 9: break;
       default: bad("a value type from 0 to 12", std::to_string(type));
     }
@@ -69,9 +81,10 @@ class Reader {
 };
 
 bool storage_of(uint32_t type, Storage* storage) {
-  static const std::map<uint32_t, Storage> types = {{0, Storage::f32},   {1, Storage::f16},   {2, Storage::q4_0},  {3, Storage::q4_1},  {6, Storage::q5_0},
-                                                    {7, Storage::q5_1},  {8, Storage::q8_0},  {10, Storage::q2_k}, {11, Storage::q3_k}, {12, Storage::q4_k},
-                                                    {13, Storage::q5_k}, {14, Storage::q6_k}, {30, Storage::bf16}};
+  static const std::map<uint32_t, Storage> types = {{0, Storage::f32},   {1, Storage::f16},   {2, Storage::q4_0},  {3, Storage::q4_1},
+                                                    {6, Storage::q5_0},  {7, Storage::q5_1},  {8, Storage::q8_0},  {10, Storage::q2_k},
+                                                    {11, Storage::q3_k}, {12, Storage::q4_k}, {13, Storage::q5_k}, {14, Storage::q6_k},
+                                                    {30, Storage::bf16}};
   const auto it = types.find(type);
   if (it == types.end()) return false;
   *storage = it->second;
@@ -82,7 +95,9 @@ bool storage_of(uint32_t type, Storage* storage) {
 
 Gguf::Gguf(const std::string& path) : file_(path) {
   Reader r(file_);
-  if (file_.size() < 24 || file_.text().substr(0, 4) != "GGUF") r.bad("a GGUF file (magic \"GGUF\" and a header of 24 bytes)", file_.size() < 24 ? std::to_string(file_.size()) + " bytes" : json_quote("another magic"));
+  if (file_.size() < 24 || file_.text().substr(0, 4) != "GGUF")
+    r.bad("a GGUF file (magic \"GGUF\" and a header of 24 bytes)",
+          file_.size() < 24 ? std::to_string(file_.size()) + " bytes" : json_quote("another magic"));
   r.take<uint32_t>("magic");
   const uint32_t version = r.take<uint32_t>("version");
   if (version != 2 && version != 3) r.bad("GGUF version 2 or 3", std::to_string(version));
@@ -113,15 +128,18 @@ Gguf::Gguf(const std::string& path) : file_(path) {
       p.tensor.shape.insert(p.tensor.shape.begin(), static_cast<int64_t>(n));
     }
     const uint32_t type = r.take<uint32_t>("a tensor type");
-    if (!storage_of(type, &p.tensor.storage)) r.bad("F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K for " + what, "type " + std::to_string(type));
+    if (!storage_of(type, &p.tensor.storage))
+      r.bad("F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K for " + what, "type " + std::to_string(type));
     if (p.tensor.shape.back() % storage_info(p.tensor.storage).block != 0)
-      r.bad("rows of whole blocks (" + std::to_string(storage_info(p.tensor.storage).block) + " values) for " + what, std::to_string(p.tensor.shape.back()));
+      r.bad("rows of whole blocks (" + std::to_string(storage_info(p.tensor.storage).block) + " values) for " + what,
+            std::to_string(p.tensor.shape.back()));
     p.offset = r.take<uint64_t>("a tensor offset");
     places.push_back(std::move(p));
   }
   uint64_t alignment = 32;
   if (const GgufValue* a = find("general.alignment")) {
-    if (a->integer < 1 || a->integer > 65536 || (a->integer & (a->integer - 1))) r.bad("a power of two for general.alignment", std::to_string(a->integer));
+    if (a->integer < 1 || a->integer > 65536 || (a->integer & (a->integer - 1)))
+      r.bad("a power of two for general.alignment", std::to_string(a->integer));
     alignment = static_cast<uint64_t>(a->integer);
   }
   const uint64_t start = (r.at() + alignment - 1) / alignment * alignment;
@@ -130,9 +148,11 @@ Gguf::Gguf(const std::string& path) : file_(path) {
     const auto& info = storage_info(p.tensor.storage);
     const uint64_t blocks = static_cast<uint64_t>(p.tensor.count / info.block);
     uint64_t bytes;
-    if (p.offset % alignment != 0) r.bad("an offset that is a multiple of " + std::to_string(alignment) + " for tensor " + json_quote(p.name), std::to_string(p.offset));
+    if (p.offset % alignment != 0)
+      r.bad("an offset that is a multiple of " + std::to_string(alignment) + " for tensor " + json_quote(p.name), std::to_string(p.offset));
     if (__builtin_mul_overflow(blocks, static_cast<uint64_t>(info.bytes), &bytes) || p.offset > room || bytes > room - p.offset)
-      r.bad("data inside the file for tensor " + json_quote(p.name), "offset " + std::to_string(p.offset) + " of " + std::to_string(room) + " bytes");
+      r.bad("data inside the file for tensor " + json_quote(p.name),
+            "offset " + std::to_string(p.offset) + " of " + std::to_string(room) + " bytes");
     p.tensor.data = file_.data() + start + p.offset;
     if (!tensors_.emplace(p.name, std::move(p.tensor)).second) r.bad("every tensor once", json_quote(p.name) + " twice");
   }
@@ -181,70 +201,21 @@ ModelConfig Gguf::config() const {
   c.qk_norm = c.family == "qwen3";
   const auto divisors = tensors_.find("rope_freqs.weight");
   if (divisors != tensors_.end()) {
-    if (divisors->second.count != c.head_dim / 2) bad("rope_freqs.weight", std::to_string(c.head_dim / 2) + " values", std::to_string(divisors->second.count));
+    if (divisors->second.count != c.head_dim / 2)
+      bad("rope_freqs.weight", std::to_string(c.head_dim / 2) + " values", std::to_string(divisors->second.count));
     c.rope_divisors.resize(static_cast<size_t>(c.head_dim / 2));
     dequantize(divisors->second.storage, divisors->second.data, divisors->second.count, c.rope_divisors.data());
   }
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
     if (const GgufValue* id = find(key))
-      if (id->integer >= 0 && id->integer < c.vocab && (c.stop_ids.empty() || c.stop_ids[0] != id->integer)) c.stop_ids.push_back(static_cast<int32_t>(id->integer));
-  c.validate();
+      if (id->integer >= 0 && id->integer < c.vocab && (c.stop_ids.empty() || c.stop_ids[0] != id->integer))
+        c.stop_ids.push_back(static_cast<int32_t>(id->integer));
+  try {
+    c.validate();
+  } catch (const Error& error) {
+    fail("BAD_CHECKPOINT", path() + ": " + error.what());
+  }
   return c;
-}
-
-namespace {
-
-constexpr const char* kQwen2Split =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-constexpr const char* kLlama3Split =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
-std::string split_then_bytes(const char* pattern) {
-  return std::string("{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": ") + json_quote(pattern) +
-         "}, \"behavior\": \"Isolated\", \"invert\": false}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": false, \"use_regex\": false}]}";
-}
-
-}  // namespace
-
-// The tokenizer in tokenizer.json's layout, so that one reader serves folders and GGUF files.
-std::string Gguf::metadata_json() const {
-  std::string out = "{\"config\": " + config_json(config(), StorageType::f32);
-  const GgufValue *model = find("tokenizer.ggml.model"), *tokens = find("tokenizer.ggml.tokens"), *merges = find("tokenizer.ggml.merges");
-  if (!model || !tokens || model->string != "gpt2" || !merges)
-    return out + ", \"tokenizer\": null, \"tokenizer_error\": " +
-           json_quote(model ? "Expected a byte-level BPE tokenizer (gpt2) in " + path() + ", got " + model->string : "No tokenizer in " + path()) + "}";
-  const GgufValue *types = find("tokenizer.ggml.token_type"), *pre = find("tokenizer.ggml.pre");
-  const std::string kind = pre ? pre->string : "default";
-  std::string pre_tokenizer = "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}", normalizer = "null";
-  if (kind == "smollm")
-    pre_tokenizer = "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": true}, " + pre_tokenizer + "]}";
-  if (kind == "qwen2") {
-    pre_tokenizer = split_then_bytes(kQwen2Split);
-    normalizer = "{\"type\": \"NFC\"}";
-  }
-  if (kind == "llama-bpe" || kind == "llama3") pre_tokenizer = split_then_bytes(kLlama3Split);
-  std::string vocab, added, merge_list;
-  for (size_t i = 0; i < tokens->array.size(); ++i) {
-    vocab += (i ? ", " : "") + json_quote(tokens->array[i].string) + ": " + std::to_string(i);
-    const int64_t type = types && i < types->array.size() ? types->array[i].integer : 1;
-    if (type == 3 || type == 4)  // control, user defined
-      added += (added.empty() ? "" : ", ") + ("{\"id\": " + std::to_string(i) + ", \"content\": " + json_quote(tokens->array[i].string) +
-                                              ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": " +
-                                              (type == 3 ? "true" : "false") + "}");
-  }
-  for (const auto& m : merges->array) merge_list += (merge_list.empty() ? "" : ", ") + json_quote(m.string);
-  out += ", \"tokenizer\": {\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"added_tokens\": [" + added + "], \"normalizer\": " + normalizer +
-         ", \"pre_tokenizer\": " + pre_tokenizer +
-         ", \"post_processor\": null, \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true}, \"model\": "
-         "{\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null, \"end_of_word_suffix\": null, \"fuse_unk\": false, "
-         "\"byte_fallback\": false, \"ignore_merges\": " + (kind == "llama-bpe" || kind == "llama3" ? "true" : "false") + ", \"vocab\": {" + vocab + "}, \"merges\": [" + merge_list + "]}}";
-  out += ", \"tokenizer_config\": {\"tokenizer_class\": \"PreTrainedTokenizerFast\", \"clean_up_tokenization_spaces\": false";
-  if (const GgufValue* chat = find("tokenizer.chat_template")) out += ", \"chat_template\": " + json_quote(chat->string);
-  for (const auto& [key, name] : {std::pair{"tokenizer.ggml.bos_token_id", "bos_token"}, {"tokenizer.ggml.eos_token_id", "eos_token"}, {"tokenizer.ggml.padding_token_id", "pad_token"}})
-    if (const GgufValue* id = find(key))
-      if (id->integer >= 0 && id->integer < static_cast<int64_t>(tokens->array.size()))
-        out += std::string(", \"") + name + "\": " + json_quote(tokens->array[static_cast<size_t>(id->integer)].string);
-  return out + "}}";
 }
 
 }  // namespace rank_grpo

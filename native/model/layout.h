@@ -10,13 +10,13 @@
 namespace rank_grpo {
 
 struct Layout {
-  std::vector<int32_t> ids, positions;   // [T]
+  std::vector<int32_t> ids, positions;  // [T]
   AttentionPlan plan;
   AttentionGroups groups;
-  int64_t pages = 0;                     // of one layer's cache
+  int64_t pages = 0;                        // of one layer's cache
   std::vector<int32_t> head_rows, targets;  // [R]: row of the hidden state, token it predicts
-  int64_t first_token = 0;               // predicted tokens are first_token .. first_token + R of the batch's completions
-  AllowedTokens allowed;                 // of these tokens; empty offsets: all
+  int64_t first_token = 0;                  // predicted tokens are first_token .. first_token + R of the batch's completions
+  AllowedTokens allowed;                    // of these tokens; empty offsets: all
   int64_t T() const { return static_cast<int64_t>(ids.size()); }
   int64_t R() const { return static_cast<int64_t>(head_rows.size()); }
 };

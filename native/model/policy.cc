@@ -23,7 +23,9 @@ void expect_size(const std::vector<float>& values, int64_t tokens, const char* n
 
 void expect_finite(const std::vector<float>& values, const char* name) {
   for (size_t i = 0; i < values.size(); ++i)
-    if (!std::isfinite(values[i])) fail("NOT_FINITE", "Expected finite values for " + std::string(name) + ", got " + std::to_string(values[i]) + " at token " + std::to_string(i) + ".");
+    if (!std::isfinite(values[i]))
+      fail("NOT_FINITE", "Expected finite values for " + std::string(name) + ", got " + std::to_string(values[i]) + " at token " +
+                             std::to_string(i) + ".");
 }
 
 // The segments of one micro-batch, renumbered to its tokens.
@@ -35,7 +37,9 @@ SegmentSlice slice_segments(const StepInputs& inputs, int64_t first, int64_t cou
   SegmentSlice slice;
   for (size_t s = 0; s + 1 < inputs.segment_offsets.size(); ++s) {
     const int32_t begin = inputs.segment_offsets[s], end = inputs.segment_offsets[s + 1];
-    if (begin == end || inputs.segment_tokens[static_cast<size_t>(begin)] < first || inputs.segment_tokens[static_cast<size_t>(begin)] >= first + count) continue;
+    if (begin == end || inputs.segment_tokens[static_cast<size_t>(begin)] < first ||
+        inputs.segment_tokens[static_cast<size_t>(begin)] >= first + count)
+      continue;
     for (int32_t i = begin; i < end; ++i) {
       const int64_t token = inputs.segment_tokens[static_cast<size_t>(i)] - first;
       expect(token >= 0 && token < count, "a segment within one completion", "segments", "segment " + std::to_string(s));
@@ -151,7 +155,8 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
   backend->gather_rows(pass.h, hidden, pass.rows, R, C);
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
   if (!entropies) pass.entropy = nullptr;
-  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), pass.layout.targets.data(), allowed, R, o.temperature);
+  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), pass.layout.targets.data(), allowed, R,
+                        o.temperature);
   return pass;
 }
 
@@ -159,8 +164,8 @@ void Policy::Impl::backward(const Pass& pass, const std::vector<float>& dlogp, c
   const int64_t T = pass.layout.T(), R = pass.layout.R(), C = config.hidden;
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
   backend->head_backward(pass.dh, gradients.floats() + table.head, pass.h, weights.floats() + table.head, transformer.head(),
-                         pass.layout.targets.data(), allowed, pass.lse, pass.entropy, dlogp.data(), dentropy.empty() ? nullptr : dentropy.data(), R,
-                         temperature);
+                         pass.layout.targets.data(), allowed, pass.lse, pass.entropy, dlogp.data(),
+                         dentropy.empty() ? nullptr : dentropy.data(), R, temperature);
   backend->zero(pass.dhidden, static_cast<size_t>(T * C) * sizeof(float));
   backend->scatter_add_rows(pass.dhidden, pass.dh, pass.rows, R, C);
   transformer.backward(pass.layout, pass.dhidden, gradients.floats(), cache.floats(), pass.layout.pages);
@@ -231,14 +236,17 @@ StepResult Policy::accumulate(const Batch& batch, const StepInputs& inputs, cons
     local.segment_tokens = segments.tokens.data();
     local.covered_tokens = covered_tokens;
     const ObjectiveResult part = evaluate_objective(objective, local);
-    if (!std::isfinite(part.loss)) fail("NOT_FINITE", "Expected a finite loss, got " + std::to_string(part.loss) + ". Lower the learning rate, or check rewards and old log-probs.");
+    if (!std::isfinite(part.loss))
+      fail("NOT_FINITE",
+           "Expected a finite loss, got " + std::to_string(part.loss) + ". Lower the learning rate, or check rewards and old log-probs.");
     merge(total, part, first, segments.numbers);
     i.backward(pass, part.dlogp, part.dentropy, o.temperature);
   }
   return result;
 }
 
-Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs, const std::vector<float>& dentropies, const ForwardOptions& o) {
+Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs, const std::vector<float>& dentropies,
+                        const ForwardOptions& o) {
   auto& i = *impl_;
   expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
   validate_batch(batch, i.config);
@@ -266,7 +274,8 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.table.total));
   if (!std::isfinite(norm)) {
     zero_gradients();
-    fail("NOT_FINITE", "Expected a finite gradient, got norm " + std::to_string(norm) + ". The weights were left as they were; lower the learning rate or check the rewards.");
+    fail("NOT_FINITE", "Expected a finite gradient, got norm " + std::to_string(norm) +
+                           ". The weights were left as they were; lower the learning rate or check the rewards.");
   }
   AdamW adamw;
   adamw.learning_rate = static_cast<float>(o.learning_rate);

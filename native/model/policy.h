@@ -20,7 +20,7 @@ struct Batch {
   std::vector<int32_t> prompt_ids, prompt_offsets;          // [P + 1]
   std::vector<int32_t> completion_ids, completion_offsets;  // [R + 1]
   std::vector<int32_t> group_offsets;                       // [P + 1]
-  AllowedTokens allowed;  // per completion token; offsets empty: all allowed
+  AllowedTokens allowed;                                    // per completion token; offsets empty: all allowed
   int64_t tokens() const { return static_cast<int64_t>(completion_ids.size()); }
 };
 
@@ -41,22 +41,22 @@ struct StepInputs {
 };
 
 struct StepResult {
-  ObjectiveResult objective;  // sums over the whole step; dlogp and the other [T] arrays in completion order
+  ObjectiveResult objective;               // sums over the whole step; dlogp and the other [T] arrays in completion order
   std::vector<float> logprobs, entropies;  // of the pass that gave the gradient; entropies only where asked for
 };
 
 struct GenerateRequest {
   std::vector<int32_t> prompt_ids, prompt_offsets;  // [P + 1]
-  std::vector<int32_t> prompt_keys;   // [P]: identifies the prompt in the random numbers (empty: its index)
-  int group_size = 1;                 // completions of each prompt
+  std::vector<int32_t> prompt_keys;                 // [P]: identifies the prompt in the random numbers (empty: its index)
+  int group_size = 1;                               // completions of each prompt
   int max_new_tokens = 128;
-  int max_rows = 64;                  // rows decoded together
+  int max_rows = 64;  // rows decoded together
   Sampling sampling;
-  std::vector<int32_t> stop_ids;      // ends a row; the stop token is part of the completion
+  std::vector<int32_t> stop_ids;          // ends a row; the stop token is part of the completion
   std::vector<std::string> stop_strings;  // bytes; ends a row after the token that completes one (needs the vocabulary)
   bool ignore_stop = false;
   uint64_t seed = 0;
-  uint32_t step = 0;                  // random numbers are keyed by (seed, step, prompt key, sample, position)
+  uint32_t step = 0;  // random numbers are keyed by (seed, step, prompt key, sample, position)
   const std::atomic<bool>* abort = nullptr;
   std::function<void(int64_t done_rows, int64_t rows, int64_t tokens)> progress;  // called now and then, may be empty
 };
@@ -71,8 +71,8 @@ struct Completions {
 
 struct PolicyOptions {
   Compute compute = Compute::f32;
-  bool trainable = true;    // false: no gradients or optimizer state (a reference, or inference)
-  bool recompute = false;   // keep only each layer's input for the backward pass: less memory, a third more work
+  bool trainable = true;   // false: no gradients or optimizer state (a reference, or inference)
+  bool recompute = false;  // keep only each layer's input for the backward pass: less memory, a third more work
 };
 
 struct OptimizerOptions {
@@ -88,18 +88,19 @@ class Policy {
   const ModelConfig& config() const;
   const ParameterTable& table() const;
   const PolicyOptions& options() const;
-  int64_t bytes() const;                                   // held on the device now
+  int64_t bytes() const;                                                                   // held on the device now
   static int64_t estimate_bytes(const ModelConfig& config, const PolicyOptions& options);  // weights, gradients, optimizer, panels
 
-  void initialize(uint64_t seed, float std);               // normal weights, norms 1, biases 0
-  void set_vocabulary(std::vector<std::string> bytes);     // token id -> bytes, for stop strings
+  void initialize(uint64_t seed, float std);            // normal weights, norms 1, biases 0
+  void set_vocabulary(std::vector<std::string> bytes);  // token id -> bytes, for stop strings
 
   Completions generate(const GenerateRequest& request);
   Scores score(const Batch& batch, const ForwardOptions& options, bool entropies);
   // Adds the gradient of the objective to the accumulated gradient.
   StepResult accumulate(const Batch& batch, const StepInputs& inputs, const ObjectiveSpec& objective, const ForwardOptions& options);
   // Adds the gradient of sum_t dlogprobs[t] * logprob[t] + dentropies[t] * entropy[t]: any loss written elsewhere.
-  Scores backward(const Batch& batch, const std::vector<float>& dlogprobs, const std::vector<float>& dentropies, const ForwardOptions& options);
+  Scores backward(const Batch& batch, const std::vector<float>& dlogprobs, const std::vector<float>& dentropies,
+                  const ForwardOptions& options);
   // Clips, applies AdamW, clears the gradient. Returns the norm before clipping; throws NOT_FINITE and leaves weights as they were
   // (gradient cleared) where it is not finite.
   double optimizer_step(const OptimizerOptions& options);

@@ -23,17 +23,17 @@ struct Policy::Impl {
   int64_t steps = 0;
   std::vector<std::string> vocabulary;  // bytes of each id; empty: unknown
 
-  DeviceBuffer cache;             // scratch of one layer in passes over whole batches
-  DeviceBuffer head;              // hidden rows of predicted tokens, their gradients, results
-  DeviceBuffer decode_cache;      // every layer's pages while generating
+  DeviceBuffer cache;         // scratch of one layer in passes over whole batches
+  DeviceBuffer head;          // hidden rows of predicted tokens, their gradients, results
+  DeviceBuffer decode_cache;  // every layer's pages while generating
 
   // A pass over one micro-batch: hidden rows gathered into h [R, C].
   struct Pass {
     Layout layout;
-    float *h, *dh;                      // [R, C]
-    float *logprob, *entropy, *lse;     // [R]
-    float* dhidden;                     // [T, C]
-    int32_t* rows;                      // [R]
+    float *h, *dh;                   // [R, C]
+    float *logprob, *entropy, *lse;  // [R]
+    float* dhidden;                  // [T, C]
+    int32_t* rows;                   // [R]
   };
   Pass forward(const Batch& batch, MicroBatch rows, const ForwardOptions& options, bool keep, bool entropies);
   void backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature);

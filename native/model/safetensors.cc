@@ -12,8 +12,8 @@ namespace rank_grpo {
 namespace {
 
 int dtype_bytes(const std::string& dtype) {
-  static const std::map<std::string, int> sizes = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8}, {"I32", 4},
-                                                   {"I16", 2}, {"I8", 1},  {"U8", 1},  {"BOOL", 1}, {"U16", 2}, {"U32", 4}, {"U64", 8}};
+  static const std::map<std::string, int> sizes = {{"F64", 8}, {"F32", 4}, {"F16", 2},  {"BF16", 2}, {"I64", 8}, {"I32", 4}, {"I16", 2},
+                                                   {"I8", 1},  {"U8", 1},  {"BOOL", 1}, {"U16", 2},  {"U32", 4}, {"U64", 8}};
   const auto it = sizes.find(dtype);
   return it == sizes.end() ? 0 : it->second;
 }
@@ -30,7 +30,9 @@ bool floating_storage(const std::string& dtype, Storage* storage) {
 }
 
 Safetensors::Safetensors(const std::string& path) : file_(path) {
-  auto bad = [&](const std::string& wanted, const std::string& got) { fail("BAD_CHECKPOINT", path + ": Expected " + wanted + ", got " + got + "."); };
+  auto bad = [&](const std::string& wanted, const std::string& got) {
+    fail("BAD_CHECKPOINT", path + ": Expected " + wanted + ", got " + got + ".");
+  };
   if (file_.size() < 8) bad("at least 8 bytes of safetensors", std::to_string(file_.size()));
   uint64_t length;
   std::memcpy(&length, file_.data(), 8);
@@ -74,10 +76,12 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
     ranges.push_back({begin, end, &name});
     tensors_.emplace(name, std::move(tensor));
   }
-  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin || (a.begin == b.begin && a.end < b.end); });
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin || (a.begin == b.begin && a.end < b.end); });
   int64_t at = 0;
   for (const auto& range : ranges) {
-    if (range.begin != at) bad("data without gaps or overlaps: tensor " + json_quote(*range.name) + " at " + std::to_string(at), std::to_string(range.begin));
+    if (range.begin != at)
+      bad("data without gaps or overlaps: tensor " + json_quote(*range.name) + " at " + std::to_string(at), std::to_string(range.begin));
     at = range.end;
   }
   if (at != data_size) bad(std::to_string(at) + " bytes of data", std::to_string(data_size));
@@ -136,7 +140,8 @@ class SafetensorsFile final : public TensorFile {
   void read(const std::string& name, float* out) const override {
     const auto& t = at(name);
     Storage storage;
-    if (!floating_storage(t.dtype, &storage)) fail("BAD_CHECKPOINT", file_.path() + ": Expected F32, F16 or BF16 for " + name + ", got " + t.dtype + ".");
+    if (!floating_storage(t.dtype, &storage))
+      fail("BAD_CHECKPOINT", file_.path() + ": Expected F32, F16 or BF16 for " + name + ", got " + t.dtype + ".");
     dequantize(storage, t.data, t.count, out);
   }
   std::string metadata_json() const override { return file_.metadata_json(); }

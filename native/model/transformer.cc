@@ -9,8 +9,8 @@ Transformer::Transformer(Backend& backend, const ModelConfig& config, const Para
     : backend_(backend), config_(config), table_(table), weights_(weights), compute_(compute) {
   const int64_t C = config.hidden, F = config.intermediate, W = attention().width(), HD = int64_t{config.heads} * config.head_dim;
   for (int l = 0; l < config.layers; ++l)
-    layers_.push_back({backend.make_panels(W, C, compute), backend.make_panels(C, HD, compute),
-                       backend.make_panels(2 * F, C, compute), backend.make_panels(C, F, compute)});
+    layers_.push_back({backend.make_panels(W, C, compute), backend.make_panels(C, HD, compute), backend.make_panels(2 * F, C, compute),
+                       backend.make_panels(C, F, compute)});
   head_ = backend.make_panels(config.vocab, C, compute);
 
   // cos and sin of every position, in double before rounding: [max positions, D / 2, 2]
@@ -115,7 +115,8 @@ const float* Transformer::forward(const Layout& layout, float* cache, int64_t ca
   backend_.upload(indices_.ints(), layout.ids.data(), static_cast<size_t>(T) * sizeof(int32_t));
   backend_.upload(indices_.ints() + T, layout.positions.data(), static_cast<size_t>(T) * sizeof(int32_t));
 
-  backend_.embedding_forward(buffers_.layers.empty() ? buffers_.last : buffers_.layers[0].input, at(table_.embedding), indices_.ints(), T, C);
+  backend_.embedding_forward(buffers_.layers.empty() ? buffers_.last : buffers_.layers[0].input, at(table_.embedding), indices_.ints(), T,
+                             C);
   for (int l = 0; l < config_.layers; ++l) {
     const auto& a = buffers_.layers[static_cast<size_t>(l)];
     float* out = l + 1 < config_.layers ? buffers_.layers[static_cast<size_t>(l) + 1].input : buffers_.last;
@@ -162,8 +163,8 @@ void Transformer::backward(const Layout& layout, float* dhidden, float* gradient
     }
     backend_.norm_forward(b.normed, a.input, at(offsets.input_norm), T, C, C, C, eps);
     backend_.linear_backward_input(b.dnormed, b.dqkv, at(offsets.qkv), T, W, C, compute_, false);
-    backend_.linear_backward_weight(gradient(offsets.qkv), offsets.qkv_bias < 0 ? nullptr : gradient(offsets.qkv_bias), b.dqkv,
-                                    b.normed, T, W, C, compute_);
+    backend_.linear_backward_weight(gradient(offsets.qkv), offsets.qkv_bias < 0 ? nullptr : gradient(offsets.qkv_bias), b.dqkv, b.normed, T,
+                                    W, C, compute_);
     backend_.norm_backward(b.dx, gradient(offsets.input_norm), b.dnormed, a.input, at(offsets.input_norm), T, C, C, eps, true);
   }
   backend_.embedding_backward(gradient(table_.embedding), b.dx, indices_.ints(), T, C);

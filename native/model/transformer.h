@@ -33,13 +33,13 @@ class Transformer {
   struct Layer {
     std::unique_ptr<Panels> qkv, output, gate_up, down;
   };
-  struct Activations {  // of one layer
+  struct Activations {                                                 // of one layer
     float *input, *qkv_raw, *qkv, *attended, *lse, *middle, *gate_up;  // [T, C] [T, W] [T, W] [T, H D] [T, H] [T, C] [T, 2 F]
   };
   struct Buffers {
     std::vector<Activations> layers;
-    float *last, *hidden;                                // [T, C] both
-    float *normed, *inner;                               // scratch [T, C], [T, F]
+    float *last, *hidden;                                        // [T, C] both
+    float *normed, *inner;                                       // scratch [T, C], [T, F]
     float *dx, *dnormed, *dinner, *dgate_up, *dqkv, *dattended;  // backward scratch
   };
   Buffers plan(Arena& arena, int64_t T, bool keep, bool recompute) const;

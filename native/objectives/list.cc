@@ -1,6 +1,8 @@
 // The rules as data for the bindings.
 #include "list.h"
 
+#include "objective.h"
+
 namespace rank_grpo {
 
 const std::vector<ObjectiveInfo>& objective_list() {

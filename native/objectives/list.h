@@ -1,8 +1,22 @@
-// Every rule, once: the driver, the bindings and the tests walk this list. A new rule is a header and a name here.
+// Every rule, once: the driver, the bindings, the probe and the tests walk this list. A rule of this package is a header and a name
+// here; rules from elsewhere come in through RANK_GRPO_EXTRA_RULES, a header that `rank-grpo build --objectives` writes.
 #pragma once
-#include "cispo.h"
-#include "clip.h"
-#include "likelihood.h"
+#include "rules/cispo.h"
+#include "rules/cispo_mask.h"
+#include "rules/clip.h"
+#include "rules/gmpo.h"
+#include "rules/gppo.h"
+#include "rules/likelihood.h"
+#include "rules/nsr.h"
+#include "rules/p3o.h"
+#include "rules/rollback.h"
+#include "rules/sapo.h"
+#include "rules/shaping.h"
+#include "rules/spo.h"
+#include "rules/topr.h"
+#ifdef RANK_GRPO_EXTRA_RULES
+#include RANK_GRPO_EXTRA_RULES
+#endif
 
 namespace rank_grpo {
 
@@ -14,6 +28,15 @@ struct RuleList {
   }
 };
 
-using AllRules = RuleList<ClipRule, CispoRule, LikelihoodRule>;
+template <class... Rules>
+RuleList<ClipRule, CispoRule, LikelihoodRule, GmpoRule, SapoRule, P3oRule, ToprRule, GppoRule, SpoRule, RollbackRule, NsrRule,
+         CispoMaskRule, ShapingRule, Rules...>
+    with_builtin(RuleList<Rules...>);
+
+#ifdef RANK_GRPO_EXTRA_RULES
+using AllRules = decltype(with_builtin(RuleList<RANK_GRPO_EXTRA_RULE_NAMES>()));
+#else
+using AllRules = decltype(with_builtin(RuleList<>()));
+#endif
 
 }  // namespace rank_grpo

@@ -32,16 +32,19 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
   out.token_loss.assign(T, 0.f);
   out.token_kl.assign(T, 0.f);
   out.segment_log_ratio.assign(static_cast<size_t>(in.segments), 0.f);
-  const bool kl = spec.kl_beta != 0 && in.ref_logprobs;
+  const bool kl = in.ref_logprobs;  // measured with beta 0 too, where it is no part of the loss
   std::vector<char> covered(T, 0);
   std::vector<double> gradient(T, 0.0);
   for (int64_t g = 0; g < in.segments; ++g) {
     const int32_t *begin = in.segment_tokens + in.segment_offsets[g], *end = in.segment_tokens + in.segment_offsets[g + 1];
-    const double n = static_cast<double>(end - begin);
     if (begin == end) continue;
+    const double n = spec.pool == Pool::mean ? static_cast<double>(end - begin) : 1;
+    auto term = [&](size_t i) {
+      const double d = in.old_logprobs ? static_cast<double>(in.logprobs[i]) - static_cast<double>(in.old_logprobs[i]) : 0;
+      return rule.term(Dual(d, 1), static_cast<double>(in.advantages[i]));
+    };
     double s = 0;
-    if (in.old_logprobs)
-      for (const int32_t* t = begin; t != end; ++t) s += static_cast<double>(in.logprobs[*t]) - static_cast<double>(in.old_logprobs[*t]);
+    for (const int32_t* t = begin; t != end; ++t) s += term(static_cast<size_t>(*t)).value;
     s /= n;
     const double ratio = std::exp(s);
     out.segment_log_ratio[static_cast<size_t>(g)] = static_cast<float>(s);
@@ -52,32 +55,37 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
     double slope = 0;  // of the segment's loss by s
     for (const int32_t* t = begin; t != end; ++t) {
       const size_t i = static_cast<size_t>(*t);
-      const double A = static_cast<double>(in.advantages[i]), w = static_cast<double>(in.weights[i]), logp = static_cast<double>(in.logprobs[i]);
+      const double A = static_cast<double>(in.advantages[i]), w = static_cast<double>(in.weights[i]),
+                   logp = static_cast<double>(in.logprobs[i]);
+      expect(!covered[i], "each token in one segment at most", "segmentTokens", std::to_string(*t) + " twice");
       covered[i] = 1;
       const Dual policy = A == 0 ? Dual() : rule.loss(Dual(s, 1, 0), Dual(logp, 0, 1), A);
+      const double own = term(i).ds;  // 0 where the token itself is held
       double loss = policy.value;
       gradient[i] += w * policy.dl;
       if (spec.spread == Spread::token) {
-        gradient[i] += w * policy.ds;
+        gradient[i] += w * chain(own, policy.ds);
       } else {
         slope += w * policy.ds;
       }
       out.policy_loss += w * policy.value;
       if (kl) {
         const KlTerm term = kl_term(spec.kl, static_cast<double>(in.ref_logprobs[i]), logp);
-        loss += spec.kl_beta * term.value;
-        gradient[i] += w * spec.kl_beta * term.slope;
+        if (spec.kl_beta != 0) {
+          loss += spec.kl_beta * term.value;
+          gradient[i] += w * spec.kl_beta * term.slope;
+        }
         out.token_kl[i] = static_cast<float>(term.value);
         out.kl_sum += term.value;
       }
       out.token_loss[i] = static_cast<float>(loss);
       out.loss += w * loss;
-      const int clipped = rule.clipped(s, A);
+      const int clipped = rule.clipped(own == 0 ? term(i).value : s, A, Dual(policy.value, chain(own, policy.ds), policy.dl));
       out.clipped_low += clipped & 1;
       out.clipped_high += clipped >> 1 & 1;
       out.clipped_dual += clipped >> 2 & 1;
     }
-    for (const int32_t* t = begin; t != end; ++t) gradient[static_cast<size_t>(*t)] += slope / n;
+    for (const int32_t* t = begin; t != end; ++t) gradient[static_cast<size_t>(*t)] += chain(term(static_cast<size_t>(*t)).ds, slope / n);
   }
   out.covered = std::count(covered.begin(), covered.end(), 1);
   for (size_t i = 0; i < T; ++i) out.dlogp[i] = static_cast<float>(gradient[i]);
@@ -97,6 +105,13 @@ ObjectiveResult evaluate(const Rule& rule, const ObjectiveSpec& spec, const Obje
 
 }  // namespace
 
+double pool_segment(const float* logprobs, const float* old_logprobs, const int32_t* begin, const int32_t* end) {
+  if (begin == end || !old_logprobs) return 0;
+  double sum = 0;
+  for (const int32_t* t = begin; t != end; ++t) sum += static_cast<double>(logprobs[*t]) - static_cast<double>(old_logprobs[*t]);
+  return sum / static_cast<double>(end - begin);
+}
+
 ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs) {
   ObjectiveResult result;
   bool found = false;
@@ -106,14 +121,15 @@ ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInp
     found = true;
     constexpr size_t count = std::size(Rule::parameters);
     double values[count];
-    expect(spec.params.size() == count, std::to_string(count) + " parameters", "objective " + spec.rule, std::to_string(spec.params.size()));
+    expect(spec.params.size() == count, std::to_string(count) + " parameters", "objective " + spec.rule,
+           std::to_string(spec.params.size()));
     for (size_t i = 0; i < count; ++i) {
       const auto& p = Rule::parameters[i];
       values[i] = spec.params[i];
       expect(values[i] >= p.min && values[i] <= p.max, "a number from " + std::to_string(p.min) + " to " + std::to_string(p.max), p.name,
              std::to_string(values[i]));
     }
-    result = evaluate(Rule(values), spec, inputs);
+    result = evaluate(make_rule<Rule>(values), spec, inputs);
   });
   expect(found, "a rule of objective_list()", "objective", spec.rule);
   return result;

@@ -1,30 +1,27 @@
-// What an objective is: a scalar rule on (pooled log-ratio s, advantage A), one header each, compiled for every device.
-// The driver (cpu/objective.cc, cuda/objective.cu) does the rest: pool s over a segment, rule, spread the slope.
-// docs/objectives.md has the mathematics.
+// What an objective is: a scalar rule on (pooled log-ratio s, advantage A), one header each (rule.h), compiled for every device.
+// The driver (objective.cc) does the rest: pool s over a segment, rule, spread the slope. docs/objectives.md has the mathematics.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "rule.h"
+
 namespace rank_grpo {
 
 enum class Kl { k1, k2, k3 };
+enum class Pool { mean, sum };        // geometric mean of the tokens' ratios, or their product (the segment's own likelihood ratio)
 enum class Spread { pooled, token };  // gradient through the segment's mean, or to the token's own log-prob alone
-
-struct ObjectiveParameter {
-  const char* name;  // as in TypeScript and on the command line
-  double value, min, max;
-  const char* reason;  // why this default
-};
 
 // One objective as a caller asks for it.
 struct ObjectiveSpec {
-  std::string rule;             // a name of list.h
-  std::vector<double> params;   // in the order of the rule's parameter table
+  std::string rule;            // a name of list.h
+  std::vector<double> params;  // in the order of the rule's parameter table
+  Pool pool = Pool::mean;
   Spread spread = Spread::pooled;
   Kl kl = Kl::k3;
-  double kl_beta = 0;           // 0: no KL term
-  double entropy_coef = 0;      // loss -= entropy_coef * mean entropy over covered tokens
+  double kl_beta = 0;       // 0: no KL term
+  double entropy_coef = 0;  // loss -= entropy_coef * mean entropy over covered tokens
 };
 
 // Per-token data of T tokens lying flat, and the segments they are pooled over (CSR; a token in no segment is masked out).
@@ -34,21 +31,24 @@ struct ObjectiveInputs {
   const float *logprobs = nullptr, *old_logprobs = nullptr, *ref_logprobs = nullptr, *entropies = nullptr;
   const float *advantages = nullptr, *weights = nullptr;
   const int32_t *segment_offsets = nullptr, *segment_tokens = nullptr;
-  int64_t covered_tokens = 0;   // of the whole step, where this is a micro-batch of it; 0: count them here
+  int64_t covered_tokens = 0;  // of the whole step, where this is a micro-batch of it; 0: count them here
 };
 
 struct ObjectiveResult {
   double loss = 0;
-  double policy_loss = 0, kl_sum = 0, entropy_sum = 0;   // sums over covered tokens of weight * policy, KL, entropy
-  double ratio_min = 1, ratio_max = 1, ratio_sum = 0;    // over non-empty segments
-  int64_t covered = 0, nonempty_segments = 0;            // what the sums run over
+  double policy_loss = 0, kl_sum = 0, entropy_sum = 0;          // sums over covered tokens of weight * policy, KL, entropy
+  double ratio_min = 1, ratio_max = 1, ratio_sum = 0;           // over non-empty segments
+  int64_t covered = 0, nonempty_segments = 0;                   // what the sums run over
   int64_t clipped_low = 0, clipped_high = 0, clipped_dual = 0;  // covered tokens
-  std::vector<float> dlogp, dentropy;                    // [T]; dentropy empty without an entropy bonus
-  std::vector<float> segment_log_ratio;                  // [S], 0 for an empty segment
-  std::vector<float> token_loss, token_kl;               // [T]
+  std::vector<float> dlogp, dentropy;                           // [T]; dentropy empty without an entropy bonus
+  std::vector<float> segment_log_ratio;                         // [S], 0 for an empty segment
+  std::vector<float> token_loss, token_kl;                      // [T]
 };
 
 ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs);
+
+// Mean log-ratio of the tokens [begin, end) of one segment in float64; 0 for an empty one, or without old log-probs.
+double pool_segment(const float* logprobs, const float* old_logprobs, const int32_t* begin, const int32_t* end);
 
 // The rules that exist, for the bindings and `rank-grpo objectives`.
 struct ObjectiveInfo {

@@ -4,7 +4,10 @@ import type { Message } from "../data/sample.ts";
 export interface Tokenizer {
   /** Ids are in [0, vocabSize). */
   readonly vocabSize: number;
-  /** Raw bytes of each id (special tokens: the bytes of their text); an id that the tokenizer lacks has none. */
+  /**
+   * Raw bytes of each id (special tokens: the bytes of their text); an id that the tokenizer lacks has none. Those of a text's ids, one after
+   * the other, are its UTF-8 bytes. SentencePiece and whole words without a decoder put a space before, which decode() takes away.
+   */
   readonly bytes: readonly Uint8Array[];
   /** Ids of special tokens: they end lists and are left out of decoded text. */
   readonly specialIds: ReadonlySet<number>;

@@ -11,7 +11,7 @@
 namespace check {
 
 struct Case {
-  const char* name;
+  std::string name;
   std::function<void()> body;
 };
 inline std::vector<Case>& cases() {
@@ -19,7 +19,7 @@ inline std::vector<Case>& cases() {
   return list;
 }
 struct Register {
-  Register(const char* name, std::function<void()> body) { cases().push_back({name, std::move(body)}); }
+  Register(std::string name, std::function<void()> body) { cases().push_back({std::move(name), std::move(body)}); }
 };
 struct Failure : std::exception {
   std::string text;
@@ -45,26 +45,25 @@ inline std::string shared(const std::string& path) {
 
 }  // namespace check
 
-#define TEST(name)                                       \
-  static void name();                                    \
+#define TEST(name)                                           \
+  static void name();                                        \
   static const check::Register register_##name(#name, name); \
   static void name()
 #define CHECK(condition) check::that((condition), #condition, __FILE__, __LINE__)
-#define CHECK_NEAR(a, b, tolerance)                                                                               \
-  check::that(std::abs(double(a) - double(b)) <= (tolerance),                                                     \
-              std::string(#a " = ") + std::to_string(double(a)) + ", expected " + std::to_string(double(b)) +     \
-                  " within " + std::to_string(double(tolerance)) + " (difference " +                              \
-                  std::to_string(std::abs(double(a) - double(b)) * 1e9) + "e-9)",                                 \
+#define CHECK_NEAR(a, b, tolerance)                                                                                                     \
+  check::that(std::abs(double(a) - double(b)) <= (tolerance),                                                                           \
+              std::string(#a " = ") + std::to_string(double(a)) + ", expected " + std::to_string(double(b)) + " within " +              \
+                  std::to_string(double(tolerance)) + " (difference " + std::to_string(std::abs(double(a) - double(b)) * 1e9) + "e-9)", \
               __FILE__, __LINE__)
-#define CHECK_THROWS(expression, wanted_code)                                                  \
-  do {                                                                                         \
-    bool thrown = false;                                                                       \
-    try {                                                                                      \
-      expression;                                                                              \
-    } catch (const rank_grpo::Error& error) {                                                  \
-      thrown = true;                                                                           \
-      check::that(std::string(error.code()) == (wanted_code),                                  \
-                  std::string("code ") + error.code() + " (" + error.what() + ")", __FILE__, __LINE__); \
-    }                                                                                          \
-    check::that(thrown, #expression " did not throw", __FILE__, __LINE__);                     \
+#define CHECK_THROWS(expression, wanted_code)                                                                                            \
+  do {                                                                                                                                   \
+    bool thrown = false;                                                                                                                 \
+    try {                                                                                                                                \
+      expression;                                                                                                                        \
+    } catch (const rank_grpo::Error& error) {                                                                                            \
+      thrown = true;                                                                                                                     \
+      check::that(std::string(error.code()) == (wanted_code), std::string("code ") + error.code() + " (" + error.what() + ")", __FILE__, \
+                  __LINE__);                                                                                                             \
+    }                                                                                                                                    \
+    check::that(thrown, #expression " did not throw", __FILE__, __LINE__);                                                               \
   } while (0)

@@ -1,0 +1,123 @@
+// The GPU's Backend: owns a stream, grow-only scratch memory and what it uploaded last; each method's body is in the file of its
+// room (matmul.cu, attention.cu, pointwise.cu, logprob.cu, sample.cu, optimizer.cu, memory.cu).
+//
+// Everything runs on one stream, in order; only download, head_sample and squared_norm wait for it.
+#pragma once
+#include <vector>
+
+#include "../core/backend.h"
+#include "gpu.h"
+
+namespace rank_grpo {
+
+// Device memory that only grows; contents are lost where it does.
+class Scratch {
+ public:
+  explicit Scratch(Backend& backend) : backend_(backend) {}
+  ~Scratch() { backend_.release(data_, bytes_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  template <class T>
+  T* reserve(int64_t count) {
+    grow(static_cast<size_t>(count) * sizeof(T));
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void grow(size_t bytes);
+  Backend& backend_;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// A host array on the device, copied again only where it changed: every layer of a pass asks with the same plan.
+class Uploaded {
+ public:
+  explicit Uploaded(Backend& backend) : backend_(backend), scratch_(backend) {}
+  template <class T>
+  const T* get(const T* values, size_t count) {
+    return static_cast<const T*>(get_bytes(values, count * sizeof(T)));
+  }
+  template <class T>
+  const T* get(const std::vector<T>& values) {
+    return get(values.data(), values.size());
+  }
+
+ private:
+  const void* get_bytes(const void* values, size_t bytes);
+  Backend& backend_;
+  Scratch scratch_;
+  std::vector<unsigned char> held_;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend();  // throws NO_DEVICE with the reason
+  ~CudaBackend() override;
+  const char* name() const override { return "cuda"; }
+  cudaStream_t stream() const { return stream_; }
+
+  void* allocate(size_t bytes) override;
+  void release(void* pointer, size_t bytes) noexcept override;
+  void upload(void* device, const void* host, size_t bytes) override;
+  void download(void* host, const void* device, size_t bytes) override;
+  void copy(void* to, const void* from, size_t bytes) override;
+  void zero(void* device, size_t bytes) override;
+
+  std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
+  void pack(Panels& panels, const float* W) override;
+  void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) override;
+  void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K,
+                             Compute compute, bool accumulate) override;
+  void linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
+                              Compute compute) override;
+
+  size_t cache_bytes(int64_t pages, const AttentionShape& shape) const override;
+  void attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages,
+                         const AttentionPlan& plan, const AttentionShape& shape) override;
+  void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
+                          int64_t T, const AttentionGroups& groups, const AttentionShape& shape) override;
+
+  void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) override;
+  void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) override;
+  void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride,
+                    float eps) override;
+  void norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C,
+                     int64_t stride, float eps, bool accumulate) override;
+  void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape,
+              bool inverse) override;
+  void swiglu_forward(float* y, const float* gate_up, int64_t T, int64_t F) override;
+  void swiglu_backward(float* dgate_up, const float* dy, const float* gate_up, int64_t T, int64_t F) override;
+  void add(float* x, const float* y, int64_t n) override;
+  void gather_rows(float* y, const float* x, const int32_t* rows, int64_t R, int64_t C) override;
+  void scatter_add_rows(float* x, const float* y, const int32_t* rows, int64_t R, int64_t C) override;
+
+  void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
+                    const AllowedTokens* allowed, int64_t R, float temperature) override;
+  void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels, const int32_t* target,
+                     const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
+                     const float* dentropy, int64_t R, float temperature) override;
+  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,
+                   const uint32_t* random, int64_t R, const Sampling& sampling) override;
+
+  double squared_norm(const float* x, int64_t n) override;
+  void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;
+
+ private:
+  // += of the sums over `rows` of each column, in partial sums of fixed ranges of rows
+  void add_column_sums(float* out, const float* x, int64_t rows, int64_t columns);
+
+  cudaStream_t stream_ = nullptr;
+  Scratch partial_{*this};      // partial sums of reductions over rows
+  Scratch delta_{*this};        // dout . out of attention's backward pass
+  Scratch stats_{*this};        // log-sum-exp pieces of the head
+  Scratch logits_{*this};       // a chunk of the head's logits or their gradient
+  Scratch rows_{*this};         // gathered rows of the head and their gradient
+  Scratch sampled_{*this};      // what head_sample brings back
+  Uploaded writes_{*this}, spans_{*this}, tables_{*this}, tasks_{*this};    // of the attention plan
+  Uploaded sequences_{*this}, query_tiles_{*this}, key_blocks_{*this};      // of the attention groups
+  Uploaded targets_{*this}, live_{*this}, slopes_{*this}, entropy_slopes_{*this}, allowed_{*this}, pieces_{*this}, random_{*this};  // of the head
+  Uploaded sparse_rows_{*this}, sparse_offsets_{*this}, sparse_entries_{*this}, sparse_ids_{*this}, sparse_id_offsets_{*this}, sparse_id_entries_{*this};
+};
+
+}  // namespace rank_grpo

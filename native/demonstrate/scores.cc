@@ -1,0 +1,280 @@
+// See scores.h. Rows are split over threads; sums over rows are taken in the rows' order, so threads change no bit.
+#include "scores.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <string>
+
+#include "../core/error.h"
+#include "../cpu/backend.h"
+#include "../cpu/score.h"
+
+namespace rank_grpo {
+namespace {
+
+constexpr int64_t kBlockRows = 512;              // R: 15 MB of scores for 7,404 items
+constexpr int64_t kChunkRows = 16;               // rows of one task; their slopes are summed in f32 before they join the f64 sum
+constexpr int64_t kColumns = 1024;               // columns of one task of that sum
+constexpr uint64_t kMaxSimilarity = 4ull << 30;  // bytes
+
+// The rows of `m` by column, in ascending row order.
+SparseMatrix transposed(const SparseMatrix& m, int64_t columns) {
+  SparseMatrix t;
+  t.offsets.assign(static_cast<size_t>(columns) + 1, 0);
+  for (int32_t c : m.columns) ++t.offsets[static_cast<size_t>(c) + 1];
+  std::partial_sum(t.offsets.begin(), t.offsets.end(), t.offsets.begin());
+  t.columns.resize(m.columns.size());
+  t.values.resize(m.columns.size());
+  std::vector<int32_t> next(t.offsets.begin(), t.offsets.end() - 1);
+  for (int64_t r = 0; r < m.rows(); ++r)
+    for (int32_t i = m.offsets[static_cast<size_t>(r)]; i < m.offsets[static_cast<size_t>(r) + 1]; ++i) {
+      const int32_t at = next[static_cast<size_t>(m.columns[static_cast<size_t>(i)])]++;
+      t.columns[static_cast<size_t>(at)] = static_cast<int32_t>(r);
+      t.values[static_cast<size_t>(at)] = m.values[static_cast<size_t>(i)];
+    }
+  return t;
+}
+
+// s += scale (row of m) x postings
+void add_products(float* s, const SparseMatrix& m, int64_t row, const SparseMatrix& postings, float scale) {
+  for (int32_t i = m.offsets[static_cast<size_t>(row)]; i < m.offsets[static_cast<size_t>(row) + 1]; ++i) {
+    const size_t feature = static_cast<size_t>(m.columns[static_cast<size_t>(i)]);
+    const float value = scale * m.values[static_cast<size_t>(i)];
+    for (int32_t p = postings.offsets[feature]; p < postings.offsets[feature + 1]; ++p)
+      s[postings.columns[static_cast<size_t>(p)]] += value * postings.values[static_cast<size_t>(p)];
+  }
+}
+
+void check_finite(const std::vector<float>& values, const char* name) {
+  for (float x : values)
+    if (!std::isfinite(x)) expect(false, "finite numbers", name, std::to_string(x));
+}
+
+}  // namespace
+
+void SparseMatrix::check(const char* name, int64_t rows, int64_t width, bool with_values) const {
+  const std::string label = name;
+  expect(static_cast<int64_t>(offsets.size()) == rows + 1, std::to_string(rows + 1) + " offsets", label, std::to_string(offsets.size()));
+  expect(offsets.front() == 0 && offsets.back() == static_cast<int64_t>(columns.size()), "offsets from 0 to the number of columns", label,
+         std::to_string(offsets.back()));
+  for (size_t i = 1; i < offsets.size(); ++i)
+    if (offsets[i] < offsets[i - 1]) expect(false, "ascending offsets", label, "a smaller one at " + std::to_string(i));
+  for (int32_t c : columns)
+    if (c < 0 || c >= width) expect(false, "columns below " + std::to_string(width), label, std::to_string(c));
+  if (with_values)
+    expect(values.size() == columns.size(), std::to_string(columns.size()) + " values", label, std::to_string(values.size()));
+  check_finite(values, name);
+}
+
+Scores::Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs) : backend_(std::move(backend)), in_(std::move(inputs)) {
+  const int64_t D = in_.dialogues, U = in_.teacher_items, I = in_.items, F = in_.features.width;
+  expect(I >= 1, "at least one item", "items", std::to_string(I));
+  in_.positions.check("positions", D, U, true);
+  if (in_.excluded.offsets.empty()) in_.excluded.offsets.assign(static_cast<size_t>(D) + 1, 0);
+  if (in_.truths.offsets.empty()) in_.truths.offsets.assign(static_cast<size_t>(D) + 1, 0);
+  in_.excluded.check("excluded", D, I, false);
+  in_.truths.check("truths", D, I, false);
+  expect(static_cast<int64_t>(in_.membership.size()) == U, std::to_string(U) + " entries", "membership",
+         std::to_string(in_.membership.size()));
+  for (int32_t m : in_.membership)
+    if (m < -1 || m >= I) expect(false, "-1 or an item below " + std::to_string(I), "membership", std::to_string(m));
+  ratings_.offsets.assign(static_cast<size_t>(D) + 1, 0);
+  auto& f = in_.features;
+  if (F > 0 && f.dense) {
+    const auto expect_size = [&](const std::vector<float>& v, int64_t rows, const char* name) {
+      expect(static_cast<int64_t>(v.size()) == rows * F, std::to_string(rows * F) + " values", name, std::to_string(v.size()));
+      check_finite(v, name);
+    };
+    expect_size(f.items, I, "features of the items");
+    expect_size(f.teacher, U, "features of the teacher's items");
+    if (!f.context.empty()) expect_size(f.context, D, "features of the dialogues");
+    panels_ = backend_->make_panels(I, F, Compute::f32);
+    backend_->pack(*panels_, f.items.data());
+    f.items = {};
+  } else if (F > 0) {
+    f.sparse_items.check("features of the items", I, F, true);
+    f.sparse_teacher.check("features of the teacher's items", U, F, true);
+    if (!f.sparse_context.offsets.empty()) f.sparse_context.check("features of the dialogues", D, F, true);
+    similarities();
+  }
+}
+
+Scores::~Scores() = default;
+
+void Scores::similarities() {
+  const int64_t U = in_.teacher_items, I = in_.items;
+  const uint64_t bytes = static_cast<uint64_t>(U) * static_cast<uint64_t>(I) * sizeof(float);
+  if (bytes > kMaxSimilarity)
+    fail("OUT_OF_MEMORY", "Expected at most 4 GiB of similarities, got " + std::to_string(bytes >> 20) + " MiB for " + std::to_string(U) +
+                              " x " + std::to_string(I) + " items. Use dense embeddings, or fewer dialogues at a time.");
+  postings_ = transposed(in_.features.sparse_items, in_.features.width);
+  similarity_.assign(static_cast<size_t>(U * I), 0.f);
+  backend_->pool().run(static_cast<int>((U + kChunkRows - 1) / kChunkRows), [&](int chunk) {
+    for (int64_t u = chunk * kChunkRows; u < std::min(U, (chunk + 1) * kChunkRows); ++u) {
+      float* s = similarity_.data() + u * I;
+      add_products(s, in_.features.sparse_teacher, u, postings_, 1.f);
+      if (in_.membership[static_cast<size_t>(u)] >= 0) s[in_.membership[static_cast<size_t>(u)]] += 1.f;
+    }
+  });
+}
+
+void Scores::set_ratings(SparseMatrix ratings, float gamma) {
+  ratings.check("ratings", in_.dialogues, in_.items, true);
+  ratings_ = std::move(ratings);
+  gamma_ = gamma;
+}
+
+// Everything of a row's score but the products of dense features: adds to s [I].
+void Scores::score_row(float* s, int64_t row) const {
+  const size_t r = static_cast<size_t>(row);
+  const auto& p = in_.positions;
+  for (int32_t i = p.offsets[r]; i < p.offsets[r + 1]; ++i) {
+    const size_t u = static_cast<size_t>(p.columns[static_cast<size_t>(i)]);
+    const float weight = p.values[static_cast<size_t>(i)];
+    if (!similarity_.empty()) {
+      backend_->kernels().score->add_scaled(s, similarity_.data() + static_cast<int64_t>(u) * in_.items, weight, in_.items);
+    } else if (in_.membership[u] >= 0) {
+      s[in_.membership[u]] += weight;
+    }
+  }
+  if (!in_.features.dense && !in_.features.sparse_context.offsets.empty())
+    add_products(s, in_.features.sparse_context, row, postings_, in_.lambda);
+  for (int32_t i = ratings_.offsets[r]; i < ratings_.offsets[r + 1]; ++i)
+    s[ratings_.columns[static_cast<size_t>(i)]] += gamma_ * ratings_.values[static_cast<size_t>(i)];
+}
+
+void Scores::check_rows(const std::vector<int32_t>& rows) const {
+  for (int32_t r : rows)
+    if (r < 0 || r >= in_.dialogues) expect(false, "rows below " + std::to_string(in_.dialogues), "rows", std::to_string(r));
+}
+
+// Calls use(first row of the block, rows of it) with the block's scores in block_.
+template <class Use>
+void Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
+  check_rows(rows);
+  const int64_t I = in_.items, F = in_.features.width, total = static_cast<int64_t>(rows.size());
+  const bool dense = in_.features.dense && F > 0;
+  block_.resize(static_cast<size_t>(std::min(total, kBlockRows) * I));
+  if (dense) query_.resize(static_cast<size_t>(std::min(total, kBlockRows) * F));
+  for (int64_t first = 0; first < total; first += kBlockRows) {
+    const int64_t R = std::min(kBlockRows, total - first);
+    const int chunks = static_cast<int>((R + kChunkRows - 1) / kChunkRows);
+    if (dense) {
+      // p S = p (E_U E_I^T) = (p E_U) E_I^T: similarity and context are one product with the items' features
+      backend_->pool().run(chunks, [&](int chunk) {
+        for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
+          const int64_t row = rows[static_cast<size_t>(first + i)];
+          float* q = query_.data() + i * F;
+          std::fill(q, q + F, 0.f);
+          const auto& p = in_.positions;
+          for (int32_t k = p.offsets[static_cast<size_t>(row)]; k < p.offsets[static_cast<size_t>(row) + 1]; ++k)
+            backend_->kernels().score->add_scaled(q, in_.features.teacher.data() + p.columns[static_cast<size_t>(k)] * F,
+                                                  p.values[static_cast<size_t>(k)], F);
+          if (!in_.features.context.empty()) backend_->kernels().score->add_scaled(q, in_.features.context.data() + row * F, in_.lambda, F);
+        }
+      });
+      backend_->linear_forward(block_.data(), query_.data(), *panels_, nullptr, R);
+    }
+    backend_->pool().run(chunks, [&](int chunk) {
+      for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
+        float* s = block_.data() + i * I;
+        if (!dense) std::fill(s, s + I, 0.f);
+        score_row(s, rows[static_cast<size_t>(first + i)]);
+      }
+    });
+    use(first, R);
+  }
+}
+
+std::vector<float> Scores::dense(const std::vector<int32_t>& rows) {
+  std::vector<float> out(rows.size() * static_cast<size_t>(in_.items));
+  for_blocks(rows, [&](int64_t first, int64_t R) { std::copy_n(block_.data(), R * in_.items, out.data() + first * in_.items); });
+  return out;
+}
+
+Ranking Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vector<float>& w, const std::vector<float>& b) {
+  const int64_t I = in_.items;
+  expect(n >= 1, "at least 1", "n", std::to_string(n));
+  for (const auto* v : {&w, &b})
+    expect(v->empty() == w.empty() && (v->empty() || static_cast<int64_t>(v->size()) == I), "one value for each item", "w and b",
+           std::to_string(v->size()));
+  Ranking out{std::vector<int32_t>(rows.size() * static_cast<size_t>(n), -1),
+              std::vector<float>(rows.size() * static_cast<size_t>(n), 0.f)};
+  std::vector<int32_t> order(static_cast<size_t>(kBlockRows / kChunkRows * I));
+  for_blocks(rows, [&](int64_t first, int64_t R) {
+    backend_->pool().run(static_cast<int>((R + kChunkRows - 1) / kChunkRows), [&](int chunk) {
+      int32_t* candidates = order.data() + chunk * I;
+      for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
+        const size_t row = static_cast<size_t>(rows[static_cast<size_t>(first + i)]);
+        float* s = block_.data() + i * I;
+        if (!w.empty()) backend_->kernels().score->affine(s, s, w.data(), b.data(), I);
+        for (int32_t e = in_.excluded.offsets[row]; e < in_.excluded.offsets[row + 1]; ++e)
+          s[in_.excluded.columns[static_cast<size_t>(e)]] = -std::numeric_limits<float>::infinity();
+        std::iota(candidates, candidates + I, 0);
+        const int64_t kept = std::min(n, I);
+        const auto better = [s](int32_t x, int32_t y) { return s[x] != s[y] ? s[x] > s[y] : x < y; };
+        std::nth_element(candidates, candidates + (kept - 1), candidates + I, better);
+        std::sort(candidates, candidates + kept, better);
+        for (int64_t k = 0; k < kept && s[candidates[k]] != -std::numeric_limits<float>::infinity(); ++k) {
+          out.items[static_cast<size_t>((first + i) * n + k)] = candidates[k];
+          out.scores[static_cast<size_t>((first + i) * n + k)] = s[candidates[k]];
+        }
+      }
+    });
+  });
+  return out;
+}
+
+Slope Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
+  const int64_t I = in_.items;
+  expect(static_cast<int64_t>(w.size()) == I && static_cast<int64_t>(b.size()) == I, std::to_string(I) + " values", "w and b",
+         std::to_string(w.size()));
+  Slope out{0, std::vector<double>(static_cast<size_t>(I)), std::vector<double>(static_cast<size_t>(I))};
+  constexpr int64_t kChunks = kBlockRows / kChunkRows;
+  std::vector<float> logits(static_cast<size_t>(kChunks * I)), dw(logits.size()), db(logits.size());
+  std::vector<double> losses(static_cast<size_t>(kBlockRows));
+  const auto& kernels = *backend_->kernels().score;
+  for_blocks(rows, [&](int64_t first, int64_t R) {
+    const int chunks = static_cast<int>((R + kChunkRows - 1) / kChunkRows);
+    backend_->pool().run(chunks, [&](int chunk) {
+      float *y = logits.data() + chunk * I, *cw = dw.data() + chunk * I, *cb = db.data() + chunk * I;
+      std::fill(cw, cw + I, 0.f);
+      std::fill(cb, cb + I, 0.f);
+      for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
+        const size_t row = static_cast<size_t>(rows[static_cast<size_t>(first + i)]);
+        const int32_t begin = in_.truths.offsets[row], end = in_.truths.offsets[row + 1];
+        double& loss = losses[static_cast<size_t>(i)] = 0;
+        if (begin == end) continue;
+        const float* s = block_.data() + i * I;
+        const float top = kernels.affine(y, s, w.data(), b.data(), I);
+        for (int32_t t = begin; t < end; ++t)
+          loss += static_cast<double>(top) - static_cast<double>(y[in_.truths.columns[static_cast<size_t>(t)]]);
+        const float sum = kernels.exponentials(y, top, I);
+        const int32_t count = end - begin;
+        loss += count * std::log(static_cast<double>(sum));
+        kernels.slopes(cw, cb, y, s, static_cast<float>(count) / sum, I);
+        for (int32_t t = begin; t < end; ++t) {
+          const int32_t j = in_.truths.columns[static_cast<size_t>(t)];
+          cw[j] -= s[j];
+          cb[j] -= 1.f;
+        }
+      }
+    });
+    backend_->pool().run(static_cast<int>((I + kColumns - 1) / kColumns), [&](int range) {
+      const int64_t from = range * kColumns, to = std::min(I, from + kColumns);
+      for (int chunk = 0; chunk < chunks; ++chunk)
+        for (int64_t j = from; j < to; ++j) {
+          out.dw[static_cast<size_t>(j)] += static_cast<double>(dw[static_cast<size_t>(chunk * I + j)]);
+          out.db[static_cast<size_t>(j)] += static_cast<double>(db[static_cast<size_t>(chunk * I + j)]);
+        }
+    });
+    for (int64_t i = 0; i < R; ++i) out.loss += losses[static_cast<size_t>(i)];
+  });
+  if (!std::isfinite(out.loss))
+    fail("NOT_FINITE", "Expected a finite loss, got " + std::to_string(out.loss) + ". Weights or biases are too large.");
+  return out;
+}
+
+}  // namespace rank_grpo

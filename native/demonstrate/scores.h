@@ -1,0 +1,90 @@
+// Stage 1's scores (Rank-GRPO, Eq. 10 to 13): Remap, the judge's ratings, and the likelihood that Adjust is fitted to. Scores are made
+// block by block and used at once, so no dialogues x catalogue matrix is ever held.
+//
+// Letters: D dialogues, U items that the teacher named, I items of the catalogue, F features of an embedding, R rows of a block.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../core/backend.h"
+
+namespace rank_grpo {
+
+class CpuBackend;
+
+// Compressed rows: row r holds columns[offsets[r]] .. columns[offsets[r + 1]), with their values.
+struct SparseMatrix {
+  std::vector<int32_t> offsets, columns;
+  std::vector<float> values;  // may be empty where only membership counts
+  int64_t rows() const { return offsets.empty() ? 0 : static_cast<int64_t>(offsets.size()) - 1; }
+  // INVALID_ARGUMENT unless it has `rows` ascending rows of columns below `columns`
+  void check(const char* name, int64_t rows, int64_t columns, bool with_values) const;
+};
+
+// Embeddings, dense or sparse. Rows should have length 1 (or 0 where nothing is known): then products are cosines.
+struct Features {
+  int64_t width = 0;  // F; 0: no embeddings, similarity and context are zero
+  bool dense = false;
+  std::vector<float> items, teacher, context;  // [I, F], [U, F], [D, F] where dense; context may be empty
+  SparseMatrix sparse_items, sparse_teacher, sparse_context;
+};
+
+struct ScoreInputs {
+  int64_t dialogues = 0, teacher_items = 0, items = 0;  // D, U, I
+  SparseMatrix positions;                               // [D, U]: the weight of each named item's rank, 1 / sqrt(k) in the paper
+  std::vector<int32_t> membership;                      // [U]: the catalogue's identical item, or -1
+  Features features;
+  float lambda = 1;       // weight of the context similarity
+  SparseMatrix excluded;  // [D, I]: left out of rankings (titles that the dialogue names); may be empty
+  SparseMatrix truths;    // [D, I]: positives of the likelihood; may be empty
+};
+
+struct Ranking {
+  std::vector<int32_t> items;  // [rows, n], -1 where fewer than n remain
+  std::vector<float> scores;   // [rows, n]
+};
+
+// Of sum over rows and positives j of -log softmax_j(w s + b) over the whole catalogue (Eq. 13 without its regulariser).
+struct Slope {
+  double loss = 0;
+  std::vector<double> dw, db;  // [I]
+};
+
+class Scores {
+ public:
+  // Checks the inputs (INVALID_ARGUMENT) and, for sparse features, multiplies out the U x I similarities (OUT_OF_MEMORY above 4 GiB).
+  Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs);
+  ~Scores();
+  Scores(const Scores&) = delete;
+  Scores& operator=(const Scores&) = delete;
+
+  int64_t dialogues() const { return in_.dialogues; }
+  int64_t items() const { return in_.items; }
+
+  // Adds gamma x ratings [D, I] to every score from now on (Eq. 11); replaces earlier ratings.
+  void set_ratings(SparseMatrix ratings, float gamma);
+
+  // s [rows, I]. For tests and small tables.
+  std::vector<float> dense(const std::vector<int32_t>& rows);
+  // The n best items of each row by w s + b (w and b empty: by s), excluded items left out, ties to the lower index.
+  Ranking rank(const std::vector<int32_t>& rows, int64_t n, const std::vector<float>& w, const std::vector<float>& b);
+  Slope slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b);
+
+ private:
+  template <class Use>
+  void for_blocks(const std::vector<int32_t>& rows, Use&& use);
+  void score_row(float* s, int64_t row) const;
+  void similarities();
+  void check_rows(const std::vector<int32_t>& rows) const;
+
+  std::shared_ptr<CpuBackend> backend_;
+  ScoreInputs in_;
+  SparseMatrix ratings_, postings_;  // postings: [F, I], the catalogue's features by feature
+  float gamma_ = 0;
+  std::vector<float> similarity_;     // [U, I], membership included; sparse features only
+  std::unique_ptr<Panels> panels_;    // of the items' features; dense only
+  std::vector<float> block_, query_;  // [R, I], [R, F]
+};
+
+}  // namespace rank_grpo

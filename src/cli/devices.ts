@@ -1,0 +1,13 @@
+// `rank-grpo devices`: what the engine can compute on here.
+import { Command } from "commander";
+
+import { addon } from "../native.ts";
+
+export function devicesCommand(): Command {
+  return new Command("devices").description("Show what the engine can compute on, and how").action(() => {
+    const info = addon.deviceInfo();
+    process.stdout.write(
+      `cpu  ${info.threads} threads, ${info.isa}${info.bf16 ? " with bf16 products" : ""} (RANK_GRPO_THREADS, RANK_GRPO_ISA change it)\n`,
+    );
+  });
+}

@@ -1,0 +1,175 @@
+// `rank-grpo evaluate`: a checkpoint, or completions made elsewhere, against the ground truth; baselines beside it.
+import Table from "cli-table3";
+import { Command, Option } from "commander";
+
+import { readJsonl } from "../data/jsonl.ts";
+import type { Sample } from "../data/sample.ts";
+import { readSamples } from "../data/samples.ts";
+import { RankGrpoError, refuse } from "../errors.ts";
+import { type Evaluation, evaluateLists, evaluatePolicy } from "../evaluate.ts";
+import { requireFresh, writeFileAtomic } from "../files.ts";
+import { Policy } from "../policy.ts";
+import { neighborLists, popularityLists } from "../ranking/baselines.ts";
+import { Catalog } from "../ranking/catalog.ts";
+import { formatItem, type Item } from "../ranking/list.ts";
+import { cutoffs, type ListMetrics, type MetricOptions } from "../ranking/metrics.ts";
+import { wholeNumber } from "./generate.ts";
+import { ItemProgress } from "./progress.ts";
+
+interface Flags {
+  model?: string;
+  completions?: string;
+  data: string;
+  catalog: string;
+  train?: string;
+  limit?: number;
+  output?: string;
+  maxNewTokens: number;
+  maxRows: number;
+  truncation: NonNullable<MetricOptions["truncation"]>;
+  ideal: NonNullable<MetricOptions["ideal"]>;
+  compute: "f32" | "bf16";
+}
+
+export function evaluateCommand(): Command {
+  return new Command("evaluate")
+    .description("Recall@k and NDCG@k (k = 5, 10, 15, 20) of a model's lists, with standard errors")
+    .option("--model <path>", "Hugging Face folder or .gguf file; lists are generated greedily")
+    .option("--completions <file>", "instead: JSONL with id and completion (text), made by any system")
+    .requiredOption("--data <file>", "JSONL with prompt, groundtruth_with_release_year and seen_titles")
+    .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
+    .option("--train <file>", "training JSONL: adds the baselines popularity and neighbor voting")
+    .option("--limit <rows>", "the first rows only", wholeNumber)
+    .option("--output <file>", "JSON with metrics (and the lists)")
+    .option("--max-new-tokens <N>", "length limit of a list in tokens", wholeNumber, 512)
+    .option("--max-rows <N>", "rows decoded together", wholeNumber, 64)
+    .addOption(
+      new Option("--truncation <way>", "filter the whole list and then cut it to k, or the other way round")
+        .choices(["filter-then-cut", "cut-then-filter"])
+        .default("filter-then-cut"),
+    )
+    .addOption(
+      new Option("--ideal <way>", "ideal DCG over min(truths, k), or as the published code over the filtered list too")
+        .choices(["standard", "filtered"])
+        .default("standard"),
+    )
+    .option("--compute <type>", "f32 or bf16", "f32")
+    .addHelpText(
+      "after",
+      "\nExample:\n  rank-grpo evaluate --model runs/train/best --data test.jsonl --catalog catalog.tsv --train train.jsonl\n",
+    )
+    .action(run);
+}
+
+async function run(flags: Flags): Promise<void> {
+  if ((flags.model === undefined) === (flags.completions === undefined))
+    throw new RankGrpoError("INVALID_ARGUMENT", "Expected one of --model and --completions.");
+  if (flags.output) requireFresh(flags.output);
+  const catalog = await Catalog.load(flags.catalog);
+  const samples = await readSamples(flags.data, flags.limit === undefined ? {} : { limit: flags.limit });
+  const options = { catalog, truncation: flags.truncation, ideal: flags.ideal };
+  const results: { name: string; evaluation: Evaluation }[] = [];
+  if (flags.train !== undefined) {
+    const train = await readSamples(flags.train);
+    const texts = (lists: readonly (readonly Item[])[]): string[] =>
+      lists.map((list) => list.map(formatItem).join("\n"));
+    results.push({
+      name: "popularity",
+      evaluation: evaluateLists(samples, texts(popularityLists(train, samples, catalog, 20)), options),
+    });
+    results.push({
+      name: "neighbor voting",
+      evaluation: evaluateLists(samples, texts(neighborLists(train, samples, catalog, 20)), options),
+    });
+  }
+  results.push({
+    name: flags.model ?? flags.completions!,
+    evaluation:
+      flags.model === undefined
+        ? evaluateLists(samples, await readCompletions(flags.completions!, samples), options)
+        : await evaluateModel(flags, samples, options),
+  });
+  process.stdout.write(`${describe(results)}\n`);
+  if (flags.output) {
+    const main = results.at(-1)!;
+    const baselines = Object.fromEntries(
+      results.slice(0, -1).map(({ name, evaluation }) => [name, evaluation.metrics]),
+    );
+    const lists = samples.map((sample, i) => ({ id: sample.id, completion: main.evaluation.lists[i] }));
+    await writeFileAtomic(
+      flags.output,
+      `${JSON.stringify({ ...main.evaluation.metrics, source: main.name, data: flags.data, baselines, lists }, null, 1)}\n`,
+    );
+    process.stdout.write(`Written: ${flags.output}\n`);
+  }
+}
+
+async function evaluateModel(
+  flags: Flags,
+  samples: readonly Sample[],
+  options: MetricOptions & { catalog: Catalog },
+): Promise<Evaluation> {
+  const policy = await Policy.load(flags.model!, { compute: flags.compute, trainable: false });
+  let progress: ItemProgress | undefined;
+  try {
+    return await evaluatePolicy(policy, samples, {
+      ...options,
+      maxNewTokens: flags.maxNewTokens,
+      maxRows: flags.maxRows,
+      onProgress: (done, total) => {
+        progress ??= new ItemProgress("evaluate", total);
+        progress.update(done);
+      },
+    });
+  } finally {
+    progress?.done();
+    policy.dispose();
+  }
+}
+
+/** Lists by id, in the order of the samples. @throws BAD_DATA for a sample without a list */
+async function readCompletions(path: string, samples: readonly Sample[]): Promise<string[]> {
+  const lists = new Map<string, string>();
+  const read = ({ id, completion }: Record<string, unknown>): [string, string] => {
+    if (typeof id !== "string" && typeof id !== "number") refuse("BAD_DATA", "a text or number", "id", id);
+    if (typeof completion !== "string") refuse("BAD_DATA", "a text", "completion", completion);
+    return [String(id), completion];
+  };
+  for await (const [id, completion] of readJsonl(path, read)) lists.set(id, completion);
+  return samples.map(
+    (sample) => lists.get(sample.id) ?? refuse("BAD_DATA", `a completion for sample ${sample.id}`, path, "none"),
+  );
+}
+
+function describe(results: readonly { name: string; evaluation: Evaluation }[]): string {
+  const table = new Table({
+    head: [
+      "",
+      ...cutoffs.map((k) => `Recall@${k}`),
+      ...cutoffs.map((k) => `NDCG@${k}`),
+      "in catalog",
+      "repeats",
+      "items",
+    ],
+    style: { head: [], border: [] },
+  });
+  for (const { name, evaluation } of results) {
+    const m: ListMetrics = evaluation.metrics;
+    table.push([
+      name,
+      ...cutoffs.map((k) => m[`recall@${k}`].toFixed(4)),
+      ...cutoffs.map((k) => m[`ndcg@${k}`].toFixed(4)),
+      m.in_catalog.toFixed(3),
+      m.duplicates.toFixed(2),
+      m.list_length.toFixed(1),
+    ]);
+  }
+  const m = results.at(-1)!.evaluation.metrics;
+  const error = (value: number | null): string => (value === null ? "?" : value.toFixed(4));
+  return [
+    table.toString(),
+    `${m.rows} rows (${m.rows_with_truths} with ground truth) of ${m.dialogues} dialogues; ${m.truncation}, ${m.ideal} ideal DCG.`,
+    `Standard errors of Recall@20 and NDCG@20: ${error(m["recall@20_stderr"])} and ${error(m["ndcg@20_stderr"])} by row, ` +
+      `${error(m["recall@20_stderr_dialogue"])} and ${error(m["ndcg@20_stderr_dialogue"])} by dialogue.`,
+  ].join("\n");
+}

@@ -1,0 +1,34 @@
+// `rank-grpo objectives`: presets and rules with their parameters, defaults, ranges and sources.
+import { Command } from "commander";
+
+import { addon } from "../native.ts";
+import { presets } from "../objectives.ts";
+
+export function objectivesCommand(): Command {
+  return new Command("objectives")
+    .description("List the objectives: presets, and the rules they are made of")
+    .option("--json", "as JSON")
+    .action((flags: { json?: boolean }) => {
+      const rules = addon.objectiveList();
+      if (flags.json) {
+        process.stdout.write(`${JSON.stringify({ presets, rules }, null, 2)}\n`);
+        return;
+      }
+      const lines = ["Presets (objective: in a configuration; every field can be changed there)", ""];
+      for (const preset of Object.values(presets)) {
+        const params = Object.entries(preset.params).map(([name, value]) => `${name} ${value}`);
+        lines.push(
+          `  ${preset.name}`,
+          `      rule ${preset.rule} (${params.join(", ")}), ratio per ${preset.ratio}, advantage per ${preset.advantage}, ${preset.weighting}, KL ${preset.beta} (${preset.kl})`,
+          `      ${preset.source}`,
+        );
+      }
+      lines.push("", "Rules", "");
+      for (const rule of rules) {
+        lines.push(`  ${rule.name}: ${rule.formula}`, `      ${rule.source}`);
+        for (const p of rule.parameters)
+          lines.push(`      ${p.name} = ${p.value}, from ${p.min} to ${p.max}: ${p.reason}`);
+      }
+      process.stdout.write(`${lines.join("\n")}\n`);
+    });
+}

@@ -1,0 +1,117 @@
+// Progress of long work on stderr: a bar with time left in a terminal, a line now and then elsewhere.
+import { SingleBar } from "cli-progress";
+
+import type { StepReport } from "../training/loop.ts";
+import type { Metrics } from "../training/run.ts";
+
+export function duration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "?";
+  const s = Math.round(seconds);
+  if (s < 60) return `${s}s`;
+  if (s < 3600) return `${Math.floor(s / 60)}m${String(s % 60).padStart(2, "0")}s`;
+  return `${Math.floor(s / 3600)}h${String(Math.floor((s % 3600) / 60)).padStart(2, "0")}m`;
+}
+
+const number = (metrics: Metrics, name: string): string | undefined => {
+  const value = metrics[name];
+  return typeof value === "number"
+    ? Math.abs(value) < 1e-3 && value !== 0
+      ? value.toExponential(1)
+      : value.toFixed(3)
+    : undefined;
+};
+
+/** The few numbers worth a line, with short names. */
+const shown: readonly [metric: string, label: string][] = [
+  ["sft/loss", "loss"],
+  ["reward/mean", "reward"],
+  ["groups/live", "live"],
+  ["policy/kl", "kl"],
+  ["list/duplicates", "dup"],
+];
+
+export function describeStep(report: StepReport): string {
+  const parts = shown.flatMap(([metric, label]) => {
+    const text = number(report.metrics, metric);
+    return text === undefined ? [] : [`${label} ${text}`];
+  });
+  for (const [name, value] of Object.entries(report.validation ?? {}))
+    if (/^(ndcg|recall)@\d+$/.test(name) && typeof value === "number" && name.endsWith("@10"))
+      parts.push(`val ${name} ${value.toFixed(4)}`);
+  if (report.best) parts.push("(best)");
+  return parts.join("  ");
+}
+
+/** `step` is called with every report, `done` once at the end. */
+export class StepProgress {
+  readonly #bar: SingleBar | undefined;
+  readonly #label: string;
+  #lastLine = 0;
+  #started = false;
+
+  constructor(label: string) {
+    this.#label = label;
+    this.#bar = process.stderr.isTTY
+      ? new SingleBar({
+          format: `${label} [{bar}] {value}/{total} {left} left  {text}`,
+          hideCursor: true,
+          stream: process.stderr,
+        })
+      : undefined;
+  }
+
+  step(report: StepReport): void {
+    const text = describeStep(report);
+    if (this.#bar) {
+      if (!this.#started) this.#bar.start(report.steps, report.step, { left: "?", text });
+      else this.#bar.update(report.step, { left: duration(report.secondsLeft), text });
+      this.#started = true;
+      return;
+    }
+    const now = Date.now();
+    if (report.step < report.steps && !report.validation && now - this.#lastLine < 10_000) return;
+    this.#lastLine = now;
+    process.stderr.write(
+      `${this.#label} ${report.step}/${report.steps}  ${text}  ${duration(report.secondsLeft)} left\n`,
+    );
+  }
+
+  done(): void {
+    this.#bar?.stop();
+  }
+}
+
+/** Counts items of a job whose size is known, such as prompts of `generate`. */
+export class ItemProgress {
+  readonly #started = Date.now();
+  readonly #bar: SingleBar | undefined;
+  readonly #label: string;
+  readonly #total: number;
+  #lastLine = Date.now();
+
+  constructor(label: string, total: number) {
+    this.#label = label;
+    this.#total = total;
+    this.#bar = process.stderr.isTTY
+      ? new SingleBar({
+          format: `${label} [{bar}] {value}/{total} {left} left`,
+          hideCursor: true,
+          stream: process.stderr,
+        })
+      : undefined;
+    this.#bar?.start(total, 0, { left: "?" });
+  }
+
+  update(done: number): void {
+    const left = (((Date.now() - this.#started) / 1000) * (this.#total - done)) / Math.max(1, done);
+    if (this.#bar) this.#bar.update(done, { left: duration(left) });
+    else if (Date.now() - this.#lastLine > 10_000) {
+      this.#lastLine = Date.now();
+      process.stderr.write(`${this.#label} ${done}/${this.#total}  ${duration(left)} left\n`);
+    }
+  }
+
+  done(): void {
+    this.#bar?.stop();
+  }
+}

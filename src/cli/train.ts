@@ -1,0 +1,97 @@
+// `rank-grpo sft` and `rank-grpo train`: a configuration, an output folder, progress, Ctrl-C, --resume.
+import { Command } from "commander";
+
+import { readConfig, sftSchema, trainSchema } from "../training/config.ts";
+import type { Summary } from "../training/loop.ts";
+import { sft } from "../training/sft.ts";
+import { train } from "../training/train.ts";
+import { StepProgress } from "./progress.ts";
+
+interface Flags {
+  config: string;
+  set: string[];
+  output: string;
+  resume?: boolean;
+}
+
+/** First Ctrl-C: finish the step and save. Second: stop at once. */
+export function interruptible(): AbortSignal {
+  const controller = new AbortController();
+  process.once("SIGINT", () => {
+    process.stderr.write("\nFinishing this step and saving; press Ctrl-C again to stop at once.\n");
+    controller.abort();
+    process.once("SIGINT", () => process.exit(130));
+  });
+  process.once("SIGTERM", () => controller.abort());
+  return controller.signal;
+}
+
+export function describeSummary(summary: Summary, command: string): string {
+  const lines: string[] = [];
+  if (summary.ended === "interrupted")
+    lines.push(`Interrupted after step ${summary.steps}. Go on with the same command and --resume.`);
+  if (summary.ended === "early-stop")
+    lines.push(`Stopped early after step ${summary.steps}: validation no longer improves.`);
+  if (summary.best)
+    lines.push(
+      `Best ${summary.best.metric}: ${summary.best.value.toFixed(4)} at step ${summary.best.step} (${summary.folder}/best)`,
+    );
+  if (summary.ended !== "interrupted") lines.push(`Model: ${summary.folder}/final`);
+  lines.push(`Metrics: ${summary.folder}/metrics.jsonl`);
+  if (summary.ended !== "interrupted")
+    lines.push(`Next: rank-grpo ${command} --model ${summary.folder}/${summary.best ? "best" : "final"} ...`);
+  return `${lines.join("\n")}\n`;
+}
+
+const collect = (value: string, before: string[]): string[] => [...before, value];
+
+function command(name: string, description: string, example: string): Command {
+  return new Command(name)
+    .description(description)
+    .requiredOption("--config <file>", "YAML configuration (every key: docs/configuration.md)")
+    .option(
+      "--set <key=value>",
+      "change a key of it, e.g. --set optimizer.learningRate=1e-5; may be repeated",
+      collect,
+      [],
+    )
+    .requiredOption("--output <dir>", "run folder: config, metrics, samples, checkpoints, best, final")
+    .option("--resume", "go on from the newest checkpoint of the folder, bit-identical to a run without the break")
+    .addHelpText("after", `\nExample:\n  ${example}\n`);
+}
+
+export function sftCommand(): Command {
+  return command(
+    "sft",
+    "Fine-tune a model on demonstrations (JSONL with prompt and completion)",
+    "rank-grpo sft --config recipes/redial-smollm2-sft.yaml --output runs/sft",
+  ).action(async (flags: Flags) => {
+    const config = await readConfig(sftSchema, flags.config, flags.set);
+    const progress = new StepProgress("sft");
+    const summary = await sft(config, {
+      output: flags.output,
+      resume: flags.resume ?? false,
+      signal: interruptible(),
+      onStep: (report) => progress.step(report),
+    }).finally(() => progress.done());
+    process.stdout.write(describeSummary(summary, "evaluate"));
+  });
+}
+
+export function trainCommand(): Command {
+  return command(
+    "train",
+    "Train a model with Rank-GRPO, or with GRPO, GSPO and others (objective: in the configuration)",
+    "rank-grpo train --config recipes/redial-smollm2.yaml --set model=runs/sft/final --output runs/rank-grpo",
+  ).action(async (flags: Flags) => {
+    const config = await readConfig(trainSchema, flags.config, flags.set);
+    const progress = new StepProgress("train");
+    const summary = await train(config, {
+      output: flags.output,
+      resume: flags.resume ?? false,
+      signal: interruptible(),
+      onStep: (report) => progress.step(report),
+    }).finally(() => progress.done());
+    process.stdout.write(describeSummary(summary, "evaluate"));
+  });
+}

@@ -1,0 +1,36 @@
+// Any table with a prompt column: CSV, TSV or JSON Lines, the columns named by the caller (prompt=question,groundtruth=answers,...).
+import type { Importer } from "../import.ts";
+import { recommendationPrompt } from "../record.ts";
+import { tableRows } from "../stream.ts";
+import { recordOf } from "./columns.ts";
+import { trl } from "./trl.ts";
+
+export const generic: Importer = {
+  format: "generic",
+  help: "CSV, TSV or JSON Lines with a column mapping (--columns prompt=question,groundtruth=answers,seen=known,id=key)",
+  async *read(path, bad, options) {
+    const plain = path.replace(/\.(gz|zst)$/, "");
+    const wrap = (content: string): string =>
+      options.instruct
+        ? recommendationPrompt([{ speaker: "USER", text: content.replace(/\s+/g, " ").trim() }])[0]!.content
+        : content;
+    if (plain.endsWith(".jsonl")) {
+      for await (const record of trl.read(path, bad, options)) {
+        const prompt = record.prompt.map((message) =>
+          message.role === "user" ? { ...message, content: wrap(message.content) } : message,
+        );
+        yield { ...record, source: "generic", prompt };
+      }
+      return;
+    }
+    for await (const { line, fields, excess } of tableRows(path, { delimiter: plain.endsWith(".tsv") ? "\t" : "," })) {
+      try {
+        if (excess !== 0) throw new Error(excess > 0 ? "too many fields" : "too few fields");
+        const record = recordOf(fields, options.columns, options.years, `row:${line}`, "generic");
+        yield { ...record, prompt: record.prompt.map((message) => ({ ...message, content: wrap(message.content) })) };
+      } catch (error) {
+        bad.add(path, line, (error as Error).message);
+      }
+    }
+  },
+};

@@ -1,0 +1,105 @@
+// Evaluation: lists are generated once for every distinct prompt, then measured against the ground truth.
+import type { Sample } from "./data/sample.ts";
+import { refuse } from "./errors.ts";
+import type { Policy } from "./policy.ts";
+import type { Catalog } from "./ranking/catalog.ts";
+import { readList } from "./ranking/list.ts";
+import { dialogueOf, type ListMetrics, type MetricOptions, measureLists } from "./ranking/metrics.ts";
+import { groundTruths, seenTitles } from "./ranking/rewards.ts";
+import { encodePrompt } from "./text/encode.ts";
+
+export interface EvaluateOptions extends MetricOptions, GenerateListsOptions {
+  /** Items that exist: others count as misses. */
+  catalog: Catalog;
+}
+
+export interface GenerateListsOptions {
+  /** Default 512. */
+  maxNewTokens?: number;
+  /** Rows decoded together, default 64. */
+  maxRows?: number;
+  /** Default 0, the most probable token each time; above 0 samples, keyed by `seed`. */
+  temperature?: number;
+  seed?: number;
+  /** Called with the number of prompts done. */
+  onProgress?: (done: number, total: number) => void;
+  signal?: AbortSignal;
+}
+
+export interface Evaluation {
+  /** By name, such as `ndcg@10`, with standard errors and the variants that were used. */
+  metrics: ListMetrics;
+  /** The list of every sample, as text. */
+  lists: string[];
+}
+
+/** The plain means among the metrics, without standard errors: what a training logs. */
+export const meansOf = (metrics: ListMetrics): Record<string, number> =>
+  Object.fromEntries(
+    Object.entries(metrics).filter(
+      (entry): entry is [string, number] => typeof entry[1] === "number" && !/_stderr/.test(entry[0]),
+    ),
+  );
+
+/** One list for each sample; equal prompts are generated once. @throws BAD_DATA for a prompt beyond the context */
+export async function generateLists(
+  policy: Policy,
+  samples: readonly Sample[],
+  options: GenerateListsOptions = {},
+): Promise<string[]> {
+  const { maxNewTokens = 512, maxRows = 64, temperature = 0, seed = 0, signal } = options;
+  const tokenizer = policy.tokenizer ?? refuse("INVALID_ARGUMENT", "a checkpoint with a tokenizer", "policy", "none");
+  const room = policy.maxPositions - maxNewTokens + 1;
+  const distinct = new Map<string, number>();
+  const prompts: Int32Array[] = [];
+  const indices = samples.map((sample) => {
+    const prompt = encodePrompt(tokenizer, sample.prompt).slice(-Math.max(1, room));
+    const key = prompt.join();
+    const known = distinct.get(key);
+    if (known !== undefined) return known;
+    distinct.set(key, prompts.length);
+    return prompts.push(prompt) - 1;
+  });
+  const texts: string[] = [];
+  const part = 4 * maxRows;
+  for (let first = 0; first < prompts.length; first += part) {
+    const chunk = prompts.slice(first, first + part);
+    const generated = await policy.generate(chunk, {
+      maxNewTokens,
+      maxRows,
+      seed,
+      promptKeys: chunk.map((_, i) => first + i),
+      ...(temperature > 0 ? { temperature } : { greedy: true }),
+      ...(signal ? { signal } : {}),
+    });
+    for (const [completion] of generated) texts.push(tokenizer.decode(completion!.ids));
+    options.onProgress?.(texts.length, prompts.length);
+  }
+  return indices.map((i) => texts[i]!);
+}
+
+/** Metrics of given lists, one for each sample. */
+export function evaluateLists(
+  samples: readonly Sample[],
+  lists: readonly string[],
+  options: MetricOptions & { catalog: Catalog },
+): Evaluation {
+  if (samples.length !== lists.length)
+    refuse("INVALID_ARGUMENT", `${samples.length} lists (one for each sample)`, "lists", lists.length);
+  const rows = samples.map((sample, i) => ({
+    dialogue: dialogueOf(sample.id, sample.columns["dialogue"]),
+    slots: readList(lists[i]!),
+    truths: groundTruths(sample),
+    seen: seenTitles(sample),
+  }));
+  return { metrics: measureLists(rows, options.catalog, options), lists: [...lists] };
+}
+
+/** Generates and measures. */
+export async function evaluatePolicy(
+  policy: Policy,
+  samples: readonly Sample[],
+  options: EvaluateOptions,
+): Promise<Evaluation> {
+  return evaluateLists(samples, await generateLists(policy, samples, options), options);
+}

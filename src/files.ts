@@ -1,0 +1,69 @@
+// Files that are never half written and never overwritten silently.
+import { randomBytes } from "node:crypto";
+import { existsSync, readdirSync } from "node:fs";
+import { mkdir, open, rename, rm } from "node:fs/promises";
+import { dirname } from "node:path";
+
+import { RankGrpoError } from "./errors.ts";
+
+const temporary = (path: string): string => `${path}.tmp-${randomBytes(4).toString("hex")}`;
+
+/** Writes `text` under a temporary name beside `path`, syncs it, and renames. Replaces what was there. */
+export async function writeFileAtomic(path: string, text: string | Uint8Array): Promise<void> {
+  const name = temporary(path);
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    const file = await open(name, "w");
+    try {
+      await file.writeFile(text);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(name, path);
+  } catch (error) {
+    await rm(name, { force: true });
+    throw asIoError(error, path);
+  }
+}
+
+/** Fills a folder under a temporary name, then renames it to `path`. With `replace`, what was there goes only after the new one is whole. */
+export async function writeFolderAtomic(
+  path: string,
+  fill: (folder: string) => Promise<void>,
+  options: { replace?: boolean } = {},
+): Promise<void> {
+  if (!options.replace) requireFresh(path);
+  const name = temporary(path);
+  const old = temporary(path);
+  try {
+    await mkdir(name, { recursive: true });
+    await fill(name);
+    if (existsSync(path)) await rename(path, old);
+    await rename(name, path);
+    await rm(old, { recursive: true, force: true });
+  } catch (error) {
+    await rm(name, { recursive: true, force: true });
+    throw asIoError(error, path);
+  }
+}
+
+/** IO where `path` is a file, or a folder that holds anything. */
+export function requireFresh(path: string, fix = "Choose another place, or remove it first."): void {
+  if (!existsSync(path)) return;
+  let entries: string[];
+  try {
+    entries = readdirSync(path);
+  } catch {
+    entries = [path];
+  }
+  if (entries.length > 0)
+    throw new RankGrpoError("IO", `Expected a new or empty place for output, got ${path}, which exists. ${fix}`);
+}
+
+/** Operating-system errors as typed ones; typed ones as they are. */
+export function asIoError(error: unknown, path: string): Error {
+  if (error instanceof Error && "code" in error && "syscall" in error)
+    return new RankGrpoError("IO", `Expected access to ${path}, got ${error.message}.`, { cause: error });
+  return error instanceof Error ? error : new Error(String(error));
+}

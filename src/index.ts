@@ -1,0 +1,28 @@
+// The public library: train, fine-tune, sample, score, evaluate.
+export type { Content, Message, Sample } from "./data/sample.ts";
+export { readSamples } from "./data/samples.ts";
+export { type ErrorCode, RankGrpoError } from "./errors.ts";
+export { type EvaluateOptions, evaluateLists, evaluatePolicy, generateLists } from "./evaluate.ts";
+export { addon } from "./native.ts";
+export { type Objective, type PresetName, presets, resolveObjective } from "./objectives.ts";
+export {
+  type ForwardOptions,
+  type Generated,
+  type GenerateOptions,
+  type Group,
+  type ModelShape,
+  Policy,
+  type PolicyOptions,
+} from "./policy.ts";
+export { type QuickstartOptions, type QuickstartResult, quickstart, worldConfigs, writeWorld } from "./quickstart.ts";
+export { Catalog } from "./ranking/catalog.ts";
+export { compact, formatItem, type Item, readList, type Slot } from "./ranking/list.ts";
+export { type Completion, createReward, type Reward } from "./ranking/rewards.ts";
+export { loadTokenizer } from "./text/tokenizer.ts";
+export type { Tokenizer } from "./text/types.ts";
+export { readConfig, type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./training/config.ts";
+export type { StepReport, Summary } from "./training/loop.ts";
+export type { Metrics } from "./training/run.ts";
+export { type SftOptions, sft, sftSteps } from "./training/sft.ts";
+export { type TrainOptions, train, trainSteps } from "./training/train.ts";
+export { World, type WorldOptions } from "./world.ts";

@@ -1,0 +1,321 @@
+// A model that can be sampled, scored, trained and saved: the library's face of the native policy.
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import { refuse } from "./errors.ts";
+import { writeFolderAtomic } from "./files.ts";
+import {
+  addon,
+  type NativeBatch,
+  type NativeObjective,
+  type NativeObjectiveResult,
+  type NativeOptimizerOptions,
+  type NativePolicy,
+  type NativeScores,
+  type NativeStepInputs,
+} from "./native.ts";
+import { stopIds, vocabularyTable } from "./text/encode.ts";
+import { loadTokenizer, tokenizerFiles } from "./text/tokenizer.ts";
+import type { Tokenizer } from "./text/types.ts";
+
+export interface PolicyOptions {
+  /** Matrix products in f32 (default), or with bf16 operands and f32 accumulation; master weights are f32 either way. */
+  compute?: "f32" | "bf16";
+  /** Default true. false: no gradients or optimizer state (a reference, or inference). */
+  trainable?: boolean;
+  /** Default false. true: keep only each layer's input for the backward pass; less memory, a third more work. */
+  recompute?: boolean;
+}
+
+/** Shape of a model made from scratch, in the names of a Hugging Face config.json. */
+export interface ModelShape {
+  model_type: "llama" | "qwen2" | "qwen3";
+  vocab_size: number;
+  hidden_size: number;
+  intermediate_size: number;
+  num_hidden_layers: number;
+  num_attention_heads: number;
+  num_key_value_heads?: number;
+  head_dim?: number;
+  max_position_embeddings: number;
+  rms_norm_eps?: number;
+  rope_theta?: number;
+  tie_word_embeddings?: boolean;
+  eos_token_id?: number | number[];
+}
+
+/** A prompt with its completions: the prompt is computed once. Token ids lie in [0, vocabSize); neither may be empty. */
+export interface Group {
+  readonly prompt: Int32Array;
+  readonly completions: readonly Int32Array[];
+}
+
+export interface GenerateOptions {
+  /** Completions of each prompt. Default 1. */
+  groupSize?: number;
+  /** Default 128. A completion that reaches it has finish "length". */
+  maxNewTokens?: number;
+  /** Rows decoded together, default 64: more is faster until the processor is busy, and takes key/value memory. */
+  maxRows?: number;
+  /** > 0, default 1. Log-probs are those of logits / temperature. */
+  temperature?: number;
+  /** 0 (default): off. */
+  topK?: number;
+  /** In (0, 1]; 1 (default): off. */
+  topP?: number;
+  /** In [0, 1]; 0 (default): off. */
+  minP?: number;
+  /** The most probable token each time; temperature then only scales the log-probs. */
+  greedy?: boolean;
+  /** Default: the checkpoint's full set. The stop token is part of the completion. */
+  stopIds?: Iterable<number>;
+  /** A row ends after the token that completes one of these. Needs a tokenizer. */
+  stopStrings?: readonly string[];
+  /** Go on to maxNewTokens whatever is drawn. */
+  ignoreStop?: boolean;
+  /** Random numbers are keyed by (seed, step, prompt key, sample, position), never by the batch. Default 0. */
+  seed?: number;
+  step?: number;
+  /** One number for each prompt; default its index. */
+  promptKeys?: ArrayLike<number>;
+  signal?: AbortSignal;
+}
+
+export interface Generated {
+  readonly ids: Int32Array;
+  /** Of the temperature-scaled distribution, untruncated: the trainer's old log-probs, bit for bit in f32. Nats. */
+  readonly logprobs: Float32Array;
+  readonly finish: "stop" | "length";
+}
+
+export interface ForwardOptions {
+  temperature?: number;
+  /** Prompt and completion tokens of one pass, default 2048. A group that is larger is split; one row is not. */
+  microBatchTokens?: number;
+  signal?: AbortSignal;
+}
+
+const offsetsOf = (parts: readonly { length: number }[]): Int32Array => {
+  const offsets = new Int32Array(parts.length + 1);
+  for (const [i, part] of parts.entries()) offsets[i + 1] = offsets[i]! + part.length;
+  return offsets;
+};
+
+const concatenate = (parts: readonly Int32Array[]): Int32Array => {
+  const offsets = offsetsOf(parts);
+  const out = new Int32Array(offsets.at(-1)!);
+  for (const [i, part] of parts.entries()) out.set(part, offsets[i]!);
+  return out;
+};
+
+function batchOf(groups: readonly Group[]): NativeBatch {
+  const completions = groups.flatMap((group) => group.completions);
+  return {
+    promptIds: concatenate(groups.map((group) => group.prompt)),
+    promptOffsets: offsetsOf(groups.map((group) => group.prompt)),
+    completionIds: concatenate(completions),
+    completionOffsets: offsetsOf(completions),
+    groupOffsets: offsetsOf(groups.map((group) => group.completions)),
+  };
+}
+
+export class Policy {
+  /** Undefined for a checkpoint without one: everything works on ids, nothing on text. */
+  readonly tokenizer: Tokenizer | undefined;
+  /** Token ids that end a completion; the first is the one that demonstrations end with. */
+  readonly stopIds: ReadonlySet<number>;
+  readonly vocabSize: number;
+  /** Longest prompt and completion together, in tokens. */
+  readonly maxPositions: number;
+  readonly parameterCount: number;
+  readonly #native: NativePolicy;
+  #vocabularySet = false;
+
+  private constructor(native: NativePolicy, tokenizer: Tokenizer | undefined) {
+    const info = native.describe();
+    this.#native = native;
+    this.tokenizer = tokenizer;
+    this.vocabSize = info.vocabSize;
+    this.maxPositions = info.maxPositions;
+    this.parameterCount = info.parameterCount;
+    this.stopIds = new Set(stopIds(tokenizer, info));
+  }
+
+  /**
+   * Opens a Hugging Face folder or a .gguf file.
+   * @throws BAD_CHECKPOINT, IO, OUT_OF_MEMORY, with the file and what was expected
+   */
+  static async load(path: string, options: PolicyOptions = {}): Promise<Policy> {
+    const tokenizer = await loadTokenizer(path);
+    const native = await addon.NativePolicy.load(path, { ...options });
+    const policy = new Policy(native, tokenizer);
+    if (tokenizer && tokenizer.vocabSize > policy.vocabSize)
+      refuse(
+        "BAD_CHECKPOINT",
+        `a tokenizer of at most ${policy.vocabSize} ids (the model's vocabulary)`,
+        path,
+        tokenizer.vocabSize,
+        "The tokenizer belongs to another model.",
+      );
+    return policy;
+  }
+
+  /** A model from scratch: normal weights of deviation `std` (default 0.02, Llama's), norms 1, biases 0, keyed by `seed`. */
+  static async create(
+    shape: ModelShape,
+    options: PolicyOptions & { seed: number; std?: number; tokenizer?: Tokenizer },
+  ): Promise<Policy> {
+    const { seed, std = 0.02, tokenizer, ...rest } = options;
+    const native = await addon.NativePolicy.create(JSON.stringify(shape), rest);
+    await native.initialize(seed, std);
+    return new Policy(native, tokenizer);
+  }
+
+  /** The stop token that ends a demonstration; undefined where the checkpoint names none. */
+  get stopId(): number | undefined {
+    return this.stopIds.values().next().value;
+  }
+
+  /** Samples `groupSize` completions of every prompt; the prompt is computed once, finished rows leave the batch. */
+  async generate(prompts: readonly Int32Array[], options: GenerateOptions = {}): Promise<Generated[][]> {
+    const { signal, stopIds: stops, promptKeys, stopStrings, ...rest } = options;
+    if (stopStrings?.length) await this.#setVocabulary();
+    const groupSize = options.groupSize ?? 1;
+    const out = await this.#run(signal, () =>
+      this.#native.generate({
+        ...rest,
+        promptIds: concatenate(prompts),
+        promptOffsets: offsetsOf(prompts),
+        stopIds: Int32Array.from(stops ?? this.stopIds),
+        ...(stopStrings ? { stopStrings: [...stopStrings] } : {}),
+        ...(promptKeys ? { promptKeys: Int32Array.from(promptKeys) } : {}),
+      }),
+    );
+    return prompts.map((_, p) =>
+      Array.from({ length: groupSize }, (_, g) => {
+        const row = p * groupSize + g;
+        const [begin, end] = [out.offsets[row]!, out.offsets[row + 1]!];
+        return {
+          ids: out.ids.slice(begin, end),
+          logprobs: out.logprobs.slice(begin, end),
+          finish: out.finish[row] === 0 ? ("stop" as const) : ("length" as const),
+        };
+      }),
+    );
+  }
+
+  /** Log-probs (and entropies) of every completion token, flat in the order of the groups. Nats. */
+  score(groups: readonly Group[], options: ForwardOptions & { entropies?: boolean } = {}): Promise<NativeScores> {
+    const { signal, ...rest } = options;
+    return this.#run(signal, () => this.#native.score(batchOf(groups), rest));
+  }
+
+  /** Adds the gradient of an objective over these groups; `inputs` are per completion token, flat. The weights stay. */
+  accumulate(
+    groups: readonly Group[],
+    inputs: NativeStepInputs,
+    objective: NativeObjective,
+    options: ForwardOptions = {},
+  ): Promise<NativeObjectiveResult & NativeScores> {
+    const { signal, ...rest } = options;
+    return this.#run(signal, () => this.#native.accumulate(batchOf(groups), inputs, objective, rest));
+  }
+
+  /** Adds the gradient of sum_t dlogprobs[t] logprob[t] (+ dentropies[t] entropy[t]): any loss computed elsewhere. */
+  backward(
+    groups: readonly Group[],
+    dlogprobs: Float32Array,
+    options: ForwardOptions & { dentropies?: Float32Array } = {},
+  ): Promise<NativeScores> {
+    const { signal, dentropies, ...rest } = options;
+    return this.#run(signal, () => this.#native.backward(batchOf(groups), dlogprobs, dentropies, rest));
+  }
+
+  /** Clips the accumulated gradient, applies AdamW, clears it. Returns the norm before clipping. */
+  optimizerStep(options: NativeOptimizerOptions): Promise<number> {
+    return this.#native.optimizerStep(options);
+  }
+
+  zeroGradients(): Promise<void> {
+    return this.#native.zeroGradients();
+  }
+
+  /** Takes over the other policy's weights (same shape). */
+  copyFrom(other: Policy): Promise<void> {
+    return this.#native.copyFrom(other.#native);
+  }
+
+  getParameter(name: string): Promise<Float32Array> {
+    return this.#native.getParameter(name);
+  }
+
+  /** Hugging Face names of all parameters. */
+  get parameterNames(): string[] {
+    return this.#native.describe().parameters;
+  }
+
+  /** Bytes held by the engine for this policy now. */
+  get bytes(): number {
+    return this.#native.describe().bytes;
+  }
+
+  /**
+   * Writes a Hugging Face folder (config, weights, tokenizer) that transformers opens; under a temporary name, then renamed.
+   * @throws IO where `folder` exists and `replace` is not set
+   */
+  async save(
+    folder: string,
+    options: { dtype?: "f32" | "bf16"; replace?: boolean; optimizer?: boolean } = {},
+  ): Promise<void> {
+    await writeFolderAtomic(
+      folder,
+      async (target) => {
+        await this.#native.save(join(target, "model.safetensors"), options.dtype ?? "f32");
+        const config = JSON.parse(this.#native.describe().config) as Record<string, unknown>;
+        if (options.dtype === "bf16") config["torch_dtype"] = "bfloat16";
+        await writeFile(join(target, "config.json"), `${JSON.stringify(config, null, 2)}\n`);
+        const stops = [...this.stopIds];
+        if (stops.length > 0)
+          await writeFile(
+            join(target, "generation_config.json"),
+            `${JSON.stringify({ eos_token_id: stops.length === 1 ? stops[0] : stops }, null, 2)}\n`,
+          );
+        if (this.tokenizer)
+          for (const [name, text] of Object.entries(tokenizerFiles(this.tokenizer)))
+            await writeFile(join(target, name), text);
+        if (options.optimizer) await this.#native.saveOptimizer(join(target, "optimizer.safetensors"));
+      },
+      options.replace ? { replace: true } : {},
+    );
+  }
+
+  /** Optimizer moments and step count of a folder saved with `optimizer`. */
+  loadOptimizer(folder: string): Promise<void> {
+    return this.#native.loadOptimizer(join(folder, "optimizer.safetensors"));
+  }
+
+  /** Frees the engine's memory; later calls throw DISPOSED. A running operation is aborted. */
+  dispose(): void {
+    this.#native.dispose();
+  }
+
+  async #run<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+    if (!signal) return work();
+    signal.throwIfAborted();
+    const abort = (): void => this.#native.abort();
+    signal.addEventListener("abort", abort, { once: true });
+    try {
+      return await work();
+    } finally {
+      signal.removeEventListener("abort", abort);
+    }
+  }
+
+  async #setVocabulary(): Promise<void> {
+    if (this.#vocabularySet) return;
+    if (!this.tokenizer) refuse("INVALID_ARGUMENT", "a checkpoint with a tokenizer", "stopStrings", "none");
+    const { bytes, offsets } = vocabularyTable(this.tokenizer, this.vocabSize);
+    await this.#native.setVocabulary(bytes, offsets);
+    this.#vocabularySet = true;
+  }
+}

@@ -1,0 +1,195 @@
+// Baselines without a model, from the samples of a training file: what is liked most, and what the nearest dialogues' users liked.
+
+import type { Content, Sample } from "../data/sample.ts";
+import { refuse } from "../errors.ts";
+import type { Catalog } from "./catalog.ts";
+import type { Item } from "./list.ts";
+import { dialogueOf } from "./metrics.ts";
+import { groundTruths, seenTitles } from "./rewards.ts";
+
+export interface NeighborOptions {
+  /** How many of the most similar training samples vote, at least 1. Default 200: best for ReDial's training dialogues among 20 to 400. */
+  readonly neighbors?: number;
+}
+
+/**
+ * For each sample the n catalogue items that are most often a ground truth in the other dialogues of `train`, seen titles left out;
+ * ties in catalogue order. Shorter only where the training file names fewer items.
+ */
+export function popularityLists(
+  train: readonly Sample[],
+  samples: readonly Sample[],
+  catalog: Catalog,
+  n: number,
+): Item[][] {
+  const popularity = new Popularity(train, votesOf(train, catalog), catalog.size);
+  return samples.map((sample) => fill([], popularity.without(dialogueIn(sample)), seenTitles(sample), catalog, n));
+}
+
+/**
+ * Neighbour voting (the idea of NBCRS, Xie et al. 2024, with words instead of sentence embeddings): the training samples whose
+ * dialogues are most like the sample's (cosine of TF-IDF over the words of the prompt) vote for their ground truths with their
+ * similarity. Seen titles are left out, samples of the same dialogue do not vote, and places without votes go by popularity.
+ * Prompts of token ids are compared by their ids.
+ */
+export function neighborLists(
+  train: readonly Sample[],
+  samples: readonly Sample[],
+  catalog: Catalog,
+  n: number,
+  options: NeighborOptions = {},
+): Item[][] {
+  const { neighbors = 200 } = options;
+  if (!Number.isSafeInteger(neighbors) || neighbors < 1) {
+    refuse("INVALID_ARGUMENT", "a whole number from 1", "neighbors", neighbors);
+  }
+  const votes = votesOf(train, catalog);
+  const popularity = new Popularity(train, votes, catalog.size);
+  const dialogues = train.map(dialogueIn);
+  const index = new TextIndex(train.map((sample) => termsOf(sample.prompt)));
+  const score = new Float64Array(catalog.size);
+  return samples.map((sample) => {
+    const own = dialogueIn(sample);
+    const voted = new Set<number>();
+    for (const [row, similarity] of index.nearest(termsOf(sample.prompt), neighbors, (row) => dialogues[row] !== own)) {
+      for (const item of votes[row]!) {
+        voted.add(item);
+        score[item]! += similarity;
+      }
+    }
+    const ranked = [...voted].sort((a, b) => score[b]! - score[a]! || a - b);
+    for (const item of voted) score[item] = 0;
+    return fill(ranked, popularity.without(own), seenTitles(sample), catalog, n);
+  });
+}
+
+/** Catalogue indices of each sample's ground truths. */
+function votesOf(train: readonly Sample[], catalog: Catalog): number[][] {
+  return train.map((sample) =>
+    groundTruths(sample)
+      .map((truth) => catalog.indexOf(truth))
+      .filter((index) => index >= 0),
+  );
+}
+
+const dialogueIn = (sample: Sample): string => dialogueOf(sample.id, sample.columns["dialogue"]);
+
+/** Catalogue indices that got any vote, most votes first, ties in catalogue order. */
+class Popularity {
+  readonly #counts: Int32Array;
+  readonly #order: readonly number[];
+  readonly #ofDialogue = new Map<string, number[]>();
+
+  constructor(train: readonly Sample[], votes: readonly (readonly number[])[], size: number) {
+    this.#counts = new Int32Array(size);
+    for (const [row, sample] of train.entries()) {
+      const dialogue = dialogueIn(sample);
+      const own = this.#ofDialogue.get(dialogue) ?? [];
+      this.#ofDialogue.set(dialogue, own);
+      for (const item of votes[row]!) {
+        own.push(item);
+        this.#counts[item]!++;
+      }
+    }
+    this.#order = this.#ranked([...this.#counts.keys()]);
+  }
+
+  /** The order without the votes of one dialogue. */
+  without(dialogue: string): readonly number[] {
+    const own = this.#ofDialogue.get(dialogue);
+    if (own === undefined) return this.#order;
+    for (const item of own) this.#counts[item]!--;
+    const order = this.#ranked(this.#order); // nearly sorted already: quick
+    for (const item of own) this.#counts[item]!++;
+    return order;
+  }
+
+  #ranked(items: readonly number[]): number[] {
+    const counts = this.#counts;
+    return items.filter((item) => counts[item]! > 0).sort((a, b) => counts[b]! - counts[a]! || a - b);
+  }
+}
+
+/** The first n items of `ranked`, then of `rest`, without seen titles and repeats. */
+function fill(
+  ranked: readonly number[],
+  rest: readonly number[],
+  seen: ReadonlySet<string>,
+  catalog: Catalog,
+  n: number,
+): Item[] {
+  const chosen = new Set<number>();
+  for (const indices of [ranked, rest]) {
+    for (const index of indices) {
+      if (chosen.size >= n) break;
+      if (!seen.has(catalog.items[index]!.title)) chosen.add(index);
+    }
+  }
+  return Array.from(chosen, (index) => catalog.items[index]!);
+}
+
+/** The lower-cased words of a prompt, or its token ids. */
+function termsOf(prompt: Content): (string | number)[] {
+  if (prompt instanceof Int32Array) return [...prompt];
+  const text = typeof prompt === "string" ? prompt : prompt.map((message) => message.content).join("\n");
+  return text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
+}
+
+/**
+ * TF-IDF vectors of documents behind an inverted index: (1 + log count) x log((D + 1) / (documents with the term + 1)), length 1.
+ * Words that every document has, such as those of a fixed instruction, weigh nothing and are left out.
+ */
+class TextIndex {
+  readonly #documents: number;
+  readonly #postings = new Map<
+    string | number,
+    { readonly idf: number; readonly rows: Int32Array; readonly weights: Float64Array }
+  >();
+
+  constructor(documents: readonly (readonly (string | number)[])[]) {
+    this.#documents = documents.length;
+    const occurrences = new Map<string | number, { rows: number[]; counts: number[] }>();
+    for (const [row, terms] of documents.entries()) {
+      for (const [term, count] of countTerms(terms)) {
+        const posting = occurrences.get(term) ?? { rows: [], counts: [] };
+        occurrences.set(term, posting);
+        posting.rows.push(row);
+        posting.counts.push(count);
+      }
+    }
+    const squares = new Float64Array(documents.length);
+    for (const [term, { rows, counts }] of occurrences) {
+      const idf = Math.log((documents.length + 1) / (rows.length + 1));
+      if (idf === 0) continue;
+      const weights = Float64Array.from(counts, (count) => (1 + Math.log(count)) * idf);
+      for (const [i, row] of rows.entries()) squares[row]! += weights[i]! ** 2;
+      this.#postings.set(term, { idf, rows: Int32Array.from(rows), weights });
+    }
+    for (const { rows, weights } of this.#postings.values()) {
+      for (const [i, row] of rows.entries()) weights[i]! /= Math.sqrt(squares[row]!);
+    }
+  }
+
+  /** The rows most similar to a query among those allowed, as [row, similarity > 0], nearest first, ties in the rows' order. */
+  nearest(query: readonly (string | number)[], limit: number, allowed: (row: number) => boolean): [number, number][] {
+    const similarity = new Float64Array(this.#documents);
+    for (const [term, count] of countTerms(query)) {
+      const posting = this.#postings.get(term);
+      if (posting === undefined) continue;
+      const { idf, rows, weights } = posting;
+      const weight = (1 + Math.log(count)) * idf;
+      for (let i = 0; i < rows.length; i++) similarity[rows[i]!]! += weight * weights[i]!;
+    }
+    for (let row = 0; row < similarity.length; row++) if (!allowed(row)) similarity[row] = 0;
+    const least = similarity.toSorted().at(-Math.min(limit, similarity.length)) ?? 0;
+    const found: [number, number][] = [];
+    for (const [row, value] of similarity.entries()) if (value > 0 && value >= least) found.push([row, value]);
+    return found.sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, limit);
+  }
+}
+
+function countTerms(terms: readonly (string | number)[]): Map<string | number, number> {
+  const counts = new Map<string | number, number>();
+  for (const term of terms) counts.set(term, (counts.get(term) ?? 0) + 1);
+  return counts;
+}

@@ -1,0 +1,287 @@
+// A checkpoint's tokenizer: the one place that knows @huggingface/tokenizers. It makes that library agree with the Rust library that
+// transformers uses (digits and whitespace of all of Unicode, no clean-up of spaces) and adds bytes per token, the chat template and the
+// files that a saved model folder needs.
+import { createHash } from "node:crypto";
+import { readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+
+import { Tokenizer as Library } from "@huggingface/tokenizers";
+
+import type { Message } from "../data/sample.ts";
+import { RankGrpoError, shown } from "../errors.ts";
+import { addon } from "../native.ts";
+import { TokenBytes } from "./bytes.ts";
+import {
+  type AddedToken,
+  isObject,
+  type Json,
+  parseObject,
+  readAdded,
+  readLayout,
+  type Step,
+  type TokenizerLayout,
+} from "./layout.ts";
+import { type ChatOptions, chatRenderer, type RenderChat } from "./template.ts";
+import type { Tokenizer } from "./types.ts";
+
+/** What is used of the library, whose own types are lost under nodenext. */
+interface Encoder {
+  encode(text: string, options: { add_special_tokens: boolean }): { ids: (number | undefined)[]; tokens: string[] };
+}
+const makeEncoder = (json: unknown, config: unknown): Encoder =>
+  new (Library as unknown as new (json: unknown, config: unknown) => Encoder)(json, config);
+
+/** Files that belong to the tokenizer and the prompts and stops of a model folder. */
+const fileNames = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+  "generation_config.json",
+] as const;
+type Files = Partial<Record<(typeof fileNames)[number], string>>;
+
+const gpt2Split = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+const split = (regex: string): Step => ({
+  type: "Split",
+  pattern: { Regex: regex },
+  behavior: "Isolated",
+  invert: false,
+});
+
+/**
+ * The library's digits are ASCII's, and its byte-level splitting has JavaScript's whitespace; both become the patterns of the Rust library,
+ * which the library's own Split step translates rightly.
+ */
+function unicodeSteps(step: Step | null): Step | null {
+  if (step === null) return null;
+  if (step.type === "Digits") return split(step["individual_digits"] === true ? "\\p{N}" : "\\p{N}+");
+  if (step.type === "ByteLevel" && step["use_regex"] !== false && step["add_prefix_space"] !== true)
+    return { type: "Sequence", pretokenizers: [split(gpt2Split), { ...step, use_regex: false }] };
+  if (step.type === "Sequence" && Array.isArray(step["pretokenizers"]))
+    return { ...step, pretokenizers: step["pretokenizers"].map((part: Step) => unicodeSteps(part)) };
+  return step;
+}
+
+/** A special token of tokenizer_config.json: its text, or an object with its text. */
+const textOf = (value: unknown): string | undefined =>
+  typeof value === "string"
+    ? value
+    : isObject(value) && typeof value["content"] === "string"
+      ? value["content"]
+      : undefined;
+
+const namedSpecials = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/** Added tokens as transformers has them: those of tokenizer.json, then what tokenizer_config.json adds or changes. */
+function addedTokens(layout: TokenizerLayout, config: Json, where: string): AddedToken[] {
+  const added = new Map(layout.added.map((token) => [token.content, token]));
+  const decoder = config["added_tokens_decoder"];
+  const listed: unknown[] = isObject(decoder)
+    ? Object.entries(decoder).map(([id, token]) => (isObject(token) ? { ...token, id: Number(id) } : token))
+    : [];
+  const vocab = new Map(Object.entries(layout.model.vocab));
+  const again = readAdded(listed, vocab, "added_tokens_decoder", where);
+  for (const token of again) added.set(token.content, token);
+  const extra = config["additional_special_tokens"];
+  const names = [...namedSpecials.map((name) => config[name]), ...(Array.isArray(extra) ? extra : [])];
+  for (const content of names.map(textOf)) {
+    const id = content === undefined ? undefined : layout.model.vocab[content];
+    if (content !== undefined && id !== undefined && !added.has(content))
+      added.set(content, { id, content, special: true, normalized: false });
+  }
+  return [...added.values()];
+}
+
+class CheckpointTokenizer implements Tokenizer {
+  readonly vocabSize: number;
+  readonly bytes: readonly Uint8Array[];
+  readonly specialIds: ReadonlySet<number>;
+  readonly bosId: number | undefined;
+  readonly eosId: number | undefined;
+  readonly chatTemplate: string | undefined;
+  readonly files: Readonly<Files>;
+  readonly #where: string;
+  readonly #layout: TokenizerLayout;
+  readonly #added: readonly AddedToken[];
+  readonly #tokens: TokenBytes;
+  readonly #encoder: Encoder;
+  readonly #renderChat: RenderChat | undefined;
+  #fingerprint: string | undefined;
+
+  constructor(
+    json: Json,
+    config: Json,
+    template: string | undefined,
+    files: Files,
+    where: string,
+    options: ChatOptions,
+  ) {
+    this.#where = where;
+    this.files = files;
+    this.#layout = readLayout(json, where);
+    this.#added = addedTokens(this.#layout, config, where);
+    this.#tokens = new TokenBytes(this.#layout, this.#added, where);
+    this.bytes = this.#tokens.table;
+    this.vocabSize = this.bytes.length;
+    this.specialIds = new Set(this.#added.filter((token) => token.special).map((token) => token.id));
+    const { model, normalizer, preTokenizer } = this.#layout;
+    try {
+      this.#encoder = makeEncoder(
+        {
+          model,
+          added_tokens: this.#added,
+          normalizer,
+          pre_tokenizer: unicodeSteps(preTokenizer),
+          post_processor: null, // adds special tokens, which encode() does not
+          decoder: null,
+        },
+        { unk_token: model["unk_token"] },
+      );
+    } catch (error) {
+      throw new RankGrpoError("BAD_CHECKPOINT", `Expected a tokenizer in ${where}, got: ${(error as Error).message}.`);
+    }
+    const idOf = (name: string): number | undefined => {
+      const content = textOf(config[name]);
+      if (content === undefined) return undefined;
+      return this.#added.find((token) => token.content === content)?.id ?? model.vocab[content];
+    };
+    this.bosId = idOf("bos_token");
+    this.eosId = idOf("eos_token");
+    this.chatTemplate = template;
+    const specials = namedSpecials.flatMap((name) => {
+      const content = textOf(config[name]);
+      return content === undefined ? [] : [[name, content] as const];
+    });
+    this.#renderChat =
+      template === undefined ? undefined : chatRenderer(template, where, Object.fromEntries(specials), options);
+  }
+
+  get fingerprint(): string {
+    this.#fingerprint ??= this.#hash();
+    return this.#fingerprint;
+  }
+
+  #hash(): string {
+    const { model, normalizer, preTokenizer } = this.#layout;
+    const hash = createHash("sha256");
+    const lengths = Int32Array.from(this.bytes, (bytes) => bytes.length);
+    hash.update(JSON.stringify([model["ignore_merges"] === true, normalizer, preTokenizer, this.#added]));
+    hash.update(new Uint8Array(lengths.buffer));
+    for (const bytes of this.bytes) hash.update(bytes);
+    hash.update(model.merges.map((pair) => pair.join(" ")).join("\n"));
+    return hash.digest("hex");
+  }
+
+  encode(text: string): number[] {
+    if (text === "") return [];
+    const { ids, tokens } = this.#encoder.encode(text, { add_special_tokens: false });
+    const unknown = ids.indexOf(undefined);
+    if (unknown >= 0)
+      throw new RankGrpoError("BAD_DATA", `Expected words that ${this.#where} knows, got ${shown(tokens[unknown])}.`);
+    return ids as number[];
+  }
+
+  decode(ids: ArrayLike<number>, options: { keepSpecial?: boolean } = {}): string {
+    return this.#tokens.decode(ids, options.keepSpecial ?? false);
+  }
+
+  renderChat(messages: readonly Message[], options: { addGenerationPrompt?: boolean } = {}): string {
+    if (this.#renderChat === undefined)
+      throw new RankGrpoError(
+        "BAD_DATA",
+        `Expected a chat template in ${this.#where} for prompts given as messages, got none. Give prompts as text, or use a chat model.`,
+      );
+    return this.#renderChat(messages, options);
+  }
+}
+
+/** The template of a folder: chat_template.jinja, else tokenizer_config.json's (a text, or a list of named ones with a "default"). */
+function templateOf(config: Json, file: string | undefined): string | undefined {
+  if (file !== undefined) return file;
+  const value = config["chat_template"];
+  if (typeof value === "string") return value;
+  if (!Array.isArray(value)) return undefined;
+  const entry: unknown = value.find((item: unknown) => isObject(item) && item["name"] === "default");
+  return isObject(entry) && typeof entry["template"] === "string" ? entry["template"] : undefined;
+}
+
+/** A tokenizer from the texts of its files; `where` names it in messages. */
+function fromFiles(files: Files, where: string, options: ChatOptions): Tokenizer {
+  const parsed = (name: keyof Files): Json => parseObject(files[name] ?? "{}", `${where}/${name}`);
+  // special_tokens_map.json is the older place of what tokenizer_config.json says now
+  const config = { ...parsed("special_tokens_map.json"), ...parsed("tokenizer_config.json") };
+  const template = templateOf(config, files["chat_template.jinja"]);
+  return new CheckpointTokenizer(parsed("tokenizer.json"), config, template, files, `${where}/tokenizer.json`, options);
+}
+
+async function readFolder(folder: string): Promise<Files> {
+  const files: Files = {};
+  await Promise.all(
+    fileNames.map(async (name) => {
+      const path = join(folder, name);
+      try {
+        files[name] = await readFile(path, "utf8");
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "ENOENT")
+          throw new RankGrpoError("IO", `Expected a readable file at ${path}, got: ${(error as Error).message}.`);
+      }
+    }),
+  );
+  return files;
+}
+
+/**
+ * The tokenizer of a checkpoint: a Hugging Face folder (tokenizer.json and its companions) or a .gguf file (its own). Undefined where the
+ * checkpoint has none; BAD_CHECKPOINT where it has one that is broken or of a kind that cannot be tokenised exactly; IO where nothing is there.
+ */
+export async function loadTokenizer(path: string, options: ChatOptions = {}): Promise<Tokenizer | undefined> {
+  const info = await stat(path).catch(() => undefined);
+  if (info === undefined)
+    throw new RankGrpoError("IO", `Expected a Hugging Face folder or a .gguf file at ${path}, got nothing there.`);
+  if (info.isDirectory()) {
+    const files = await readFolder(path);
+    return files["tokenizer.json"] === undefined ? undefined : fromFiles(files, path, options);
+  }
+  const metadata = parseObject(await addon.checkpointMetadata(path), path);
+  if (!isObject(metadata["tokenizer"])) {
+    if (typeof metadata["tokenizer_error"] !== "string") return undefined;
+    throw new RankGrpoError(
+      "BAD_CHECKPOINT",
+      `${metadata["tokenizer_error"]} Use the model's Hugging Face folder instead.`,
+    );
+  }
+  return fromFiles(
+    {
+      "tokenizer.json": JSON.stringify(metadata["tokenizer"]),
+      "tokenizer_config.json": JSON.stringify(metadata["tokenizer_config"] ?? {}, null, 2),
+    },
+    path,
+    options,
+  );
+}
+
+/** A tokenizer from the contents of tokenizer.json and tokenizer_config.json. */
+export function makeTokenizer(tokenizerJson: Json, tokenizerConfig: Json = {}, options: ChatOptions = {}): Tokenizer {
+  const config = {
+    tokenizer_class: "PreTrainedTokenizerFast",
+    clean_up_tokenization_spaces: false,
+    ...tokenizerConfig,
+  };
+  return fromFiles(
+    { "tokenizer.json": JSON.stringify(tokenizerJson), "tokenizer_config.json": JSON.stringify(config, null, 2) },
+    "the tokenizer",
+    options,
+  );
+}
+
+/**
+ * Names and texts of the files that, beside config.json and the weights, make a complete model folder: unchanged copies for a folder, for a
+ * GGUF file its tokenizer in Hugging Face's layout.
+ */
+export function tokenizerFiles(tokenizer: Tokenizer): Readonly<Record<string, string>> {
+  if (!(tokenizer instanceof CheckpointTokenizer))
+    throw new RankGrpoError("INVALID_ARGUMENT", "Expected a tokenizer of loadTokenizer or makeTokenizer, got another.");
+  return tokenizer.files;
+}

@@ -1,0 +1,159 @@
+// The loop that sft and train share: steps, validation, best checkpoint, early stop, checkpoints, interruption, resume.
+import { performance } from "node:perf_hooks";
+
+import type { Policy } from "../policy.ts";
+import { freshState, type Metrics, metricValue, type Run, type RunState } from "./run.ts";
+import { type Schedule, scheduleFactor } from "./schedule.ts";
+
+/** What is left to sft and train: one step, and one validation. */
+export interface Stage {
+  readonly policy: Policy;
+  readonly steps: number;
+  readonly updatesPerStep: number;
+  readonly optimizer: {
+    learningRate: number;
+    beta1: number;
+    beta2: number;
+    epsilon: number;
+    weightDecay: number;
+    maxGradNorm: number;
+  };
+  readonly schedule: Schedule;
+  readonly validation: { every: number; metric: string; patience?: number | undefined } | undefined;
+  readonly checkpoint: { every: number; keep: number };
+  /** Does step `state.step` (from 0), calling `update` for each optimizer update; advances `state.drawn`. */
+  step(state: RunState, update: () => Promise<{ gradNorm: number; learningRate: number }>): Promise<StepOutcome>;
+  validate?(): Promise<Metrics>;
+}
+
+export interface StepOutcome {
+  metrics: Metrics;
+  /** Lines for samples.jsonl. */
+  samples?: readonly object[];
+}
+
+export interface StepReport {
+  /** Steps done, from 1; 0 reports the validation before the first. */
+  step: number;
+  steps: number;
+  metrics: Metrics;
+  /** Present where this step was validated. */
+  validation?: Metrics;
+  /** Set where this validation is the best so far. */
+  best?: boolean;
+  secondsLeft: number;
+}
+
+export interface Summary {
+  folder: string;
+  /** Steps done. */
+  steps: number;
+  /** Why it ended. */
+  ended: "finished" | "interrupted" | "early-stop";
+  best: { step: number; value: number; metric: string } | null;
+  /** The last validation. */
+  validation: Metrics | undefined;
+}
+
+/**
+ * Runs a stage, a report each step. Where `signal` fires, the step at hand is finished, a checkpoint is written, and the run
+ * ends as "interrupted". The folder then holds final (and best, where validated).
+ */
+export async function* runStage(
+  stage: Stage,
+  run: Run,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<StepReport, Summary> {
+  await run.start();
+  const state: RunState = run.resumed ? { ...run.resumed.state } : freshState();
+  const totalUpdates = stage.steps * stage.updatesPerStep;
+  const started = performance.now();
+  const first = state.step;
+  let validation: Metrics | undefined;
+  let ended: Summary["ended"] = "finished";
+  let saved = run.resumed ? state.step : -1;
+
+  const update = async (): Promise<{ gradNorm: number; learningRate: number }> => {
+    const learningRate = stage.optimizer.learningRate * scheduleFactor(stage.schedule, state.updates, totalUpdates);
+    const gradNorm = await stage.policy.optimizerStep({ ...stage.optimizer, learningRate });
+    state.updates++;
+    return { gradNorm, learningRate };
+  };
+  const save = async (): Promise<void> => {
+    if (saved === state.step) return;
+    await run.checkpoint(stage.policy, state, stage.checkpoint.keep);
+    saved = state.step;
+  };
+  /** Validates, keeps the best; returns whether patience is used up. */
+  const validate = async (report: StepReport): Promise<boolean> => {
+    if (!stage.validate || !stage.validation) return false;
+    validation = await stage.validate();
+    const value = metricValue(validation, stage.validation.metric);
+    report.validation = validation;
+    if (state.best === null || value > state.best.value) {
+      state.best = { step: state.step, value };
+      state.stale = 0;
+      report.best = true;
+      await run.save("best", stage.policy);
+    } else state.stale++;
+    return stage.validation.patience !== undefined && state.stale >= stage.validation.patience;
+  };
+  const log = (report: StepReport): Promise<void> => {
+    const line: { step: number } & Metrics = { step: report.step, ...report.metrics };
+    for (const [name, value] of Object.entries(report.validation ?? {})) line[`validation/${name}`] = value;
+    return run.log(line);
+  };
+
+  if (state.step === 0 && stage.validate && stage.validation) {
+    const report: StepReport = { step: 0, steps: stage.steps, metrics: {}, secondsLeft: 0 };
+    await validate(report);
+    await log(report);
+    yield report;
+  }
+  while (state.step < stage.steps) {
+    if (signal?.aborted) {
+      ended = "interrupted";
+      break;
+    }
+    const outcome = await stage.step(state, update);
+    state.step++;
+    const perStep = (performance.now() - started) / 1000 / (state.step - first);
+    const report: StepReport = {
+      step: state.step,
+      steps: stage.steps,
+      metrics: outcome.metrics,
+      secondsLeft: perStep * (stage.steps - state.step),
+    };
+    const due = stage.validation && (state.step % stage.validation.every === 0 || state.step === stage.steps);
+    const stop = due ? await validate(report) : false;
+    await log(report);
+    await run.samples(outcome.samples ?? []);
+    if (state.step % stage.checkpoint.every === 0) await save();
+    yield report;
+    if (stop) {
+      ended = "early-stop";
+      break;
+    }
+  }
+  await save();
+  if (ended !== "interrupted") await run.save("final", stage.policy);
+  return {
+    folder: run.folder,
+    steps: state.step,
+    ended,
+    best: state.best && stage.validation ? { ...state.best, metric: stage.validation.metric } : null,
+    validation,
+  };
+}
+
+/** Drains a run; what `sft` and `train` return. */
+export async function finish(
+  steps: AsyncGenerator<StepReport, Summary>,
+  onStep: ((report: StepReport) => void | Promise<void>) | undefined,
+): Promise<Summary> {
+  for (;;) {
+    const next = await steps.next();
+    if (next.done) return next.value;
+    await onStep?.(next.value);
+  }
+}

@@ -1,0 +1,37 @@
+// The model a run starts from: a checkpoint, a shape from scratch, or the checkpoint that is resumed.
+import { join } from "node:path";
+
+import { refuse } from "../errors.ts";
+import { Policy, type PolicyOptions } from "../policy.ts";
+import { loadTokenizer } from "../text/tokenizer.ts";
+import type { ResolvedSftConfig, ResolvedTrainConfig } from "./config.ts";
+import type { Run } from "./run.ts";
+
+/** Opens the policy of a run, with its optimizer where the run is resumed. */
+export async function openModel(
+  config: ResolvedSftConfig | ResolvedTrainConfig,
+  run: Pick<Run, "resumed">,
+  options: PolicyOptions = { compute: config.compute, recompute: config.recompute },
+): Promise<Policy> {
+  if (run.resumed) {
+    const policy = await Policy.load(run.resumed.folder, options);
+    await policy.loadOptimizer(run.resumed.folder);
+    return policy;
+  }
+  if (typeof config.model === "string") return Policy.load(config.model, options);
+  const { shape, tokenizer: path, std } = config.model;
+  const tokenizer =
+    (await loadTokenizer(path)) ??
+    refuse("BAD_CONFIG", "a folder or .gguf with a tokenizer", "model.tokenizer", join(path));
+  const { num_key_value_heads, head_dim, ...rest } = shape;
+  return Policy.create(
+    {
+      ...rest,
+      ...(num_key_value_heads === undefined ? {} : { num_key_value_heads }),
+      ...(head_dim === undefined ? {} : { head_dim }),
+      vocab_size: tokenizer.vocabSize,
+      ...(tokenizer.eosId === undefined ? {} : { eos_token_id: tokenizer.eosId }),
+    },
+    { ...options, seed: config.seed, std, tokenizer },
+  );
+}

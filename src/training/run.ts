@@ -1,0 +1,157 @@
+// A run folder: config.yaml, metrics.jsonl, samples.jsonl, checkpoints/step-N, best, final. Whatever a crash leaves, it can be resumed:
+// checkpoints appear whole or not at all, and the logs are cut back to the checkpoint that is resumed from.
+import { existsSync } from "node:fs";
+import { appendFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { stringify } from "yaml";
+
+import { RankGrpoError, refuse } from "../errors.ts";
+import { asIoError, requireFresh, writeFileAtomic, writeFolderAtomic } from "../files.ts";
+import type { Policy } from "../policy.ts";
+
+/** Values by name (docs/metrics.md); arrays are by rank. */
+export type Metrics = Record<string, number | readonly number[]>;
+
+/** What a resume needs beside weights and optimizer. */
+export interface RunState {
+  /** Steps done. */
+  step: number;
+  /** Optimizer updates done: the schedule's position. */
+  updates: number;
+  /** Samples drawn: the data's position. */
+  drawn: number;
+  best: { step: number; value: number } | null;
+  /** Validations since the best. */
+  stale: number;
+}
+
+const folderOf = (step: number): string => `step-${String(step).padStart(6, "0")}`;
+
+/** Names of the whole checkpoints, oldest first. */
+async function checkpointsOf(folder: string): Promise<string[]> {
+  const names = await readdir(join(folder, "checkpoints")).catch(() => []);
+  return names.filter((name) => /^step-\d+$/.test(name)).sort();
+}
+
+/** Drops the lines of a log that belong to steps after `step`, and a torn last line. */
+async function truncateLog(path: string, step: number): Promise<void> {
+  if (!existsSync(path)) return;
+  const kept = (await readFile(path, "utf8")).split("\n").filter((line) => {
+    try {
+      return (JSON.parse(line) as { step: number }).step <= step;
+    } catch {
+      return false;
+    }
+  });
+  await writeFileAtomic(path, kept.map((line) => `${line}\n`).join(""));
+}
+
+export class Run {
+  readonly folder: string;
+  /** Where a resume goes on; undefined for a fresh run. */
+  readonly resumed: { folder: string; state: RunState } | undefined;
+
+  readonly #config: string;
+
+  private constructor(folder: string, config: string, resumed: Run["resumed"]) {
+    this.folder = folder;
+    this.#config = config;
+    this.resumed = resumed;
+  }
+
+  /**
+   * Checks the folder, and with `resume` finds its newest checkpoint (a fresh start where there is none yet). Writes nothing.
+   * @throws IO where the folder holds something and `resume` is not set; BAD_CONFIG where the configuration differs
+   */
+  static async open(folder: string, kind: "sft" | "train", config: object, resume: boolean): Promise<Run> {
+    const text = stringify({ kind, ...config });
+    const path = join(folder, "config.yaml");
+    if (!resume) requireFresh(folder, "Choose another --output, or go on with --resume.");
+    else if (existsSync(path)) {
+      const before = await readFile(path, "utf8");
+      if (before !== text) {
+        const a = before.split("\n");
+        const b = text.split("\n");
+        const at = b.findIndex((line, i) => line !== a[i]);
+        refuse(
+          "BAD_CONFIG",
+          `the configuration of ${path} (line ${at + 1}: ${a[at] ?? ""})`,
+          "--resume",
+          b[at] ?? "",
+          "A resumed run is the same run: start a new one to change it.",
+        );
+      }
+    }
+    const newest = resume ? (await checkpointsOf(folder)).at(-1) : undefined;
+    let resumed: Run["resumed"];
+    if (newest) {
+      const from = join(folder, "checkpoints", newest);
+      const state = JSON.parse(await readFile(join(from, "state.json"), "utf8")) as RunState;
+      resumed = { folder: from, state };
+    }
+    return new Run(folder, text, resumed);
+  }
+
+  /** Makes the folder, writes the configuration, and cuts the logs back to where the run goes on. Until then nothing is touched. */
+  async start(): Promise<void> {
+    await mkdir(join(this.folder, "checkpoints"), { recursive: true }).catch((error: unknown) => {
+      throw asIoError(error, this.folder);
+    });
+    await writeFileAtomic(join(this.folder, "config.yaml"), this.#config);
+    for (const log of ["metrics.jsonl", "samples.jsonl"])
+      await truncateLog(join(this.folder, log), this.resumed?.state.step ?? -1);
+  }
+
+  async log(metrics: { step: number } & Metrics): Promise<void> {
+    await this.#append("metrics.jsonl", [metrics]);
+  }
+
+  async samples(lines: readonly object[]): Promise<void> {
+    await this.#append("samples.jsonl", lines);
+  }
+
+  /** Weights, optimizer and state, then drops checkpoints beyond the newest `keep`. */
+  async checkpoint(policy: Policy, state: RunState, keep: number): Promise<string> {
+    const target = join(this.folder, "checkpoints", folderOf(state.step));
+    await writeFolderAtomic(
+      target,
+      async (folder) => {
+        await policy.save(folder, { replace: true, optimizer: true });
+        await writeFileAtomic(join(folder, "state.json"), `${JSON.stringify(state, null, 2)}\n`);
+      },
+      { replace: true },
+    );
+    const all = await checkpointsOf(this.folder);
+    for (const name of all.slice(0, Math.max(0, all.length - keep)))
+      await rm(join(this.folder, "checkpoints", name), { recursive: true, force: true });
+    return target;
+  }
+
+  /** `best` or `final`: an ordinary Hugging Face folder. */
+  async save(name: "best" | "final", policy: Policy): Promise<string> {
+    const target = join(this.folder, name);
+    await policy.save(target, { replace: true });
+    return target;
+  }
+
+  async #append(name: string, lines: readonly object[]): Promise<void> {
+    if (lines.length === 0) return;
+    const path = join(this.folder, name);
+    await appendFile(path, lines.map((line) => `${JSON.stringify(line)}\n`).join("")).catch((error: unknown) => {
+      throw asIoError(error, path);
+    });
+  }
+}
+
+/** The state of a run that has done nothing yet. */
+export const freshState = (): RunState => ({ step: 0, updates: 0, drawn: 0, best: null, stale: 0 });
+
+/** What a metric must be for `best`; @throws BAD_CONFIG where validation does not give it */
+export function metricValue(metrics: Metrics, name: string): number {
+  const value = metrics[name];
+  if (typeof value === "number") return value;
+  throw new RankGrpoError(
+    "BAD_CONFIG",
+    `Expected validation.metric to be one of ${Object.keys(metrics).join(", ")}, got ${name}.`,
+  );
+}

@@ -1,0 +1,131 @@
+// Supervised fine-tuning on demonstrations: mean negative log-likelihood of the completion's tokens (paper, Eq. 2).
+import { performance } from "node:perf_hooks";
+
+import { readSamples } from "../data/samples.ts";
+import { refuse } from "../errors.ts";
+import type { Group } from "../policy.ts";
+import { permutation, Stream } from "../random.ts";
+import { Catalog } from "../ranking/catalog.ts";
+import { encodeCompletion, encodePrompt } from "../text/encode.ts";
+import { parseConfig, type SftConfig, sftSchema } from "./config.ts";
+import { finish, runStage, type Stage, type StepReport, type Summary } from "./loop.ts";
+import { openModel } from "./model.ts";
+import { Run } from "./run.ts";
+import { validator } from "./validate.ts";
+
+export interface SftOptions {
+  /** The run folder; new or empty unless `resume`. */
+  output: string;
+  resume?: boolean;
+  onStep?: (report: StepReport) => void | Promise<void>;
+  /** Finishes the step at hand, saves, and ends the run as interrupted. */
+  signal?: AbortSignal;
+}
+
+/** Runs a whole fine-tuning. @throws BAD_CONFIG, BAD_DATA, NOT_FINITE, IO, OUT_OF_MEMORY; checkpoints stay */
+export function sft(config: SftConfig, options: SftOptions): Promise<Summary> {
+  return finish(sftSteps(config, options), options.onStep);
+}
+
+/** The same as an async iteration over steps; returns the summary. */
+export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGenerator<StepReport, Summary> {
+  const resolved = parseConfig(sftSchema, config);
+  const catalog = resolved.catalog === undefined ? undefined : await Catalog.load(resolved.catalog);
+  const samples = await readSamples(resolved.train, resolved.limit === undefined ? {} : { limit: resolved.limit });
+  const steps =
+    resolved.steps ??
+    (resolved.epochs === undefined
+      ? refuse("BAD_CONFIG", "steps or epochs", "the configuration", "neither")
+      : Math.max(1, Math.round((resolved.epochs * samples.length) / resolved.batchSize)));
+  if (resolved.batchSize > samples.length)
+    refuse(
+      "BAD_CONFIG",
+      `at most ${samples.length} (the samples of ${resolved.train})`,
+      "batchSize",
+      resolved.batchSize,
+    );
+  const validation = resolved.validation;
+  const held = validation
+    ? await readSamples(validation.data, validation.limit === undefined ? {} : { limit: validation.limit })
+    : [];
+  const run = await Run.open(options.output, "sft", resolved, options.resume ?? false);
+  const policy = await openModel(resolved, run);
+  try {
+    const groupsOf = (rows: typeof samples): Group[] =>
+      rows.map((sample) => {
+        if (sample.completion === undefined)
+          refuse("BAD_DATA", "a completion", `sample ${sample.id} of ${resolved.train}`, "none");
+        const completion = encodeCompletion(policy.tokenizer, sample.completion, policy.stopId);
+        const room = policy.maxPositions - completion.length;
+        if (room < 1 || completion.length > (resolved.maxCompletionTokens ?? Number.POSITIVE_INFINITY))
+          refuse(
+            "BAD_DATA",
+            `at most ${Math.min(policy.maxPositions - 1, resolved.maxCompletionTokens ?? policy.maxPositions)} tokens`,
+            `the completion of sample ${sample.id}`,
+            completion.length,
+            "A cut demonstration would teach to stop early.",
+          );
+        const prompt = encodePrompt(policy.tokenizer, sample.prompt).slice(
+          -Math.min(room, resolved.maxPromptTokens ?? room),
+        );
+        return { prompt, completions: [completion] };
+      });
+    const groups = groupsOf(samples);
+    const lists = validation && (await validator(validation, policy, catalog, {}));
+    const heldGroups = groupsOf(held.filter((sample) => sample.completion !== undefined));
+    const forward = { microBatchTokens: resolved.microBatchTokens };
+    let order: { epoch: number; indices: Int32Array } = { epoch: -1, indices: new Int32Array() };
+    const draw = (position: number): Group => {
+      const epoch = Math.floor(position / groups.length);
+      if (epoch !== order.epoch)
+        order = { epoch, indices: permutation(groups.length, resolved.seed, Stream.shuffle, epoch) };
+      return groups[order.indices[position % groups.length]!]!;
+    };
+    const lossOf = (logprobs: Float32Array): number => -logprobs.reduce((sum, x) => sum + x, 0) / logprobs.length;
+
+    const stage: Stage = {
+      policy,
+      steps,
+      updatesPerStep: 1,
+      optimizer: resolved.optimizer,
+      schedule: resolved.schedule,
+      validation,
+      checkpoint: resolved.checkpoint,
+      step: async (state, update) => {
+        const started = performance.now();
+        const batch = Array.from({ length: resolved.batchSize }, () => draw(state.drawn++));
+        const tokens = batch.reduce((sum, group) => sum + group.completions[0]!.length, 0);
+        const { logprobs } = await policy.backward(batch, new Float32Array(tokens).fill(-1 / tokens), forward);
+        const loss = lossOf(logprobs);
+        if (!Number.isFinite(loss))
+          refuse("NOT_FINITE", "a finite loss", `step ${state.step + 1}`, loss, "Lower the learning rate.");
+        const { gradNorm, learningRate } = await update();
+        const prompts = batch.reduce((sum, group) => sum + group.prompt.length, 0);
+        const ms = performance.now() - started;
+        return {
+          metrics: {
+            "sft/loss": loss,
+            "sft/tokens": tokens,
+            "optimizer/grad_norm": gradNorm,
+            "optimizer/learning_rate": learningRate,
+            "time/update_ms": ms,
+            "time/tokens_per_second": ((tokens + prompts) / ms) * 1000,
+            "memory/rss_mb": process.memoryUsage.rss() / 2 ** 20,
+          },
+        };
+      },
+      ...(lists
+        ? {
+            validate: async () => {
+              const metrics = await lists();
+              if (heldGroups.length === 0) return metrics;
+              return { ...metrics, loss: lossOf((await policy.score(heldGroups, forward)).logprobs) };
+            },
+          }
+        : {}),
+    };
+    return yield* runStage(stage, run, options.signal);
+  } finally {
+    policy.dispose();
+  }
+}

@@ -1,0 +1,102 @@
+// The shim itself: what it is there to find, it finds; and the errors of devices that are not there.
+#include "../../native/cuda/gpu.h"
+#include "cuda_check.h"
+
+using namespace check;
+using namespace rank_grpo;
+
+namespace {
+
+void divergent_barrier(int*) {
+  if (threadIdx.x == 0) return;
+  __syncthreads();
+}
+void absent_lane(float* out) {
+  if (threadIdx.x >= 16) return;
+  out[threadIdx.x] = __shfl_sync(0xffffu, 1.f, 20);
+}
+void missing_lanes(float* out) {
+  if (threadIdx.x < 16) out[0] = __shfl_xor_sync(kAllLanes, 1.f, 1);
+}
+void two_operations(float* out) {
+  if (threadIdx.x < 16) {
+    __syncwarp();
+  } else {
+    out[0] = __shfl_xor_sync(kAllLanes, 1.f, 1);
+  }
+}
+// Reads what a neighbour writes; right only with the barrier.
+void neighbour(float* out, bool barrier) {
+  GPU_SHARED(float, values, 64);
+  values[threadIdx.x] = static_cast<float>(threadIdx.x);
+  if (barrier) __syncthreads();
+  out[threadIdx.x] = values[63 - threadIdx.x];
+}
+
+struct Restore {
+  shim::Settings saved = shim::settings();
+  ~Restore() { shim::settings() = saved; }
+};
+
+}  // namespace
+
+TEST(cuda_shim_reports_divergence) {
+  float out[64] = {};
+  CHECK_THROWS(launch("divergent_barrier", nullptr, divergent_barrier, dim3(1), dim3(64), 0, nullptr), "INTERNAL");
+  CHECK_THROWS(launch("absent_lane", nullptr, absent_lane, dim3(1), dim3(32), 0, out), "INTERNAL");
+  CHECK_THROWS(launch("missing_lanes", nullptr, missing_lanes, dim3(1), dim3(32), 0, out), "INTERNAL");
+  CHECK_THROWS(launch("two_operations", nullptr, two_operations, dim3(1), dim3(32), 0, out), "INTERNAL");
+  CHECK_THROWS(launch("too_many_threads", nullptr, missing_lanes, dim3(1), dim3(2048), 0, out), "INTERNAL");
+}
+
+TEST(cuda_shim_shows_a_missing_barrier) {
+  const Restore restore;
+  for (unsigned schedule : {0u, 1u, 2u, 3u}) {
+    shim::settings().schedule = schedule;
+    for (bool barrier : {true, false}) {
+      float out[64] = {};
+      launch("neighbour", nullptr, neighbour, dim3(1), dim3(64), 0, out, barrier);
+      int wrong = 0;
+      for (int i = 0; i < 64; ++i) wrong += out[i] != static_cast<float>(63 - i);
+      CHECK(barrier ? wrong == 0 : wrong > 0);
+    }
+  }
+}
+
+TEST(cuda_shim_out_of_memory_is_an_error_and_the_backend_lives) {
+  const Restore restore;
+  auto& b = cuda();
+  shim::settings().memory_limit = shim::allocated_bytes() + (size_t{1} << 20);
+  CHECK_THROWS(b.allocate(size_t{2} << 20), "OUT_OF_MEMORY");
+  DeviceBuffer fits(b, size_t{1} << 19);
+  CHECK(fits.data() != nullptr);
+}
+
+TEST(cuda_shim_devices_that_cannot_be_used) {
+  const Restore restore;
+  auto& s = shim::settings();
+  CHECK(resolve_device("auto") == "cuda" && resolve_device("cuda") == "cuda" && resolve_device("cpu") == "cpu");
+  CHECK_THROWS(resolve_device("tpu"), "INVALID_ARGUMENT");
+  auto refused = [&](const char* reason) {
+    const auto devices = list_devices();
+    CHECK(devices.size() == 2 && devices[0].usable() && !devices[1].usable());
+    CHECK(devices[1].reason.find(reason) != std::string::npos);
+    CHECK_THROWS(resolve_device("cuda"), "NO_DEVICE");
+    CHECK_THROWS(make_cuda_backend(), "NO_DEVICE");
+    CHECK(resolve_device("auto") == "cpu" && std::string(make_backend("auto", 1)->name()) == "cpu");
+    s = restore.saved;
+  };
+  s.device_error = cudaErrorInsufficientDriver;
+  s.driver = 0;
+  refused("no NVIDIA driver");
+  s.device_error = cudaErrorInsufficientDriver;
+  s.driver = 12040;
+  refused("supports CUDA 12.4, this build needs 13.0");
+  s.device_error = cudaErrorNoDevice;
+  refused("no CUDA-capable device");
+  s.devices = 0;
+  refused("shows no GPU");
+  s.major = 7;
+  s.minor = 5;
+  refused("compute capability 7.5");
+}
