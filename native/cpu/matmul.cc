@@ -112,7 +112,7 @@ void CpuBackend::pack_rows(uint32_t* out, const float* W, int64_t N, int64_t K, 
     if (pairs) {
       kernels_.matmul->pack_transposed_bf16(to, W + first * K, K, columns, K);
     } else {
-      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), W + first * K, K, columns, K, round);
+      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), kPanel, W + first * K, K, columns, K, round);
     }
   });
 }
