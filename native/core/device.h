@@ -11,10 +11,10 @@
 namespace rank_grpo {
 
 struct DeviceStatus {
-  std::string device;         // "cpu" or "cuda"
-  std::string reason;         // why it cannot be used; empty where it can
-  std::string name;           // what the hardware calls itself; empty where unknown
-  int64_t memory_bytes = 0;   // of its own; 0 where unknown or shared with the host
+  std::string device;        // "cpu" or "cuda"
+  std::string reason;        // why it cannot be used; empty where it can
+  std::string name;          // what the hardware calls itself; empty where unknown
+  int64_t memory_bytes = 0;  // of its own; 0 where unknown or shared with the host
   bool usable() const { return reason.empty(); }
 };
 

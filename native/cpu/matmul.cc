@@ -103,23 +103,20 @@ std::unique_ptr<Panels> CpuBackend::make_panels(int64_t N, int64_t K, Compute co
   return std::make_unique<CpuPanels>(*this, N, K, compute, compute == Compute::bf16 && kernels_.bf16);
 }
 
-void CpuBackend::pack_rows(uint32_t* out, const float* W, int64_t N, int64_t K, Compute compute) {
-  const bool pairs = compute == Compute::bf16 && kernels_.bf16, round = compute == Compute::bf16 && !pairs;
-  pool_.run(static_cast<int>((N + kPanel - 1) / kPanel), [&](int task) {
-    const int64_t first = int64_t{task} * kPanel;
-    const int columns = static_cast<int>(std::min<int64_t>(kPanel, N - first));
-    uint32_t* to = out + panel_words(first, K, pairs);
-    if (pairs) {
-      kernels_.matmul->pack_transposed_bf16(to, W + first * K, K, columns, K);
+void CpuBackend::pack(Panels& panels, const float* W) { pack_rows(static_cast<CpuPanels&>(panels), W, panels.rows); }
+
+void CpuBackend::pack_rows(CpuPanels& p, const float* W, int64_t N) {
+  const bool round = p.compute == Compute::bf16 && !p.pairs;
+  pool_.run(static_cast<int>((N + kPanel - 1) / kPanel), [&](int j) {
+    const int columns = static_cast<int>(std::min<int64_t>(kPanel, N - int64_t{j} * kPanel));
+    uint32_t* to = p.data + j * p.stride();
+    const float* from = W + int64_t{j} * kPanel * p.columns;
+    if (p.pairs) {
+      kernels_.matmul->pack_transposed_bf16(to, from, p.columns, columns, p.columns);
     } else {
-      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), kPanel, W + first * K, K, columns, K, round);
+      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), kPanel, from, p.columns, columns, p.columns, round);
     }
   });
-}
-
-void CpuBackend::pack(Panels& panels, const float* W) {
-  auto& p = static_cast<CpuPanels&>(panels);
-  pack_rows(p.data, W, p.rows, p.columns, p.compute);
 }
 
 void CpuBackend::linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) {

@@ -43,7 +43,8 @@ __device__ __forceinline__ int64_t cache_row(int64_t page, int head, int part, i
   return (((page * 2 + part) * s.kv_heads + head) * kPageSize + key) * s.head_dim;
 }
 
-__global__ void write_kernel(float* __restrict__ cache, const float* __restrict__ qkv, const AttentionPlan::Write* __restrict__ writes, Heads s) {
+__global__ void write_kernel(float* __restrict__ cache, const float* __restrict__ qkv, const AttentionPlan::Write* __restrict__ writes,
+                             Heads s) {
   const AttentionPlan::Write write = writes[blockIdx.x];
   const float* from = qkv + int64_t{write.token} * s.width + int64_t{s.heads} * s.head_dim;
   const int n = s.kv_heads * s.head_dim;
@@ -54,14 +55,16 @@ __global__ void write_kernel(float* __restrict__ cache, const float* __restrict_
 }
 
 // Rows of `count` keys at the given distance into shared memory at `stride`, zero beyond `count` and beyond D up to `width`.
-__device__ __forceinline__ void load_rows(float* to, int stride, int width, const float* from, int64_t distance, int count, int rows, int D, float scale) {
+__device__ __forceinline__ void load_rows(float* to, int stride, int width, const float* from, int64_t distance, int count, int rows, int D,
+                                          float scale) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   for (int r = warp; r < rows; r += kAttentionWarps)
     for (int d = lane; d < width; d += kWarp) to[r * stride + d] = r < count && d < D ? from[r * distance + d] * scale : 0.f;
 }
 
 // Query rows first .. first + kAttentionRows (token-major, the group's heads innermost) of a head-structured array into shared memory.
-__device__ __forceinline__ void load_queries(float* to, const float* from, int64_t distance, int kv, int first, int rows, const Heads& s, float scale) {
+__device__ __forceinline__ void load_queries(float* to, const float* from, int64_t distance, int kv, int first, int rows, const Heads& s,
+                                             float scale) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp, Dp = padded4(s.head_dim);
   for (int r = warp; r < kAttentionRows; r += kAttentionWarps) {
     const bool live = first + r < rows;
@@ -74,21 +77,22 @@ __device__ __forceinline__ void load_queries(float* to, const float* from, int64
 template <int PER_LANE>
 __global__ void __launch_bounds__(kAttentionThreads)
     forward_kernel(float* __restrict__ out, float* __restrict__ lse, const float* __restrict__ qkv, const float* __restrict__ cache,
-                   const AttentionPlan::Span* __restrict__ spans, const int32_t* __restrict__ tables, const QueryTile* __restrict__ tiles, Heads s) {
+                   const AttentionPlan::Span* __restrict__ spans, const int32_t* __restrict__ tables, const QueryTile* __restrict__ tiles,
+                   Heads s) {
   GPU_DYNAMIC_SHARED(shared);
   const QueryTile tile = tiles[blockIdx.x];
   const AttentionPlan::Span span = spans[tile.owner];
   const int kv = static_cast<int>(blockIdx.y), D = s.head_dim, Dp = padded4(D), rows = span.count * s.per_kv;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  float* q = reinterpret_cast<float*>(shared);       // [kAttentionRows][Dp]
-  float* p = q + kAttentionRows * Dp;                // [kAttentionRows][kPageSize]
-  float* v = p + kAttentionRows * kPageSize;         // [kPageSize][D]
-  float* k = v + kPageSize * D;                      // [kPageSize][Dp + 1]
+  float* q = reinterpret_cast<float*>(shared);  // [kAttentionRows][Dp]
+  float* p = q + kAttentionRows * Dp;           // [kAttentionRows][kPageSize]
+  float* v = p + kAttentionRows * kPageSize;    // [kPageSize][D]
+  float* k = v + kPageSize * D;                 // [kPageSize][Dp + 1]
   load_queries(q, qkv + int64_t{span.token} * s.width, s.width, kv, tile.first, rows, s, s.scale);
 
   const int own = warp * kWarpRows;  // this warp's rows of the tile
   RowState<PER_LANE> state[kWarpRows];
-  int last[kWarpRows];               // position of the last key the row sees; -1: no row
+  int last[kWarpRows];  // position of the last key the row sees; -1: no row
   GPU_UNROLL
   for (int i = 0; i < kWarpRows; ++i) {
     const int row = tile.first + own + i;
@@ -132,7 +136,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
 }
 
 // delta [T, H] = dout . out, a warp each.
-__global__ void delta_kernel(float* __restrict__ delta, const float* __restrict__ dout, const float* __restrict__ out, int64_t count, int D) {
+__global__ void delta_kernel(float* __restrict__ delta, const float* __restrict__ dout, const float* __restrict__ out, int64_t count,
+                             int D) {
   const int64_t i = int64_t{blockIdx.x} * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   if (i >= count) return;
@@ -152,8 +157,8 @@ struct KeyBlock {  // up to kPageSize keys of sequence `owner` from its token `f
 };
 
 // Weights and their gradients of this warp's rows for the key of this lane: p, and ds = p (dout . v - delta).
-__device__ __forceinline__ void weights_and_slopes(float* p, float* ds, const float* q, const float* dy, const float* k, const float* v, const int* valid,
-                                                   const float* lse, const float* delta, int Dp, int lane) {
+__device__ __forceinline__ void weights_and_slopes(float* p, float* ds, const float* q, const float* dy, const float* k, const float* v,
+                                                   const int* valid, const float* lse, const float* delta, int Dp, int lane) {
   float dp[kWarpRows];
   scores(p, q, k + lane * (Dp + 1), Dp);
   scores(dp, dy, v + lane * (Dp + 1), Dp);
@@ -175,18 +180,19 @@ __device__ __forceinline__ void load_row_values(float* to, const float* from, in
 
 template <int PER_LANE>
 __global__ void __launch_bounds__(kAttentionThreads)
-    backward_query_kernel(float* __restrict__ dqkv, const float* __restrict__ dout, const float* __restrict__ qkv, const float* __restrict__ lse,
-                          const float* __restrict__ delta, const Sequence* __restrict__ sequences, const QueryTile* __restrict__ tiles, Heads s) {
+    backward_query_kernel(float* __restrict__ dqkv, const float* __restrict__ dout, const float* __restrict__ qkv,
+                          const float* __restrict__ lse, const float* __restrict__ delta, const Sequence* __restrict__ sequences,
+                          const QueryTile* __restrict__ tiles, Heads s) {
   GPU_DYNAMIC_SHARED(shared);
   const QueryTile tile = tiles[blockIdx.x];
   const Sequence sequence = sequences[tile.owner];
   const int kv = static_cast<int>(blockIdx.y), D = s.head_dim, Dp = padded4(D), rows = sequence.count * s.per_kv;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp, own = warp * kWarpRows;
-  float* q = reinterpret_cast<float*>(shared);   // [kAttentionRows][Dp]
-  float* dy = q + kAttentionRows * Dp;           // the same
-  float* ds = dy + kAttentionRows * Dp;          // [kAttentionRows][kPageSize]
-  float* k = ds + kAttentionRows * kPageSize;    // [kPageSize][Dp + 1]
-  float* v = k + kPageSize * (Dp + 1);           // the same
+  float* q = reinterpret_cast<float*>(shared);  // [kAttentionRows][Dp]
+  float* dy = q + kAttentionRows * Dp;          // the same
+  float* ds = dy + kAttentionRows * Dp;         // [kAttentionRows][kPageSize]
+  float* k = ds + kAttentionRows * kPageSize;   // [kPageSize][Dp + 1]
+  float* v = k + kPageSize * (Dp + 1);          // the same
   load_queries(q, qkv + int64_t{sequence.token} * s.width, s.width, kv, tile.first, rows, s, s.scale);
   load_queries(dy, dout + int64_t{sequence.token} * s.heads * D, int64_t{s.heads} * D, kv, tile.first, rows, s, 1.f);
   float row_lse[kWarpRows], row_delta[kWarpRows], dq[kWarpRows][PER_LANE];
@@ -240,8 +246,9 @@ __global__ void __launch_bounds__(kAttentionThreads)
 // A block of keys visits every tile of queries that see it: its own sequence's, then the completions'.
 template <int PER_LANE>
 __global__ void __launch_bounds__(kAttentionThreads)
-    backward_key_kernel(float* __restrict__ dqkv, const float* __restrict__ dout, const float* __restrict__ qkv, const float* __restrict__ lse,
-                        const float* __restrict__ delta, const Sequence* __restrict__ sequences, const KeyBlock* __restrict__ blocks, Heads s) {
+    backward_key_kernel(float* __restrict__ dqkv, const float* __restrict__ dout, const float* __restrict__ qkv,
+                        const float* __restrict__ lse, const float* __restrict__ delta, const Sequence* __restrict__ sequences,
+                        const KeyBlock* __restrict__ blocks, Heads s) {
   constexpr int kWarpKeys = kPageSize / kAttentionWarps;
   GPU_DYNAMIC_SHARED(shared);
   const KeyBlock block = blocks[blockIdx.x];
@@ -250,9 +257,9 @@ __global__ void __launch_bounds__(kAttentionThreads)
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp, own = warp * kWarpRows;
   float* q = reinterpret_cast<float*>(shared);
   float* dy = q + kAttentionRows * Dp;
-  float* weights = dy + kAttentionRows * Dp;           // [kAttentionRows][kPageSize]
+  float* weights = dy + kAttentionRows * Dp;             // [kAttentionRows][kPageSize]
   float* slopes = weights + kAttentionRows * kPageSize;  // the same
-  float* k = slopes + kAttentionRows * kPageSize;      // [kPageSize][Dp + 1]
+  float* k = slopes + kAttentionRows * kPageSize;        // [kPageSize][Dp + 1]
   float* v = k + kPageSize * (Dp + 1);
   const int64_t first_key = (int64_t{owner.token} + block.first) * s.width + int64_t{s.heads + kv} * D;
   load_rows(k, Dp + 1, Dp, qkv + first_key, s.width, present, kPageSize, D, 1.f);
@@ -328,7 +335,8 @@ size_t CudaBackend::cache_bytes(int64_t pages, const AttentionShape& shape) cons
   return static_cast<size_t>(pages * 2 * shape.kv_heads * kPageSize * shape.head_dim) * sizeof(float);
 }
 
-void CudaBackend::attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t, const AttentionPlan& plan, const AttentionShape& shape) {
+void CudaBackend::attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t, const AttentionPlan& plan,
+                                    const AttentionShape& shape) {
   const Heads s = heads_of(shape);
   float* memory = static_cast<float*>(cache);
   launch("attention_write", stream_, write_kernel, dim3(static_cast<unsigned>(plan.writes.size())), dim3(kAttentionThreads), 0, memory, qkv,
@@ -338,8 +346,9 @@ void CudaBackend::attention_forward(float* out, float* lse, const float* qkv, vo
   const int D = s.head_dim, Dp = padded4(D);
   const size_t shared = static_cast<size_t>(kAttentionRows * (Dp + kPageSize) + kPageSize * (D + Dp + 1)) * sizeof(float);
   with_lanes(D, [&](auto lanes) {
-    launch("attention_forward", stream_, forward_kernel<lanes()>, dim3(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(s.kv_heads)),
-           dim3(kAttentionThreads), shared, out, lse, qkv, memory, spans_.get(plan.spans), tables_.get(plan.tables), tasks_.get(tiles), s);
+    launch("attention_forward", stream_, forward_kernel<lanes()>,
+           dim3(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(s.kv_heads)), dim3(kAttentionThreads), shared, out, lse, qkv,
+           memory, spans_.get(plan.spans), tables_.get(plan.tables), tasks_.get(tiles), s);
   });
 }
 
@@ -347,8 +356,8 @@ void CudaBackend::attention_backward(float* dqkv, const float* dout, const float
                                      const AttentionGroups& groups, const AttentionShape& shape) {
   const Heads s = heads_of(shape);
   float* delta = delta_.reserve<float>(T * s.heads);
-  launch("attention_delta", stream_, delta_kernel, dim3(blocks_of(T * s.heads, kAttentionWarps)), dim3(kAttentionThreads), 0, delta, dout, out, T * s.heads,
-         s.head_dim);
+  launch("attention_delta", stream_, delta_kernel, dim3(blocks_of(T * s.heads, kAttentionWarps)), dim3(kAttentionThreads), 0, delta, dout,
+         out, T * s.heads, s.head_dim);
   std::vector<Sequence> sequences;
   std::vector<QueryTile> tiles;
   std::vector<KeyBlock> blocks;
@@ -371,10 +380,12 @@ void CudaBackend::attention_backward(float* dqkv, const float* dout, const float
   const size_t weights = static_cast<size_t>(kAttentionRows * kPageSize);
   const Sequence* device_sequences = sequences_.get(sequences);
   with_lanes(s.head_dim, [&](auto lanes) {
-    launch("attention_backward_query", stream_, backward_query_kernel<lanes()>, dim3(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(s.kv_heads)),
-           dim3(kAttentionThreads), (keys + queries + weights) * sizeof(float), dqkv, dout, qkv, lse, delta, device_sequences, query_tiles_.get(tiles), s);
-    launch("attention_backward_key", stream_, backward_key_kernel<lanes()>, dim3(static_cast<unsigned>(blocks.size()), static_cast<unsigned>(s.kv_heads)),
-           dim3(kAttentionThreads), (keys + queries + 2 * weights) * sizeof(float), dqkv, dout, qkv, lse, delta, device_sequences, key_blocks_.get(blocks), s);
+    launch("attention_backward_query", stream_, backward_query_kernel<lanes()>,
+           dim3(static_cast<unsigned>(tiles.size()), static_cast<unsigned>(s.kv_heads)), dim3(kAttentionThreads),
+           (keys + queries + weights) * sizeof(float), dqkv, dout, qkv, lse, delta, device_sequences, query_tiles_.get(tiles), s);
+    launch("attention_backward_key", stream_, backward_key_kernel<lanes()>,
+           dim3(static_cast<unsigned>(blocks.size()), static_cast<unsigned>(s.kv_heads)), dim3(kAttentionThreads),
+           (keys + queries + 2 * weights) * sizeof(float), dqkv, dout, qkv, lse, delta, device_sequences, key_blocks_.get(blocks), s);
   });
 }
 

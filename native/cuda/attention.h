@@ -12,7 +12,7 @@ namespace rank_grpo {
 static_assert(kPageSize == kWarp, "a lane holds a key");
 constexpr int kAttentionWarps = 4;
 constexpr int kAttentionThreads = kAttentionWarps * kWarp;
-constexpr int kWarpRows = 4;                                // query rows of a warp
+constexpr int kWarpRows = 4;                                 // query rows of a warp
 constexpr int kAttentionRows = kAttentionWarps * kWarpRows;  // of a block
 
 __host__ __device__ __forceinline__ int padded4(int D) { return (D + 3) / 4 * 4; }

@@ -67,37 +67,35 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
   void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) override;
-  void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K,
-                             Compute compute, bool accumulate) override;
+  void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
+                             bool accumulate) override;
   void linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                               Compute compute) override;
 
   size_t cache_bytes(int64_t pages, const AttentionShape& shape) const override;
-  void attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages,
-                         const AttentionPlan& plan, const AttentionShape& shape) override;
-  void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse,
-                          int64_t T, const AttentionGroups& groups, const AttentionShape& shape) override;
+  void attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages, const AttentionPlan& plan,
+                         const AttentionShape& shape) override;
+  void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
+                          const AttentionGroups& groups, const AttentionShape& shape) override;
 
   void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) override;
   void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) override;
-  void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride,
-                    float eps) override;
-  void norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C,
-                     int64_t stride, float eps, bool accumulate) override;
-  void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape,
-              bool inverse) override;
+  void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride, float eps) override;
+  void norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C, int64_t stride, float eps,
+                     bool accumulate) override;
+  void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape, bool inverse) override;
   void swiglu_forward(float* y, const float* gate_up, int64_t T, int64_t F) override;
   void swiglu_backward(float* dgate_up, const float* dy, const float* gate_up, int64_t T, int64_t F) override;
   void add(float* x, const float* y, int64_t n) override;
   void gather_rows(float* y, const float* x, const int32_t* rows, int64_t R, int64_t C) override;
   void scatter_add_rows(float* x, const float* y, const int32_t* rows, int64_t R, int64_t C) override;
 
-  void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
+  void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float* rows, const int32_t* target,
                     const AllowedTokens* allowed, int64_t R, float temperature) override;
   void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels, const int32_t* target,
-                     const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
-                     const float* dentropy, int64_t R, float temperature) override;
-  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,
+                     const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob, const float* dentropy,
+                     int64_t R, float temperature) override;
+  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
                    const uint32_t* random, int64_t R, const Sampling& sampling) override;
 
   double squared_norm(const float* x, int64_t n) override;
@@ -108,16 +106,18 @@ class CudaBackend final : public Backend {
   void add_column_sums(float* out, const float* x, int64_t rows, int64_t columns);
 
   cudaStream_t stream_ = nullptr;
-  Scratch partial_{*this};      // partial sums of reductions over rows
-  Scratch delta_{*this};        // dout . out of attention's backward pass
-  Scratch stats_{*this};        // log-sum-exp pieces of the head
-  Scratch logits_{*this};       // a chunk of the head's logits or their gradient
-  Scratch rows_{*this};         // gathered rows of the head and their gradient
-  Scratch sampled_{*this};      // what head_sample brings back
-  Uploaded writes_{*this}, spans_{*this}, tables_{*this}, tasks_{*this};    // of the attention plan
-  Uploaded sequences_{*this}, query_tiles_{*this}, key_blocks_{*this};      // of the attention groups
-  Uploaded targets_{*this}, live_{*this}, slopes_{*this}, entropy_slopes_{*this}, allowed_{*this}, pieces_{*this}, random_{*this};  // of the head
-  Uploaded sparse_rows_{*this}, sparse_offsets_{*this}, sparse_entries_{*this}, sparse_ids_{*this}, sparse_id_offsets_{*this}, sparse_id_entries_{*this};
+  Scratch partial_{*this};                                                // partial sums of reductions over rows
+  Scratch delta_{*this};                                                  // dout . out of attention's backward pass
+  Scratch stats_{*this};                                                  // log-sum-exp pieces of the head
+  Scratch logits_{*this};                                                 // a chunk of the head's logits or their gradient
+  Scratch rows_{*this};                                                   // gathered rows of the head and their gradient
+  Scratch sampled_{*this};                                                // what head_sample brings back
+  Uploaded writes_{*this}, spans_{*this}, tables_{*this}, tasks_{*this};  // of the attention plan
+  Uploaded sequences_{*this}, query_tiles_{*this}, key_blocks_{*this};    // of the attention groups
+  Uploaded targets_{*this}, live_{*this}, slopes_{*this}, entropy_slopes_{*this}, allowed_{*this}, pieces_{*this},
+      random_{*this};  // of the head
+  Uploaded sparse_rows_{*this}, sparse_offsets_{*this}, sparse_entries_{*this}, sparse_ids_{*this}, sparse_id_offsets_{*this},
+      sparse_id_entries_{*this};
 };
 
 }  // namespace rank_grpo

@@ -38,7 +38,8 @@ inline void check(cudaError_t error, const char* what) {
 
 // kernel<<<grid, block, shared, stream>>>(arguments...), checked. An empty grid is no launch.
 template <class... Parameters, class... Arguments>
-void launch(const char* name, cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, Arguments... arguments) {
+void launch(const char* name, cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+            Arguments... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef __CUDACC__
   if (shared > kStaticShared)

@@ -9,9 +9,13 @@ constexpr float kNegativeInfinity = -__builtin_huge_valf();
 
 __device__ __forceinline__ float larger(float a, float b) { return a > b ? a : b; }
 template <class T>
-__host__ __device__ constexpr T smaller_of(T a, T b) { return a < b ? a : b; }
+__host__ __device__ constexpr T smaller_of(T a, T b) {
+  return a < b ? a : b;
+}
 template <class T>
-__host__ __device__ constexpr T larger_of(T a, T b) { return a > b ? a : b; }
+__host__ __device__ constexpr T larger_of(T a, T b) {
+  return a > b ? a : b;
+}
 
 // e^x for x <= 88, the polynomial and order of native/cpu/vec.h; relative error 1.2e-7. Below -104 it is 0; -infinity gives 0.
 __device__ __forceinline__ float exp_f32(float x) {

@@ -14,7 +14,7 @@ namespace rank_grpo {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kStatsBytes = int64_t{32} << 20;   // pieces of one slab of rows
+constexpr int64_t kStatsBytes = int64_t{32} << 20;    // pieces of one slab of rows
 constexpr int64_t kLogitsFloats = int64_t{16} << 20;  // of the gradient of logits at a time: 64 MiB
 
 static_assert(TileF32::kColumns == kHeadBlock && TileBf16::kColumns == kHeadBlock, "a tile's columns are a piece");
@@ -43,8 +43,8 @@ __device__ __forceinline__ void lane_values(float* x, const float* row, int n, f
 
 template <class Tile, class B>
 __global__ void __launch_bounds__(kTileThreads)
-    head_kernel(BlockStats* __restrict__ stats, float* __restrict__ logits, int64_t ld, float* __restrict__ own, Operand<float, true> a, B b,
-                const int32_t* __restrict__ target, float inverse, bool weighted) {
+    head_kernel(BlockStats* __restrict__ stats, float* __restrict__ logits, int64_t ld, float* __restrict__ own, Operand<float, true> a,
+                B b, const int32_t* __restrict__ target, float inverse, bool weighted) {
   GPU_DYNAMIC_SHARED(shared);
   const TileCorner corner = tile_corner<Tile>(a.rows, b.rows);
   const float* tile = LogitsTile<Tile>::compute(a, b, corner.m, corner.n, shared);
@@ -93,9 +93,9 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // A warp a row. offsets null: `pieces` of them a row; else the row's are offsets[r] .. offsets[r + 1).
 // logprob holds the target's scaled logit and becomes its log-prob; a row's only allowed token is certain, whatever its logit.
-__global__ void merge_kernel(float* __restrict__ logprob, float* __restrict__ entropy, float* __restrict__ lse, const BlockStats* __restrict__ stats,
-                             int64_t pieces, const int32_t* __restrict__ offsets, const int32_t* __restrict__ allowed_counts,
-                             int64_t R) {
+__global__ void merge_kernel(float* __restrict__ logprob, float* __restrict__ entropy, float* __restrict__ lse,
+                             const BlockStats* __restrict__ stats, int64_t pieces, const int32_t* __restrict__ offsets,
+                             const int32_t* __restrict__ allowed_counts, int64_t R) {
   const int64_t r = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   if (r >= R) return;
@@ -117,9 +117,9 @@ __global__ void fill_kernel(float* __restrict__ x, float value, int64_t n) {
 // Per row of the gradient: what the loss says about it, on the device. `live` maps a compact row to the caller's; null: the same.
 struct RowSlopes {
   const int32_t* live;
-  const int32_t* target;                 // of compact rows
-  const float *dlogprob, *dentropy;      // of compact rows; dentropy may be null
-  const float *lse, *entropy;            // of the caller's rows; entropy may be null
+  const int32_t* target;             // of compact rows
+  const float *dlogprob, *dentropy;  // of compact rows; dentropy may be null
+  const float *lse, *entropy;        // of the caller's rows; entropy may be null
   float inverse;
 };
 // d loss / d logit = inverse (-dlogprob p - dentropy p (log p + entropy)), and inverse dlogprob more for the target.
@@ -148,7 +148,8 @@ __global__ void __launch_bounds__(kTileThreads)
   });
 }
 
-__global__ void allowed_gradient_kernel(float* __restrict__ d, const int32_t* __restrict__ ids, const AllowedPiece* __restrict__ pieces, RowSlopes s) {
+__global__ void allowed_gradient_kernel(float* __restrict__ d, const int32_t* __restrict__ ids, const AllowedPiece* __restrict__ pieces,
+                                        RowSlopes s) {
   const AllowedPiece piece = pieces[blockIdx.x];
   for (int c = static_cast<int>(threadIdx.x); c < piece.count; c += static_cast<int>(blockDim.x)) {
     const int i = piece.first + c;
@@ -161,12 +162,14 @@ struct SparseEntry {
   int32_t slope, row;  // index into d, row of the other operand
 };
 __global__ void sparse_rows_kernel(float* __restrict__ out, const int32_t* __restrict__ out_rows, const int32_t* __restrict__ offsets,
-                                   const SparseEntry* __restrict__ entries, const float* __restrict__ d, const float* __restrict__ x, int64_t C, bool accumulate) {
+                                   const SparseEntry* __restrict__ entries, const float* __restrict__ d, const float* __restrict__ x,
+                                   int64_t C, bool accumulate) {
   const int64_t c = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
   if (c >= C) return;
   float* to = out + int64_t{out_rows[blockIdx.x]} * C + c;
   float sum = accumulate ? *to : 0.f;
-  for (int e = offsets[blockIdx.x]; e < offsets[blockIdx.x + 1]; ++e) sum = fmaf(d[entries[e].slope], x[int64_t{entries[e].row} * C + c], sum);
+  for (int e = offsets[blockIdx.x]; e < offsets[blockIdx.x + 1]; ++e)
+    sum = fmaf(d[entries[e].slope], x[int64_t{entries[e].row} * C + c], sum);
   *to = sum;
 }
 
@@ -224,7 +227,8 @@ __global__ void logits_gradient_kernel(float* dlogits, const T* logits, int64_t 
   if (c >= V) return;
   const int64_t at = r * V + c;
   float x[4];
-  const bool vector = c + 3 < V && (reinterpret_cast<uintptr_t>(logits + at) & (4 * sizeof(T) - 1)) == 0 && (reinterpret_cast<uintptr_t>(dlogits + at) & 15) == 0;
+  const bool vector = c + 3 < V && (reinterpret_cast<uintptr_t>(logits + at) & (4 * sizeof(T) - 1)) == 0 &&
+                      (reinterpret_cast<uintptr_t>(dlogits + at) & 15) == 0;
   if (vector) {
     load_quad(x, logits + at);
   } else {
@@ -244,18 +248,19 @@ __global__ void logits_gradient_kernel(float* dlogits, const T* logits, int64_t 
 }
 
 template <class T>
-void forward(Backend& backend, float* logprob, float* entropy, float* lse, const T* logits, const int32_t* targets, int64_t rows, int64_t V, float temperature) {
+void forward(Backend& backend, float* logprob, float* entropy, float* lse, const T* logits, const int32_t* targets, int64_t rows, int64_t V,
+             float temperature) {
   const size_t shared = static_cast<size_t>((V + kLogitsPiece - 1) / kLogitsPiece) * sizeof(BlockStats);
-  launch("logits_forward", static_cast<CudaBackend&>(backend).stream(), logits_kernel<T>, dim3(static_cast<unsigned>(rows)), dim3(kThreads), shared, logprob, entropy, lse, logits, targets, V,
-         1.f / temperature);
+  launch("logits_forward", static_cast<CudaBackend&>(backend).stream(), logits_kernel<T>, dim3(static_cast<unsigned>(rows)), dim3(kThreads),
+         shared, logprob, entropy, lse, logits, targets, V, 1.f / temperature);
 }
 template <class T>
-void backward(Backend& backend, float* dlogits, const T* logits, const int32_t* targets, const float* lse, const float* entropy, const float* dlogprob,
-              const float* dentropy, int64_t rows, int64_t V, float temperature) {
+void backward(Backend& backend, float* dlogits, const T* logits, const int32_t* targets, const float* lse, const float* entropy,
+              const float* dlogprob, const float* dentropy, int64_t rows, int64_t V, float temperature) {
   const int64_t row_blocks = (V + 4 * kThreads - 1) / (4 * kThreads);
   const RowSlopes s{nullptr, targets, dlogprob, dentropy, lse, entropy, 1.f / temperature};
-  launch("logits_backward", static_cast<CudaBackend&>(backend).stream(), logits_gradient_kernel<T>, dim3(static_cast<unsigned>(rows * row_blocks)), dim3(kThreads), 0, dlogits, logits, V,
-         row_blocks, s);
+  launch("logits_backward", static_cast<CudaBackend&>(backend).stream(), logits_gradient_kernel<T>,
+         dim3(static_cast<unsigned>(rows * row_blocks)), dim3(kThreads), 0, dlogits, logits, V, row_blocks, s);
 }
 
 // -- allowed tokens as pieces
@@ -278,32 +283,33 @@ Pieces split_allowed(const AllowedTokens& allowed, const int32_t* rows, int64_t 
 
 }  // namespace
 
-void head_pieces(cudaStream_t stream, BlockStats* stats, float* logits, int64_t ld, float* own, const float* h, const CudaPanels& panels, const int32_t* target,
-                 int64_t rows, float inverse, bool weighted) {
+void head_pieces(cudaStream_t stream, BlockStats* stats, float* logits, int64_t ld, float* own, const float* h, const CudaPanels& panels,
+                 const int32_t* target, int64_t rows, float inverse, bool weighted) {
   const Operand<float, true> a{h, panels.columns, rows, panels.columns};
   if (panels.bf16) {
     launch("head", stream, head_kernel<TileBf16, Operand<uint16_t, true>>, tile_grid<TileBf16>(rows, panels.rows), dim3(kTileThreads),
            LogitsTile<TileBf16>::kShared, stats, logits, ld, own, a, panels.bf16_rows(), target, inverse, weighted);
   } else {
-    launch("head", stream, head_kernel<TileF32, Operand<float, true>>, tile_grid<TileF32>(rows, panels.rows), dim3(kTileThreads), LogitsTile<TileF32>::kShared,
-           stats, logits, ld, own, a, panels.f32_rows(), target, inverse, weighted);
+    launch("head", stream, head_kernel<TileF32, Operand<float, true>>, tile_grid<TileF32>(rows, panels.rows), dim3(kTileThreads),
+           LogitsTile<TileF32>::kShared, stats, logits, ld, own, a, panels.f32_rows(), target, inverse, weighted);
   }
 }
 
-void allowed_pieces(cudaStream_t stream, BlockStats* stats, float* logits, float* own, const float* h, const CudaPanels& panels, const int32_t* ids,
-                    const AllowedPiece* pieces, int64_t count, const int32_t* target, float inverse, bool weighted) {
+void allowed_pieces(cudaStream_t stream, BlockStats* stats, float* logits, float* own, const float* h, const CudaPanels& panels,
+                    const int32_t* ids, const AllowedPiece* pieces, int64_t count, const int32_t* target, float inverse, bool weighted) {
   const Operand<float, true> a{h, panels.columns, 1, panels.columns};
   if (panels.bf16) {
-    launch("head_allowed", stream, allowed_kernel<TileBf16, Operand<uint16_t, true>>, dim3(static_cast<unsigned>(count)), dim3(kTileThreads),
-           LogitsTile<TileBf16>::kShared, stats, logits, own, a, panels.bf16_rows(ids), pieces, target, inverse, weighted);
+    launch("head_allowed", stream, allowed_kernel<TileBf16, Operand<uint16_t, true>>, dim3(static_cast<unsigned>(count)),
+           dim3(kTileThreads), LogitsTile<TileBf16>::kShared, stats, logits, own, a, panels.bf16_rows(ids), pieces, target, inverse,
+           weighted);
   } else {
     launch("head_allowed", stream, allowed_kernel<TileF32, Operand<float, true>>, dim3(static_cast<unsigned>(count)), dim3(kTileThreads),
            LogitsTile<TileF32>::kShared, stats, logits, own, a, panels.f32_rows(ids), pieces, target, inverse, weighted);
   }
 }
 
-void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target, const AllowedTokens* allowed,
-                               int64_t R, float temperature) {
+void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float*,
+                               const int32_t* target, const AllowedTokens* allowed, int64_t R, float temperature) {
   if (R == 0) return;
   const auto& panels = static_cast<const CudaPanels&>(W);
   const float inverse = 1.f / temperature;
@@ -317,9 +323,10 @@ void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const
     rows.insert(rows.end(), split.counts.begin(), split.counts.end());
     const int32_t* offsets = live_.get(rows);
     launch("head_forward", stream_, fill_kernel, dim3(blocks_of(R, kThreads)), dim3(kThreads), 0, logprob, kNegativeInfinity, R);
-    allowed_pieces(stream_, stats, nullptr, logprob, h, panels, allowed_.get(allowed->ids), pieces_.get(split.pieces), count, targets, inverse, entropy != nullptr);
-    launch("head_forward", stream_, merge_kernel, dim3(blocks_of(R, kThreads / kWarp)), dim3(kThreads), 0, logprob, entropy, lse, stats, int64_t{0}, offsets,
-           offsets + R + 1, R);
+    allowed_pieces(stream_, stats, nullptr, logprob, h, panels, allowed_.get(allowed->ids), pieces_.get(split.pieces), count, targets,
+                   inverse, entropy != nullptr);
+    launch("head_forward", stream_, merge_kernel, dim3(blocks_of(R, kThreads / kWarp)), dim3(kThreads), 0, logprob, entropy, lse, stats,
+           int64_t{0}, offsets, offsets + R + 1, R);
     return;
   }
   const int64_t pieces = (panels.rows + kHeadBlock - 1) / kHeadBlock;
@@ -328,13 +335,14 @@ void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const
   for (int64_t r = 0; r < R; r += slab) {
     const int64_t rows = std::min(slab, R - r);
     head_pieces(stream_, stats, nullptr, 0, logprob + r, h + r * panels.columns, panels, targets + r, rows, inverse, entropy != nullptr);
-    launch("head_forward", stream_, merge_kernel, dim3(blocks_of(rows, kThreads / kWarp)), dim3(kThreads), 0, logprob + r, entropy ? entropy + r : nullptr, lse + r,
-           stats, pieces, nullptr, nullptr, rows);
+    launch("head_forward", stream_, merge_kernel, dim3(blocks_of(rows, kThreads / kWarp)), dim3(kThreads), 0, logprob + r,
+           entropy ? entropy + r : nullptr, lse + r, stats, pieces, nullptr, nullptr, rows);
   }
 }
 
-void CudaBackend::head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& head, const int32_t* target, const AllowedTokens* allowed,
-                                const float* lse, const float* entropy, const float* dlogprob, const float* dentropy, int64_t R, float temperature) {
+void CudaBackend::head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& head, const int32_t* target,
+                                const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
+                                const float* dentropy, int64_t R, float temperature) {
   const auto& panels = static_cast<const CudaPanels&>(head);
   const int64_t C = panels.columns, V = panels.rows;
   std::vector<int32_t> live, own;  // rows that carry a gradient, and their targets
@@ -357,7 +365,8 @@ void CudaBackend::head_backward(float* dh, float* dW, const float* h, const floa
     gather_rows(gathered, h, rows, L, C);
     h = gathered;
   }
-  const RowSlopes s{rows, targets_.get(own), slopes_.get(slopes), dentropy ? entropy_slopes_.get(entropy_slopes) : nullptr, lse, entropy, 1.f / temperature};
+  const RowSlopes s{rows, targets_.get(own), slopes_.get(slopes), dentropy ? entropy_slopes_.get(entropy_slopes) : nullptr,
+                    lse,  entropy,           1.f / temperature};
 
   if (allowed) {
     // no alternative, no gradient: rows of one allowed token have no entries
@@ -393,14 +402,15 @@ void CudaBackend::head_backward(float* dh, float* dW, const float* h, const floa
     const int32_t* allowed_ids = allowed_.get(allowed->ids);
     const AllowedPiece* device_pieces = pieces_.get(split.pieces);
     allowed_pieces(stream_, nullptr, d, nullptr, h, panels, allowed_ids, device_pieces, pieces, s.target, s.inverse, false);
-    launch("head_backward", stream_, allowed_gradient_kernel, dim3(static_cast<unsigned>(pieces)), dim3(kHeadBlock), 0, d, allowed_ids, device_pieces, s);
+    launch("head_backward", stream_, allowed_gradient_kernel, dim3(static_cast<unsigned>(pieces)), dim3(kHeadBlock), 0, d, allowed_ids,
+           device_pieces, s);
     std::vector<int32_t> numbers(static_cast<size_t>(L));
     std::iota(numbers.begin(), numbers.end(), 0);
-    launch("head_backward", stream_, sparse_rows_kernel, dim3(static_cast<unsigned>(L), blocks_of(C, kThreads)), dim3(kThreads), 0, dh_live, sparse_rows_.get(numbers),
-           sparse_offsets_.get(row_offsets), sparse_entries_.get(by_row), d, W, C, false);
+    launch("head_backward", stream_, sparse_rows_kernel, dim3(static_cast<unsigned>(L), blocks_of(C, kThreads)), dim3(kThreads), 0, dh_live,
+           sparse_rows_.get(numbers), sparse_offsets_.get(row_offsets), sparse_entries_.get(by_row), d, W, C, false);
     if (dW)
-      launch("head_backward", stream_, sparse_rows_kernel, dim3(static_cast<unsigned>(ids.size()), blocks_of(C, kThreads)), dim3(kThreads), 0, dW, sparse_ids_.get(ids),
-             sparse_id_offsets_.get(id_offsets), sparse_id_entries_.get(by_id), d, h, C, true);
+      launch("head_backward", stream_, sparse_rows_kernel, dim3(static_cast<unsigned>(ids.size()), blocks_of(C, kThreads)), dim3(kThreads),
+             0, dW, sparse_ids_.get(ids), sparse_id_offsets_.get(id_offsets), sparse_id_entries_.get(by_id), d, h, C, true);
   } else {
     const int64_t columns = (V + kHeadBlock - 1) / kHeadBlock;
     const int64_t chunk = std::min(columns, std::max<int64_t>(1, kLogitsFloats / L / kHeadBlock)) * kHeadBlock;
@@ -412,14 +422,14 @@ void CudaBackend::head_backward(float* dh, float* dW, const float* h, const floa
         auto b = panels.bf16_rows();
         b.data += v * b.stride;
         b.rows = n;
-        launch("head_backward", stream_, head_gradient_kernel<TileBf16, Operand<uint16_t, true>>, tile_grid<TileBf16>(L, n), dim3(kTileThreads), TileBf16::kShared, d,
-               n, a, b, v, s);
+        launch("head_backward", stream_, head_gradient_kernel<TileBf16, Operand<uint16_t, true>>, tile_grid<TileBf16>(L, n),
+               dim3(kTileThreads), TileBf16::kShared, d, n, a, b, v, s);
       } else {
         auto b = panels.f32_rows();
         b.data += v * b.stride;
         b.rows = n;
-        launch("head_backward", stream_, head_gradient_kernel<TileF32, Operand<float, true>>, tile_grid<TileF32>(L, n), dim3(kTileThreads), TileF32::kShared, d, n, a,
-               b, v, s);
+        launch("head_backward", stream_, head_gradient_kernel<TileF32, Operand<float, true>>, tile_grid<TileF32>(L, n), dim3(kTileThreads),
+               TileF32::kShared, d, n, a, b, v, s);
       }
       linear_backward_input(dh_live, d, W + v * C, L, n, C, panels.compute, v > 0);
       if (dW) linear_backward_weight(dW + v * C, nullptr, d, h, L, n, C, panels.compute);
@@ -428,18 +438,20 @@ void CudaBackend::head_backward(float* dh, float* dW, const float* h, const floa
   if (!all) launch("head_backward", stream_, scatter_kernel, dim3(static_cast<unsigned>(L)), dim3(kThreads), 0, dh, dh_live, rows, C);
 }
 
-void cuda_logits_forward(Backend& b, float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets, int64_t T, int64_t V, float temperature) {
+void cuda_logits_forward(Backend& b, float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets, int64_t T,
+                         int64_t V, float temperature) {
   forward(b, logprob, entropy, lse, logits, targets, T, V, temperature);
 }
-void cuda_logits_forward(Backend& b, float* logprob, float* entropy, float* lse, const uint16_t* logits, const int32_t* targets, int64_t T, int64_t V, float temperature) {
+void cuda_logits_forward(Backend& b, float* logprob, float* entropy, float* lse, const uint16_t* logits, const int32_t* targets, int64_t T,
+                         int64_t V, float temperature) {
   forward(b, logprob, entropy, lse, logits, targets, T, V, temperature);
 }
-void cuda_logits_backward(Backend& b, float* dlogits, const float* logits, const int32_t* targets, const float* lse, const float* entropy, const float* dlogprob,
-                     const float* dentropy, int64_t T, int64_t V, float temperature) {
+void cuda_logits_backward(Backend& b, float* dlogits, const float* logits, const int32_t* targets, const float* lse, const float* entropy,
+                          const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) {
   backward(b, dlogits, logits, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
 }
-void cuda_logits_backward(Backend& b, float* dlogits, const uint16_t* logits, const int32_t* targets, const float* lse, const float* entropy, const float* dlogprob,
-                     const float* dentropy, int64_t T, int64_t V, float temperature) {
+void cuda_logits_backward(Backend& b, float* dlogits, const uint16_t* logits, const int32_t* targets, const float* lse,
+                          const float* entropy, const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) {
   backward(b, dlogits, logits, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
 }
 

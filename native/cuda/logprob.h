@@ -61,7 +61,8 @@ void head_pieces(cudaStream_t stream, BlockStats* stats, float* logits, int64_t 
 struct AllowedPiece {
   int32_t row, first, count;  // of h, of ids
 };
-void allowed_pieces(cudaStream_t stream, BlockStats* stats, float* logits, float* own, const float* h, const CudaPanels& panels, const int32_t* ids,
-                    const AllowedPiece* pieces, int64_t count, const int32_t* target, float inverse_temperature, bool weighted);
+void allowed_pieces(cudaStream_t stream, BlockStats* stats, float* logits, float* own, const float* h, const CudaPanels& panels,
+                    const int32_t* ids, const AllowedPiece* pieces, int64_t count, const int32_t* target, float inverse_temperature,
+                    bool weighted);
 
 }  // namespace rank_grpo

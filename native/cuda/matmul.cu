@@ -5,7 +5,8 @@ namespace rank_grpo {
 namespace {
 
 template <class Tile, class A, class B>
-__global__ void __launch_bounds__(kTileThreads) matmul_kernel(float* __restrict__ C, A a, B b, const float* __restrict__ bias, bool accumulate) {
+__global__ void __launch_bounds__(kTileThreads)
+    matmul_kernel(float* __restrict__ C, A a, B b, const float* __restrict__ bias, bool accumulate) {
   GPU_DYNAMIC_SHARED(shared);
   const TileCorner corner = tile_corner<Tile>(a.rows, b.rows);
   Tile tile;
@@ -26,7 +27,8 @@ __global__ void to_bf16_kernel(uint16_t* __restrict__ out, const float* __restri
 
 template <class Tile, class A, class B>
 void product(cudaStream_t stream, const char* name, float* C, const A& a, const B& b, const float* bias, bool accumulate) {
-  launch(name, stream, matmul_kernel<Tile, A, B>, tile_grid<Tile>(a.rows, b.rows), dim3(kTileThreads), Tile::kShared, C, a, b, bias, accumulate);
+  launch(name, stream, matmul_kernel<Tile, A, B>, tile_grid<Tile>(a.rows, b.rows), dim3(kTileThreads), Tile::kShared, C, a, b, bias,
+         accumulate);
 }
 template <class A, class B>
 void product(Compute compute, cudaStream_t stream, const char* name, float* C, const A& a, const B& b, bool accumulate) {
@@ -40,17 +42,21 @@ void product(Compute compute, cudaStream_t stream, const char* name, float* C, c
 }  // namespace
 
 CudaPanels::CudaPanels(Backend& backend, int64_t N, int64_t K, Compute compute) : Panels(N, K, compute), backend_(backend) {
-  if (compute == Compute::bf16) bf16 = static_cast<uint16_t*>(backend.allocate(static_cast<size_t>(N * ((K + 7) / 8 * 8)) * sizeof(uint16_t)));
+  if (compute == Compute::bf16)
+    bf16 = static_cast<uint16_t*>(backend.allocate(static_cast<size_t>(N * ((K + 7) / 8 * 8)) * sizeof(uint16_t)));
 }
 CudaPanels::~CudaPanels() { backend_.release(bf16, bytes()); }
 
-std::unique_ptr<Panels> CudaBackend::make_panels(int64_t N, int64_t K, Compute compute) { return std::make_unique<CudaPanels>(*this, N, K, compute); }
+std::unique_ptr<Panels> CudaBackend::make_panels(int64_t N, int64_t K, Compute compute) {
+  return std::make_unique<CudaPanels>(*this, N, K, compute);
+}
 
 void CudaBackend::pack(Panels& panels, const float* W) {
   auto& p = static_cast<CudaPanels&>(panels);
   p.f32 = W;
   if (p.bf16)
-    launch("pack", stream_, to_bf16_kernel, dim3(blocks_of(p.rows * p.stride(), kTileThreads)), dim3(kTileThreads), 0, p.bf16, W, p.rows, p.columns, p.stride());
+    launch("pack", stream_, to_bf16_kernel, dim3(blocks_of(p.rows * p.stride(), kTileThreads)), dim3(kTileThreads), 0, p.bf16, W, p.rows,
+           p.columns, p.stride());
 }
 
 void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) {
@@ -63,13 +69,15 @@ void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, cons
   }
 }
 
-void CudaBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute, bool accumulate) {
+void CudaBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
+                                        bool accumulate) {
   const Operand<float, true> a{dy, N, T, N};
   const Operand<float, false> b{W, K, K, N};
   product(compute, stream_, "linear_backward_input", dx, a, b, accumulate);
 }
 
-void CudaBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K, Compute compute) {
+void CudaBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
+                                         Compute compute) {
   const Operand<float, false> a{dy, N, N, T}, b{x, K, K, T};
   product(compute, stream_, "linear_backward_weight", dW, a, b, true);
   if (dbias) add_column_sums(dbias, dy, T, N);

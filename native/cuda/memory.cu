@@ -22,7 +22,8 @@ std::string refusal(std::string& name, int64_t& memory) {
     cudaRuntimeGetVersion(&runtime);
     const std::string text = cudaGetErrorString(error);
     if (driver == 0) return "no NVIDIA driver (" + text + ")";
-    if (driver / 1000 < runtime / 1000) return "the NVIDIA driver supports CUDA " + version(driver) + ", this build needs " + version(runtime) + " (" + text + ")";
+    if (driver / 1000 < runtime / 1000)
+      return "the NVIDIA driver supports CUDA " + version(driver) + ", this build needs " + version(runtime) + " (" + text + ")";
     return text;
   }
   if (count == 0) return "the NVIDIA driver shows no GPU";
@@ -32,7 +33,8 @@ std::string refusal(std::string& name, int64_t& memory) {
   name = properties.name;
   memory = static_cast<int64_t>(properties.totalGlobalMem);
   if (properties.major < kOldestMajor)
-    return name + " has compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor) + ", this build needs 8.0 or newer";
+    return name + " has compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor) +
+           ", this build needs 8.0 or newer";
   return "";
 }
 
@@ -68,8 +70,9 @@ void* CudaBackend::allocate(size_t bytes) {
     cudaGetLastError();
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    fail("OUT_OF_MEMORY", "Expected " + std::to_string(rounded >> 20) + " MiB of free GPU memory, got " + std::to_string(free >> 20) + " MiB of " +
-                              std::to_string(total >> 20) + " MiB. Lower microBatchTokens or maxRows, set recompute, or use bf16 compute.");
+    fail("OUT_OF_MEMORY", "Expected " + std::to_string(rounded >> 20) + " MiB of free GPU memory, got " + std::to_string(free >> 20) +
+                              " MiB of " + std::to_string(total >> 20) +
+                              " MiB. Lower microBatchTokens or maxRows, set recompute, or use bf16 compute.");
   }
   check(error, "an allocation");
   zero(p, rounded);

@@ -16,7 +16,8 @@ struct AdamWScalars {
 };
 
 // torch.optim.AdamW: decay first, bias correction of both moments, epsilon outside the root.
-__global__ void adamw_kernel(float* __restrict__ w, float* __restrict__ m, float* __restrict__ v, const float* __restrict__ g, int64_t n, AdamWScalars s) {
+__global__ void adamw_kernel(float* __restrict__ w, float* __restrict__ m, float* __restrict__ v, const float* __restrict__ g, int64_t n,
+                             AdamWScalars s) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= n) return;
   const float grad = g[i] * s.scale;
@@ -52,8 +53,9 @@ void CudaBackend::adamw(float* w, float* m, float* v, const float* g, int64_t n,
   const double step = static_cast<double>(o.step);
   const float correction1 = static_cast<float>(1.0 - std::pow(static_cast<double>(o.beta1), step));
   const float correction2 = static_cast<float>(std::sqrt(1.0 - std::pow(static_cast<double>(o.beta2), step)));
-  const AdamWScalars s{1.f - o.learning_rate * o.weight_decay, o.beta1, o.beta2, 1.f - o.beta1, 1.f - o.beta2, o.epsilon, o.grad_scale,
-                       o.learning_rate / correction1, 1.f / correction2};
+  const AdamWScalars s{
+      1.f - o.learning_rate * o.weight_decay, o.beta1,          o.beta2, 1.f - o.beta1, 1.f - o.beta2, o.epsilon, o.grad_scale,
+      o.learning_rate / correction1,          1.f / correction2};
   launch("adamw", stream_, adamw_kernel, dim3(blocks_of(n, kThreads)), dim3(kThreads), 0, w, m, v, g, n, s);
 }
 

@@ -9,7 +9,7 @@ namespace rank_grpo {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kRowRange = 64;    // rows of one partial sum
+constexpr int kRowRange = 64;       // rows of one partial sum
 constexpr int kScatterColumns = 4;  // columns of one thread
 
 __device__ __forceinline__ int64_t thread_index() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
@@ -90,7 +90,8 @@ __device__ __forceinline__ float inverse_rms(const float* x, int64_t C, float ep
 }
 
 template <int LANES>
-__global__ void norm_kernel(float* y, const float* x, const float* __restrict__ w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride, float eps) {
+__global__ void norm_kernel(float* y, const float* x, const float* __restrict__ w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride,
+                            float eps) {
   GPU_SHARED(float, scratch, kThreads / kWarp);
   const auto at = row_of_thread<LANES>();
   const bool live = at.row < T;  // threads of rows beyond the last stay for the barriers
@@ -101,7 +102,8 @@ __global__ void norm_kernel(float* y, const float* x, const float* __restrict__ 
 }
 
 template <int LANES>
-__global__ void inverse_rms_kernel(float* __restrict__ inverse, const float* __restrict__ x, int64_t T, int64_t C, int64_t stride, float eps) {
+__global__ void inverse_rms_kernel(float* __restrict__ inverse, const float* __restrict__ x, int64_t T, int64_t C, int64_t stride,
+                                   float eps) {
   GPU_SHARED(float, scratch, kThreads / kWarp);
   const auto at = row_of_thread<LANES>();
   const bool live = at.row < T;
@@ -147,8 +149,8 @@ __global__ void column_total_kernel(float* __restrict__ out, const float* __rest
 }
 
 // One block a token.
-__global__ void rotary_kernel(float* __restrict__ qkv, const int32_t* __restrict__ positions, const float* __restrict__ table, int heads, int half,
-                              int64_t width, float sign) {
+__global__ void rotary_kernel(float* __restrict__ qkv, const int32_t* __restrict__ positions, const float* __restrict__ table, int heads,
+                              int half, int64_t width, float sign) {
   const int64_t t = blockIdx.x;
   const float* angles = table + int64_t{positions[t]} * half * 2;
   for (int i = static_cast<int>(threadIdx.x); i < heads * half; i += static_cast<int>(blockDim.x)) {
@@ -167,7 +169,8 @@ __global__ void swiglu_kernel(float* __restrict__ y, const float* __restrict__ g
   const float g = gate_up[at];
   y[i] = g * sigmoid(g) * gate_up[at + F];
 }
-__global__ void swiglu_backward_kernel(float* __restrict__ dgate_up, const float* __restrict__ dy, const float* __restrict__ gate_up, int64_t T, int64_t F) {
+__global__ void swiglu_backward_kernel(float* __restrict__ dgate_up, const float* __restrict__ dy, const float* __restrict__ gate_up,
+                                       int64_t T, int64_t F) {
   const int64_t i = thread_index();
   if (i >= T * F) return;
   const int64_t at = i / F * 2 * F + i % F;
@@ -180,28 +183,35 @@ constexpr int64_t kLongRow = 512;  // channels from which a block sums a row
 
 }  // namespace
 
-void CudaBackend::embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) { gather_rows(x, table, ids, T, C); }
-void CudaBackend::embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) { scatter_add_rows(dtable, dx, ids, T, C); }
+void CudaBackend::embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) {
+  gather_rows(x, table, ids, T, C);
+}
+void CudaBackend::embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) {
+  scatter_add_rows(dtable, dx, ids, T, C);
+}
 
 void CudaBackend::gather_rows(float* y, const float* x, const int32_t* rows, int64_t R, int64_t C) {
   launch("gather_rows", stream_, gather_kernel, dim3(static_cast<unsigned>(R)), dim3(kThreads), 0, y, x, rows, C);
 }
 
 void CudaBackend::scatter_add_rows(float* x, const float* y, const int32_t* rows, int64_t R, int64_t C) {
-  launch("scatter_add_rows", stream_, scatter_add_kernel, dim3(static_cast<unsigned>(R), blocks_of(C, kThreads * kScatterColumns)), dim3(kThreads), 0,
-         x, y, rows, static_cast<int>(R), C);
+  launch("scatter_add_rows", stream_, scatter_add_kernel, dim3(static_cast<unsigned>(R), blocks_of(C, kThreads * kScatterColumns)),
+         dim3(kThreads), 0, x, y, rows, static_cast<int>(R), C);
 }
 
-void CudaBackend::norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride, float eps) {
+void CudaBackend::norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride,
+                               float eps) {
   if (C < kLongRow) {
-    launch("norm_forward", stream_, norm_kernel<kWarp>, dim3(blocks_of(T, kThreads / kWarp)), dim3(kThreads), 0, y, x, w, T, C, y_stride, x_stride, eps);
+    launch("norm_forward", stream_, norm_kernel<kWarp>, dim3(blocks_of(T, kThreads / kWarp)), dim3(kThreads), 0, y, x, w, T, C, y_stride,
+           x_stride, eps);
   } else {
-    launch("norm_forward", stream_, norm_kernel<kThreads>, dim3(static_cast<unsigned>(T)), dim3(kThreads), 0, y, x, w, T, C, y_stride, x_stride, eps);
+    launch("norm_forward", stream_, norm_kernel<kThreads>, dim3(static_cast<unsigned>(T)), dim3(kThreads), 0, y, x, w, T, C, y_stride,
+           x_stride, eps);
   }
 }
 
-void CudaBackend::norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C, int64_t stride, float eps,
-                                bool accumulate) {
+void CudaBackend::norm_backward(float* dx, float* dw, const float* dy, const float* x, const float* w, int64_t T, int64_t C, int64_t stride,
+                                float eps, bool accumulate) {
   if (T == 0) return;
   const int64_t ranges = (T + kRowRange - 1) / kRowRange;
   float* inverse = partial_.reserve<float>(T + ranges * C);
@@ -213,13 +223,14 @@ void CudaBackend::norm_backward(float* dx, float* dw, const float* dy, const flo
     launch("norm_backward", stream_, inverse_rms_kernel<kThreads>, long_rows, dim3(kThreads), 0, inverse, x, T, C, stride, eps);
   }
   // dw before dx: dx may be the same memory as dy.
-  launch("norm_backward", stream_, column_partial_kernel, dim3(static_cast<unsigned>(ranges), blocks_of(C, kThreads)), dim3(kThreads), 0, partial, dy, x,
-         inverse, T, C, stride);
+  launch("norm_backward", stream_, column_partial_kernel, dim3(static_cast<unsigned>(ranges), blocks_of(C, kThreads)), dim3(kThreads), 0,
+         partial, dy, x, inverse, T, C, stride);
   launch("norm_backward", stream_, column_total_kernel, dim3(blocks_of(C, kThreads)), dim3(kThreads), 0, dw, partial, ranges, C);
   if (C < kLongRow) {
     launch("norm_backward", stream_, norm_dx_kernel<kWarp>, short_rows, dim3(kThreads), 0, dx, dy, x, w, inverse, T, C, stride, accumulate);
   } else {
-    launch("norm_backward", stream_, norm_dx_kernel<kThreads>, long_rows, dim3(kThreads), 0, dx, dy, x, w, inverse, T, C, stride, accumulate);
+    launch("norm_backward", stream_, norm_dx_kernel<kThreads>, long_rows, dim3(kThreads), 0, dx, dy, x, w, inverse, T, C, stride,
+           accumulate);
   }
 }
 
@@ -227,21 +238,22 @@ void CudaBackend::add_column_sums(float* out, const float* x, int64_t rows, int6
   if (rows == 0) return;
   const int64_t ranges = (rows + kRowRange - 1) / kRowRange;
   float* partial = partial_.reserve<float>(ranges * columns);
-  launch("column_sums", stream_, column_partial_kernel, dim3(static_cast<unsigned>(ranges), blocks_of(columns, kThreads)), dim3(kThreads), 0, partial, x,
-         nullptr, nullptr, rows, columns, columns);
+  launch("column_sums", stream_, column_partial_kernel, dim3(static_cast<unsigned>(ranges), blocks_of(columns, kThreads)), dim3(kThreads),
+         0, partial, x, nullptr, nullptr, rows, columns, columns);
   launch("column_sums", stream_, column_total_kernel, dim3(blocks_of(columns, kThreads)), dim3(kThreads), 0, out, partial, ranges, columns);
 }
 
 void CudaBackend::rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape, bool inverse) {
-  launch("rotary", stream_, rotary_kernel, dim3(static_cast<unsigned>(T)), dim3(kThreads), 0, qkv, positions, table, shape.heads + shape.kv_heads,
-         shape.head_dim / 2, int64_t{shape.width()}, inverse ? -1.f : 1.f);
+  launch("rotary", stream_, rotary_kernel, dim3(static_cast<unsigned>(T)), dim3(kThreads), 0, qkv, positions, table,
+         shape.heads + shape.kv_heads, shape.head_dim / 2, int64_t{shape.width()}, inverse ? -1.f : 1.f);
 }
 
 void CudaBackend::swiglu_forward(float* y, const float* gate_up, int64_t T, int64_t F) {
   launch("swiglu_forward", stream_, swiglu_kernel, dim3(blocks_of(T * F, kThreads)), dim3(kThreads), 0, y, gate_up, T, F);
 }
 void CudaBackend::swiglu_backward(float* dgate_up, const float* dy, const float* gate_up, int64_t T, int64_t F) {
-  launch("swiglu_backward", stream_, swiglu_backward_kernel, dim3(blocks_of(T * F, kThreads)), dim3(kThreads), 0, dgate_up, dy, gate_up, T, F);
+  launch("swiglu_backward", stream_, swiglu_backward_kernel, dim3(blocks_of(T * F, kThreads)), dim3(kThreads), 0, dgate_up, dy, gate_up, T,
+         F);
 }
 void CudaBackend::add(float* x, const float* y, int64_t n) {
   launch("add", stream_, add_kernel, dim3(blocks_of(n, kThreads)), dim3(kThreads), 0, x, y, n);

@@ -13,7 +13,7 @@ namespace rank_grpo {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int64_t kSampleRows = 64;  // rows whose logits exist at a time
+constexpr int64_t kSampleRows = 64;         // rows whose logits exist at a time
 constexpr double kUnit = 17592186044416.0;  // 2^44: a weight of 1
 using Mass = unsigned long long;
 
@@ -29,7 +29,9 @@ struct SampleRow {  // logits of a row: all of the vocabulary, or those of allow
 __device__ __forceinline__ double uniform53(const uint32_t* random) {
   return ((random[0] >> 5) * 67108864.0 + (random[1] >> 6)) * 1.1102230246251565e-16;
 }
-__device__ __forceinline__ double weight(float x, float inverse, float top) { return exp(static_cast<double>(x * inverse) - static_cast<double>(top)); }
+__device__ __forceinline__ double weight(float x, float inverse, float top) {
+  return exp(static_cast<double>(x * inverse) - static_cast<double>(top));
+}
 __device__ __forceinline__ Mass mass_of(double weight) { return static_cast<Mass>(weight * kUnit + 0.5); }
 
 // Greater for the greater logit; between equals, for the smaller index. No two tokens share a rank.
@@ -164,9 +166,9 @@ __device__ int64_t draw_truncated(const SampleRow& row, float inverse, float top
 
 // A block a row. offsets null: every row has all n logits; else row r has those of ids[offsets[r] .. offsets[r + 1]).
 __global__ void __launch_bounds__(kThreads)
-    sample_kernel(int32_t* __restrict__ token, float* __restrict__ logprob, const float* __restrict__ logits, int64_t n, const BlockStats* __restrict__ stats,
-                  const int32_t* __restrict__ ids, const int32_t* __restrict__ offsets, const int32_t* __restrict__ piece_offsets,
-                  const uint32_t* __restrict__ random, Sampling s) {
+    sample_kernel(int32_t* __restrict__ token, float* __restrict__ logprob, const float* __restrict__ logits, int64_t n,
+                  const BlockStats* __restrict__ stats, const int32_t* __restrict__ ids, const int32_t* __restrict__ offsets,
+                  const int32_t* __restrict__ piece_offsets, const uint32_t* __restrict__ random, Sampling s) {
   GPU_SHARED(Mass, histogram, 256);
   GPU_SHARED(Mass, scratch, kThreads / kWarp);
   GPU_SHARED(Mass, answer, 2);
@@ -175,7 +177,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t r = blockIdx.x, pieces = (n + kHeadBlock - 1) / kHeadBlock;
   SampleRow row{logits + r * n, n, nullptr, stats + r * pieces, pieces};
   if (offsets)
-    row = {logits + offsets[r], offsets[r + 1] - offsets[r], ids + offsets[r], stats + piece_offsets[r], piece_offsets[r + 1] - piece_offsets[r]};
+    row = {logits + offsets[r], offsets[r + 1] - offsets[r], ids + offsets[r], stats + piece_offsets[r],
+           piece_offsets[r + 1] - piece_offsets[r]};
   const float inverse = 1.f / s.temperature;
   float top = kNegativeInfinity;
   for (int64_t b = threadIdx.x; b < row.piece_count; b += kThreads) top = larger(top, row.pieces[b].max);
@@ -197,8 +200,8 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void CudaBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed, const uint32_t* random, int64_t R,
-                              const Sampling& s) {
+void CudaBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float*, const AllowedTokens* allowed,
+                              const uint32_t* random, int64_t R, const Sampling& s) {
   if (R == 0) return;
   const auto& panels = static_cast<const CudaPanels&>(W);
   const int64_t C = panels.columns, V = panels.rows;
@@ -221,8 +224,8 @@ void CudaBackend::head_sample(int32_t* token, float* logprob, const float* h, co
     float* logits = logits_.reserve<float>(static_cast<int64_t>(allowed->ids.size()));
     const int32_t *ids = allowed_.get(allowed->ids), *device_offsets = live_.get(offsets);
     allowed_pieces(stream_, stats, logits, nullptr, h, panels, ids, pieces_.get(pieces), count, nullptr, inverse, false);
-    launch("head_sample", stream_, sample_kernel, dim3(static_cast<unsigned>(R)), dim3(kThreads), 0, tokens, logprobs, logits, int64_t{0}, stats, ids, device_offsets,
-           device_offsets + R + 1, blocks, s);
+    launch("head_sample", stream_, sample_kernel, dim3(static_cast<unsigned>(R)), dim3(kThreads), 0, tokens, logprobs, logits, int64_t{0},
+           stats, ids, device_offsets, device_offsets + R + 1, blocks, s);
   } else {
     const int64_t slab = std::min(R, kSampleRows), pieces = (V + kHeadBlock - 1) / kHeadBlock;
     auto* stats = stats_.reserve<BlockStats>(slab * pieces);
@@ -230,8 +233,8 @@ void CudaBackend::head_sample(int32_t* token, float* logprob, const float* h, co
     for (int64_t r = 0; r < R; r += slab) {
       const int64_t rows = std::min(slab, R - r);
       head_pieces(stream_, stats, logits, V, nullptr, h + r * C, panels, nullptr, rows, inverse, false);
-      launch("head_sample", stream_, sample_kernel, dim3(static_cast<unsigned>(rows)), dim3(kThreads), 0, tokens + r, logprobs + r, logits, V, stats, nullptr, nullptr,
-             nullptr, blocks + r * 4, s);
+      launch("head_sample", stream_, sample_kernel, dim3(static_cast<unsigned>(rows)), dim3(kThreads), 0, tokens + r, logprobs + r, logits,
+             V, stats, nullptr, nullptr, nullptr, blocks + r * 4, s);
     }
   }
   std::vector<int32_t> results(static_cast<size_t>(2 * R));

@@ -55,8 +55,8 @@ rank_grpo_shim_switch:
 void switch_context(Context& from, Context& to) { rank_grpo_shim_switch(&from, to); }
 void make_context(Context& context, char* stack, void (*entry)()) {
   void** top = reinterpret_cast<void**>(stack + kStack);
-  *--top = nullptr;                           // keeps the stack aligned at entry
-  *--top = reinterpret_cast<void*>(entry);    // what `ret` jumps to
+  *--top = nullptr;                         // keeps the stack aligned at entry
+  *--top = reinterpret_cast<void*>(entry);  // what `ret` jumps to
   for (int i = 0; i < 6; ++i) *--top = nullptr;
   context = top;
 }
@@ -223,7 +223,8 @@ class Scheduler {
           progress = true;
         }
       unsigned done = 0, at_barrier = 0;
-      for (unsigned first = 0; first < count_; first += kWarpLanes) progress |= release_warp(first, std::min<unsigned>(count_, first + kWarpLanes));
+      for (unsigned first = 0; first < count_; first += kWarpLanes)
+        progress |= release_warp(first, std::min<unsigned>(count_, first + kWarpLanes));
       for (unsigned i = 0; i < count_; ++i) {
         done += fibers_[i]->state == Wait::done;
         at_barrier += fibers_[i]->state == Wait::block;

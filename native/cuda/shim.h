@@ -18,8 +18,7 @@
 #define __forceinline__ inline
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
-#define GPU_SHARED(type, name, count) \
-  type* const name = static_cast<type*>(shim::shared_array(__COUNTER__, sizeof(type) * (count)))
+#define GPU_SHARED(type, name, count) type* const name = static_cast<type*>(shim::shared_array(__COUNTER__, sizeof(type) * (count)))
 #define GPU_DYNAMIC_SHARED(name) unsigned char* const name = shim::dynamic_shared()
 
 struct dim3 {
@@ -38,7 +37,14 @@ struct uint4 {
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 // -- the part of the CUDA runtime that native/cuda calls; memory is the host's
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorLaunchFailure = 719 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorLaunchFailure = 719
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 using cudaStream_t = struct ShimStream*;
 constexpr unsigned cudaStreamNonBlocking = 1;
@@ -67,8 +73,8 @@ namespace shim {
 
 // What a test may set. One thread launches at a time.
 struct Settings {
-  unsigned schedule = 0;            // 0: threads in order; else the seed of their permutations
-  size_t memory_limit = SIZE_MAX;   // bytes that cudaMalloc gives in all
+  unsigned schedule = 0;                   // 0: threads in order; else the seed of their permutations
+  size_t memory_limit = SIZE_MAX;          // bytes that cudaMalloc gives in all
   cudaError_t device_error = cudaSuccess;  // what cudaGetDeviceCount answers
   int devices = 1, major = 9, minor = 0, driver = 13000;
 };
@@ -81,7 +87,7 @@ enum class Wait : uint8_t { ready, block, shuffle, warp, mma, done };
 void launch(cudaStream_t stream, const char* name, dim3 grid, dim3 block, size_t shared, const std::function<void()>& body);
 void* shared_array(int key, size_t bytes);
 unsigned char* dynamic_shared();
-void wait(Wait kind, unsigned mask);      // until every thread of the block, or every lane of the mask, waits too
+void wait(Wait kind, unsigned mask);  // until every thread of the block, or every lane of the mask, waits too
 int lane();
 void* exchange_slot(int lane, bool next);  // 32 bytes of a lane of this warp; `next`: begin a new exchange
 int block_or(int predicate);
@@ -104,9 +110,13 @@ inline void __syncthreads() { shim::wait(shim::Wait::block, 0); }
 inline int __syncthreads_or(int predicate) { return shim::block_or(predicate); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::wait(shim::Wait::warp, mask); }
 template <class T>
-T __shfl_sync(unsigned mask, T value, int source) { return shim::exchange(mask, value, source); }
+T __shfl_sync(unsigned mask, T value, int source) {
+  return shim::exchange(mask, value, source);
+}
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int offset) { return shim::exchange(mask, value, shim::lane() ^ offset); }
+T __shfl_xor_sync(unsigned mask, T value, int offset) {
+  return shim::exchange(mask, value, shim::lane() ^ offset);
+}
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned offset) {
   const int l = shim::lane(), o = static_cast<int>(offset);

@@ -98,6 +98,7 @@ TEST(cuda_attention_groups_do_not_mix) {
   const Floats tail = part(qkv, int64_t{own.token} * W, int64_t{own.count} * W);
   rows.insert(rows.end(), tail.begin(), tail.end());
   const Outcome single = attend(b, alone, shape, rows, Floats(static_cast<size_t>(alone.T() * HD), 1.f));
-  CHECK(same_bits(part(single.out, 37 * HD, int64_t{own.count} * HD), part(together.out, int64_t{own.token} * HD, int64_t{own.count} * HD)));
+  CHECK(
+      same_bits(part(single.out, 37 * HD, int64_t{own.count} * HD), part(together.out, int64_t{own.token} * HD, int64_t{own.count} * HD)));
   CHECK(same_bits(attend(b, layout, shape, qkv, dout).gradient, together.gradient));
 }

@@ -34,7 +34,8 @@ inline Ints random_ints(int64_t n, int below) {
 // An array on a backend's device.
 template <class T>
 struct Device {
-  Device(rank_grpo::Backend& b, const std::vector<T>& values) : backend(&b), count(values.size()), buffer(b, std::max<size_t>(1, values.size()) * sizeof(T)) {
+  Device(rank_grpo::Backend& b, const std::vector<T>& values)
+      : backend(&b), count(values.size()), buffer(b, std::max<size_t>(1, values.size()) * sizeof(T)) {
     b.upload(buffer.data(), values.data(), count * sizeof(T));
   }
   operator T*() const { return static_cast<T*>(buffer.data()); }
@@ -71,8 +72,8 @@ inline void near(const Floats& a, const Floats& b, double tolerance, const char*
     }
   }
   that(worst <= tolerance * largest,
-       std::string(what) + ": " + std::to_string(a.empty() ? 0.f : a[at]) + " instead of " + std::to_string(b.empty() ? 0.f : b[at]) + " at " + std::to_string(at) +
-           " (difference " + std::to_string(worst / largest * 1e9) + "e-9 of the largest)",
+       std::string(what) + ": " + std::to_string(a.empty() ? 0.f : a[at]) + " instead of " + std::to_string(b.empty() ? 0.f : b[at]) +
+           " at " + std::to_string(at) + " (difference " + std::to_string(worst / largest * 1e9) + "e-9 of the largest)",
        __FILE__, line);
 }
 template <class T>
@@ -89,7 +90,8 @@ template <class F>
 void compare(double tolerance, const char* what, int line, F&& body) {
   const std::vector<Floats> wanted = body(cpu()), got = body(cuda());
   that(wanted.size() == got.size() && !wanted.empty(), std::string(what) + ": results", __FILE__, line);
-  for (size_t i = 0; i < wanted.size(); ++i) near(got[i], wanted[i], tolerance, (std::string(what) + ", result " + std::to_string(i)).c_str(), line);
+  for (size_t i = 0; i < wanted.size(); ++i)
+    near(got[i], wanted[i], tolerance, (std::string(what) + ", result " + std::to_string(i)).c_str(), line);
 }
 
 }  // namespace check

@@ -25,7 +25,10 @@ AllowedTokens random_sets(const Ints& target, int V) {
 }
 
 struct Head {
-  Head(Backend& b, const Floats& h, const Floats& W, int64_t V, int64_t C, Compute compute) : h(b, h), W(b, W), panels(b.make_panels(V, C, compute)) { b.pack(*panels, this->W); }
+  Head(Backend& b, const Floats& h, const Floats& W, int64_t V, int64_t C, Compute compute)
+      : h(b, h), W(b, W), panels(b.make_panels(V, C, compute)) {
+    b.pack(*panels, this->W);
+  }
   Device<float> h, W;
   std::unique_ptr<Panels> panels;
 };
@@ -54,14 +57,17 @@ TEST(cuda_head) {
             if (R > 5 && !entropies) dlogprob[r] = 0;  // rows without a gradient
           const Ints target = random_ints(R, static_cast<int>(V));
           const AllowedTokens sets = random_sets(target, static_cast<int>(V)), *allowed = constrained ? &sets : nullptr;
-          const std::string what = "head R " + std::to_string(R) + " V " + std::to_string(V) + (compute == Compute::bf16 ? " bf16" : "") + (constrained ? " allowed" : "") + (entropies ? " entropies" : "");
+          const std::string what = "head R " + std::to_string(R) + " V " + std::to_string(V) + (compute == Compute::bf16 ? " bf16" : "") +
+                                   (constrained ? " allowed" : "") + (entropies ? " entropies" : "");
           COMPARE(compute == Compute::f32 ? 5e-6 : 1e-4, what.c_str(), [&](Backend& b) {
             const Head head(b, h, W, V, C, compute);
             const Floats blank(static_cast<size_t>(R), NAN);
             const Device<float> logprob(b, blank), entropy(b, blank), lse(b, blank), dh(b, Floats(h.size(), NAN)), dW(b, dW0);
-            b.head_forward(logprob, entropies ? static_cast<float*>(entropy) : nullptr, lse, head.h, *head.panels, target.data(), allowed, R, 0.7f);
-            b.head_backward(dh, dW, head.h, head.W, *head.panels, target.data(), allowed, lse, entropies ? static_cast<float*>(entropy) : nullptr, dlogprob.data(),
-                            entropies ? dentropy.data() : nullptr, R, 0.7f);
+            b.head_forward(logprob, entropies ? static_cast<float*>(entropy) : nullptr, lse, head.h, *head.panels, nullptr, target.data(),
+                           allowed, R, 0.7f);
+            b.head_backward(dh, dW, head.h, head.W, *head.panels, target.data(), allowed, lse,
+                            entropies ? static_cast<float*>(entropy) : nullptr, dlogprob.data(), entropies ? dentropy.data() : nullptr, R,
+                            0.7f);
             std::vector<Floats> out{logprob.get(), lse.get(), dh.get(), dW.get()};
             if (entropies) out.push_back(entropy.get());
             return out;
@@ -77,8 +83,10 @@ TEST(cuda_head_rows_do_not_see_each_other) {
   for (const auto compute : {Compute::f32, Compute::bf16}) {
     const Head head(b, h, W, V, C, compute);
     auto rows = [&](int64_t first, int64_t count, bool entropies) {
-      const Device<float> logprob(b, Floats(static_cast<size_t>(count))), entropy(b, Floats(static_cast<size_t>(count))), lse(b, Floats(static_cast<size_t>(count)));
-      b.head_forward(logprob, entropies ? static_cast<float*>(entropy) : nullptr, lse, head.h + first * C, *head.panels, target.data() + first, nullptr, count, 1.f);
+      const Device<float> logprob(b, Floats(static_cast<size_t>(count))), entropy(b, Floats(static_cast<size_t>(count))),
+          lse(b, Floats(static_cast<size_t>(count)));
+      b.head_forward(logprob, entropies ? static_cast<float*>(entropy) : nullptr, lse, head.h + first * C, *head.panels, nullptr,
+                     target.data() + first, nullptr, count, 1.f);
       return logprob.get();
     };
     const Floats whole = rows(0, R, true);
@@ -92,7 +100,8 @@ TEST(cuda_sample) {
   const Floats h = random_floats(R * C), W = random_floats(V * C, 0.6f);
   const Ints any = random_ints(R, static_cast<int>(V));
   const AllowedTokens sets = random_sets(any, static_cast<int>(V));
-  Sampling plain, cold{0.4f}, greedy, top_k{1.3f, 5}, one{1, 1}, nucleus{1, 0, 0.8f}, tiny{1, 0, 1e-6f}, floor{1, 0, 1, 0.05f}, all{0.9f, 40, 0.95f, 0.01f};
+  Sampling plain, cold{0.4f}, greedy, top_k{1.3f, 5}, one{1, 1}, nucleus{1, 0, 0.8f}, tiny{1, 0, 1e-6f}, floor{1, 0, 1, 0.05f},
+      all{0.9f, 40, 0.95f, 0.01f};
   greedy.greedy = true;
   uint32_t key = 0;
   for (const auto compute : {Compute::f32, Compute::bf16})
@@ -105,12 +114,12 @@ TEST(cuda_sample) {
           const Head head(*b, h, W, V, C, compute);
           Ints token(static_cast<size_t>(R), -1);
           Floats logprob(static_cast<size_t>(R), NAN);
-          b->head_sample(token.data(), logprob.data(), head.h, *head.panels, allowed, random.data(), R, s);
+          b->head_sample(token.data(), logprob.data(), head.h, *head.panels, nullptr, allowed, random.data(), R, s);
           tokens.push_back(token);
           logprobs.push_back(logprob);
           if (b == &cpu()) continue;
           const Device<float> trained(*b, Floats(static_cast<size_t>(R))), lse(*b, Floats(static_cast<size_t>(R)));
-          b->head_forward(trained, nullptr, lse, head.h, *head.panels, token.data(), allowed, R, s.temperature);
+          b->head_forward(trained, nullptr, lse, head.h, *head.panels, nullptr, token.data(), allowed, R, s.temperature);
           CHECK(same_bits(trained.get(), logprob));
           const int64_t row = 77;  // alone
           const AllowedTokens* single = nullptr;
@@ -122,7 +131,7 @@ TEST(cuda_sample) {
           }
           int32_t again = -1;
           float again_logprob = NAN;
-          b->head_sample(&again, &again_logprob, head.h + row * C, *head.panels, single, random.data() + row * 4, 1, s);
+          b->head_sample(&again, &again_logprob, head.h + row * C, *head.panels, nullptr, single, random.data() + row * 4, 1, s);
           CHECK(again == token[static_cast<size_t>(row)] && std::memcmp(&again_logprob, &logprob[static_cast<size_t>(row)], 4) == 0);
         }
         // The same numbers give the same tokens; only where a draw falls between two tokens by rounding may they differ.
@@ -150,7 +159,8 @@ TEST(cuda_logits) {
     auto& b = cuda();
     const Device<int32_t> t(b, targets);
     const Device<uint16_t> bf16(b, halves);
-    const Device<float> f32(b, rounded), g(b, dlogprob), gh(b, dentropy), blank(b, dlogprob), lse(b, dlogprob), logprob(b, dlogprob), entropy(b, dlogprob), d(b, logits), d16(b, logits);
+    const Device<float> f32(b, rounded), g(b, dlogprob), gh(b, dentropy), blank(b, dlogprob), lse(b, dlogprob), logprob(b, dlogprob),
+        entropy(b, dlogprob), d(b, logits), d16(b, logits);
     const Device<float> logprob16(b, dlogprob), lse16(b, dlogprob), d_plain(b, logits);
     cuda_logits_forward(b, logprob, entropy, lse, f32, t, T, V, 1.3f);
     cuda_logits_forward(b, logprob16, nullptr, lse16, bf16, t, T, V, 1.3f);
@@ -170,7 +180,8 @@ TEST(cuda_logits) {
       for (int64_t c = 0; c < V; ++c) top = std::max(top, x(c));
       for (int64_t c = 0; c < V; ++c) sum += std::exp(x(c) - top);
       for (int64_t c = 0; c < V; ++c) weighted += std::exp(x(c) - top) * x(c) / sum;
-      const double l = top + std::log(sum), H = l - weighted, dl = static_cast<double>(dlogprob[static_cast<size_t>(r)]), dH = static_cast<double>(dentropy[static_cast<size_t>(r)]);
+      const double l = top + std::log(sum), H = l - weighted, dl = static_cast<double>(dlogprob[static_cast<size_t>(r)]),
+                   dH = static_cast<double>(dentropy[static_cast<size_t>(r)]);
       CHECK_NEAR(logprobs[static_cast<size_t>(r)], x(targets[static_cast<size_t>(r)]) - l, 3e-6);
       CHECK_NEAR(entropies[static_cast<size_t>(r)], H, 6e-6);
       for (int64_t c = 0; c < V; ++c) {

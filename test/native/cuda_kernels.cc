@@ -38,9 +38,11 @@ TEST(cuda_linear) {
   const int64_t shapes[][3] = {{1, 1, 1}, {5, 7, 3}, {3, 130, 300}, {65, 129, 40}, {130, 40, 37}, {2, 33, 520}};
   for (const auto compute : kComputes)
     for (const auto& [T, N, K] : shapes) {
-      const Floats x = random_floats(T * K), W = random_floats(N * K), bias = random_floats(N), dy = random_floats(T * N), seed = random_floats(N * K), dx0 = random_floats(T * K);
+      const Floats x = random_floats(T * K), W = random_floats(N * K), bias = random_floats(N), dy = random_floats(T * N),
+                   seed = random_floats(N * K), dx0 = random_floats(T * K);
       COMPARE(product_tolerance(compute), name(compute == Compute::f32 ? "linear f32" : "linear bf16", {T, N, K}).c_str(), [&](Backend& b) {
-        const Device<float> dx_(b, x), dW_(b, W), dbias(b, bias), ddy(b, dy), y(b, Floats(static_cast<size_t>(T * N))), plain(b, Floats(static_cast<size_t>(T * N)));
+        const Device<float> dx_(b, x), dW_(b, W), dbias(b, bias), ddy(b, dy), y(b, Floats(static_cast<size_t>(T * N))),
+            plain(b, Floats(static_cast<size_t>(T * N)));
         const Device<float> gx(b, dx0), gx2(b, dx0), gW(b, seed), gb(b, bias);
         auto panels = b.make_panels(N, K, compute);
         b.pack(*panels, dW_);
@@ -68,18 +70,21 @@ TEST(cuda_linear_rows_do_not_see_each_other) {
       return y.get();
     };
     const Floats whole = rows(0, T);
-    for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {139, 1}, {77, 3}, {5, 17}, {60, 70}}) CHECK(same_bits(rows(first, count), part(whole, first * N, count * N)));
+    for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {139, 1}, {77, 3}, {5, 17}, {60, 70}})
+      CHECK(same_bits(rows(first, count), part(whole, first * N, count * N)));
   }
 }
 
 TEST(cuda_pointwise) {
   const int64_t shapes[][2] = {{1, 1}, {3, 40}, {7, 96}, {130, 33}, {5, 515}};
   for (const auto& [T, C] : shapes) {
-    const Floats x = random_floats(T * C), w = random_floats(C), dy = random_floats(T * C), start = random_floats(T * C), dw0 = random_floats(C), gate = random_floats(T * C * 2, 4);
+    const Floats x = random_floats(T * C), w = random_floats(C), dy = random_floats(T * C), start = random_floats(T * C),
+                 dw0 = random_floats(C), gate = random_floats(T * C * 2, 4);
     const Ints ids = random_ints(T, 7);
     const Floats table = random_floats(7 * C);
     COMPARE(3e-6, name("pointwise", {T, C}).c_str(), [&](Backend& b) {
-      const Device<float> dx(b, x), dw(b, w), ddy(b, dy), y(b, start), gx(b, start), gx2(b, start), gw(b, dw0), gw2(b, dw0), sum(b, start), dtable(b, table), emb(b, start), gtable(b, table);
+      const Device<float> dx(b, x), dw(b, w), ddy(b, dy), y(b, start), gx(b, start), gx2(b, start), gw(b, dw0), gw2(b, dw0), sum(b, start),
+          dtable(b, table), emb(b, start), gtable(b, table);
       const Device<float> gu(b, gate), act(b, start), dgu(b, gate);
       const Device<int32_t> dids(b, ids);
       b.norm_forward(y, dx, dw, T, C, C, C, 1e-5f);
@@ -90,7 +95,8 @@ TEST(cuda_pointwise) {
       b.embedding_backward(gtable, ddy, dids, T, C);
       b.swiglu_forward(act, gu, T, C);
       b.swiglu_backward(dgu, ddy, gu, T, C);
-      return std::vector<Floats>{y.get(), gx.get(), gx2.get(), gw.get(), gw2.get(), sum.get(), emb.get(), gtable.get(), act.get(), dgu.get()};
+      return std::vector<Floats>{y.get(),   gx.get(),  gx2.get(),    gw.get(),  gw2.get(),
+                                 sum.get(), emb.get(), gtable.get(), act.get(), dgu.get()};
     });
   }
 }
@@ -111,7 +117,8 @@ TEST(cuda_scatter_has_the_cpus_bits) {
 TEST(cuda_strided_norm_and_rotary) {
   const AttentionShape shape{3, 1, 10};
   const int64_t T = 9, W = shape.width(), D = shape.head_dim;
-  const Floats qkv = random_floats(T * W), w = random_floats(D), table = random_floats(20 * D), dw0 = random_floats(D), dy = random_floats(T * W);
+  const Floats qkv = random_floats(T * W), w = random_floats(D), table = random_floats(20 * D), dw0 = random_floats(D),
+               dy = random_floats(T * W);
   const Ints positions = random_ints(T, 20);
   COMPARE(2e-6, "strided norm, rotary", [&](Backend& b) {
     const Device<float> x(b, qkv), y(b, qkv), dw(b, w), dtable(b, table), gw(b, dw0), g(b, dy), r(b, qkv), r2(b, qkv);

@@ -25,7 +25,8 @@ std::unique_ptr<Policy> load(const std::shared_ptr<Backend>& backend, const char
 }
 
 struct Pair {
-  explicit Pair(const char* model, PolicyOptions options = {}) : cpu(load(make_cpu_backend(1), model, options)), cuda(load(make_cuda_backend(), model, options)) {}
+  explicit Pair(const char* model, PolicyOptions options = {})
+      : cpu(load(make_cpu_backend(1), model, options)), cuda(load(make_cuda_backend(), model, options)) {}
   std::unique_ptr<Policy> cpu, cuda;
 };
 
@@ -77,7 +78,8 @@ StepInputs step_inputs(const Batch& batch, const Floats& old_logprobs) {
   for (size_t row = 0; row + 1 < batch.completion_offsets.size(); ++row)
     for (int32_t t = batch.completion_offsets[row]; t < batch.completion_offsets[row + 1]; ++t) {
       inputs.segment_tokens.push_back(t);
-      if ((t - batch.completion_offsets[row]) % 4 == 3 || t + 1 == batch.completion_offsets[row + 1]) inputs.segment_offsets.push_back(static_cast<int32_t>(inputs.segment_tokens.size()));
+      if ((t - batch.completion_offsets[row]) % 4 == 3 || t + 1 == batch.completion_offsets[row + 1])
+        inputs.segment_offsets.push_back(static_cast<int32_t>(inputs.segment_tokens.size()));
     }
   return inputs;
 }
@@ -126,7 +128,8 @@ TEST(cuda_rl_steps_equal_the_cpus) {
   OptimizerOptions optimizer;
   optimizer.learning_rate = 1e-3;
   for (int step = 0; step < 3; ++step) {
-    const StepResult wanted = pair.cpu->accumulate(batch, inputs, clip_objective(), {}), got = pair.cuda->accumulate(batch, inputs, clip_objective(), {});
+    const StepResult wanted = pair.cpu->accumulate(batch, inputs, clip_objective(), {}),
+                     got = pair.cuda->accumulate(batch, inputs, clip_objective(), {});
     CHECK_NEAR(got.objective.loss, wanted.objective.loss, 2e-6);
     CHECK(got.objective.clipped_low == wanted.objective.clipped_low && got.objective.clipped_high == wanted.objective.clipped_high);
     const double norm = pair.cpu->optimizer_step(optimizer), cuda_norm = pair.cuda->optimizer_step(optimizer);
