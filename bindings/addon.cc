@@ -49,6 +49,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
   exports.Set("checkpointMetadata", Napi::Function::New(env, checkpoint_metadata, "checkpointMetadata"));
   define_policy(env, exports);
+  define_catalog(env, exports);
   define_kernels(env, exports);
   define_demonstrate(env, exports);
   return exports;

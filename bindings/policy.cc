@@ -5,6 +5,7 @@
 #include "../native/model/checkpoint.h"
 #include "../native/model/policy.h"
 #include "addon.h"
+#include "catalog.h"
 #include "engine.h"
 
 namespace rank_grpo {
@@ -244,6 +245,11 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     r.ignore_stop = f.boolean("ignoreStop", false);
     r.seed = static_cast<uint64_t>(f.integer("seed", 0, 0, int64_t{1} << 53));
     r.step = static_cast<uint32_t>(f.integer("step", 0, 0, (int64_t{1} << 32) - 1));
+    if (f.has("catalog")) {
+      r.catalog = to_catalog(f.get("catalog"), "catalog");
+      r.rules = read_rules(f, r.catalog->items());
+      r.excluded = read_excluded(info.Env(), f, r.prompt_offsets.empty() ? 0 : r.prompt_offsets.size() - 1, r.catalog->items());
+    }
     r.abort = &state_->abort;
     return operate<Completions>(
         info.Env(), [r = std::move(r)](Policy& p) { return p.generate(r); },

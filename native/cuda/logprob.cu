@@ -308,8 +308,8 @@ void allowed_pieces(cudaStream_t stream, BlockStats* stats, float* logits, float
   }
 }
 
-void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
-                               const AllowedTokens* allowed, int64_t R, float temperature) {
+void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float*,
+                               const int32_t* target, const AllowedTokens* allowed, int64_t R, float temperature) {
   if (R == 0) return;
   const auto& panels = static_cast<const CudaPanels&>(W);
   const float inverse = 1.f / temperature;

@@ -155,8 +155,8 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
   backend->gather_rows(pass.h, hidden, pass.rows, R, C);
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
   if (!entropies) pass.entropy = nullptr;
-  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), pass.layout.targets.data(), allowed, R,
-                        o.temperature);
+  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), weights.floats() + table.head,
+                        pass.layout.targets.data(), allowed, R, o.temperature);
   return pass;
 }
 

@@ -70,9 +70,12 @@ void forward(Backend& backend, const Case& c, Compute compute, float temperature
       entropy(backend, static_cast<size_t>(c.R), NAN), lse(backend, static_cast<size_t>(c.R), NAN);
   const auto panels = backend.make_panels(c.V, c.C, compute);
   backend.pack(*panels, W);
-  backend.head_forward(logprob, entropy, lse, h, *panels, c.target.data(), c.allowed(), c.R, temperature);
-  const auto wanted =
+  backend.head_forward(logprob, entropy, lse, h, *panels, nullptr, c.target.data(), c.allowed(), c.R, temperature);
+  auto wanted =
       reference::head(operand(c.h, compute), operand(c.W, compute), c.target, c.lists, c.R, c.V, c.C, static_cast<double>(temperature));
+  if (c.allowed())  // a row without an alternative multiplies nothing: its log-sum-exp is 0
+    for (int64_t r = 0; r < c.R; ++r)
+      if (c.lists[static_cast<size_t>(r)].size() == 1) wanted.lse[static_cast<size_t>(r)] = 0;
   const double error = 2 * logit_error(c, static_cast<double>(temperature)) + 4 * check::kEps * (1 + check::largest(wanted.lse));
   check::close(logprob.read(), wanted.logprob, error + 2 * check::kEps * check::largest(wanted.logprob), c.name() + "logprob");
   check::close(lse.read(), wanted.lse, error, c.name() + "lse");
@@ -81,7 +84,7 @@ void forward(Backend& backend, const Case& c, Compute compute, float temperature
   for (float x : entropy.read()) CHECK(x >= -1e-5f);
 
   check::Floats without(backend, static_cast<size_t>(c.R), NAN);
-  backend.head_forward(without, nullptr, lse, h, *panels, c.target.data(), c.allowed(), c.R, temperature);
+  backend.head_forward(without, nullptr, lse, h, *panels, W, c.target.data(), c.allowed(), c.R, temperature);
   check::same_bits(without.read(), logprob.read(), c.name() + "without entropy");
 }
 
@@ -96,7 +99,7 @@ Gradient backward(Backend& backend, const Case& c, Compute compute, float temper
   const auto panels = backend.make_panels(c.V, c.C, compute);
   backend.pack(*panels, W);
   const bool entropic = !dentropy.empty();
-  backend.head_forward(logprob, entropic ? entropy.data() : nullptr, lse, h, *panels, c.target.data(), c.allowed(), c.R, temperature);
+  backend.head_forward(logprob, entropic ? entropy.data() : nullptr, lse, h, *panels, W, c.target.data(), c.allowed(), c.R, temperature);
   backend.head_backward(dh, dW, h, W, *panels, c.target.data(), c.allowed(), lse, entropic ? entropy.data() : nullptr, dlogprob.data(),
                         entropic ? dentropy.data() : nullptr, c.R, temperature);
   check::Floats alone(backend, c.h.size(), NAN);  // dW not wanted
@@ -168,7 +171,7 @@ BACKEND_TEST(head_of_no_rows_and_no_gradient) {
       lse(backend, 4, 1.f);
   const auto panels = backend.make_panels(c.V, c.C, Compute::f32);
   backend.pack(*panels, W);
-  backend.head_forward(none, none, none, none, *panels, nullptr, nullptr, 0, 1.f);
+  backend.head_forward(none, none, none, none, *panels, nullptr, nullptr, nullptr, 0, 1.f);
   backend.head_backward(none, dW, none, W, *panels, nullptr, nullptr, none, nullptr, nullptr, nullptr, 0, 1.f);
   check::same_bits(dW.read(), c.W, "no rows");
   const std::vector<float> zeros(4, 0.f);
@@ -186,7 +189,7 @@ BACKEND_TEST(head_of_nan) {
     check::Floats h(backend, c.h), W(backend, c.W), logprob(backend, 3, 0.f), entropy(backend, 3, 0.f), lse(backend, 3, 0.f);
     const auto panels = backend.make_panels(V, 20, Compute::f32);
     backend.pack(*panels, W);
-    backend.head_forward(logprob, entropy, lse, h, *panels, c.target.data(), nullptr, 3, 1.f);
+    backend.head_forward(logprob, entropy, lse, h, *panels, nullptr, c.target.data(), nullptr, 3, 1.f);
     for (float x : logprob.read()) CHECK(std::isnan(x));
     for (float x : entropy.read()) CHECK(std::isnan(x));
   }
@@ -199,7 +202,7 @@ BACKEND_TEST(head_rows_alone_and_together) {
       check::Floats h(backend, c.h), W(backend, c.W), logprob(backend, 70, NAN), entropy(backend, 70, NAN), lse(backend, 70, NAN);
       const auto panels = backend.make_panels(c.V, c.C, compute);
       backend.pack(*panels, W);
-      backend.head_forward(logprob, entropy, lse, h, *panels, c.target.data(), c.allowed(), 70, 0.9f);
+      backend.head_forward(logprob, entropy, lse, h, *panels, nullptr, c.target.data(), c.allowed(), 70, 0.9f);
       const auto all = logprob.read(), entropies = entropy.read();
       for (int64_t r : {0, 7, 33, 69}) {
         check::Floats one(backend, std::vector<float>(c.h.begin() + r * c.C, c.h.begin() + (r + 1) * c.C)), a(backend, 1, NAN),
@@ -209,7 +212,7 @@ BACKEND_TEST(head_rows_alone_and_together) {
           set.ids = c.lists[static_cast<size_t>(r)];
           set.offsets = {0, static_cast<int32_t>(set.ids.size())};
         }
-        backend.head_forward(a, b, l, one, *panels, &c.target[static_cast<size_t>(r)], constrained ? &set : nullptr, 1, 0.9f);
+        backend.head_forward(a, b, l, one, *panels, nullptr, &c.target[static_cast<size_t>(r)], constrained ? &set : nullptr, 1, 0.9f);
         check::same_bits(a.read(), {all[static_cast<size_t>(r)]}, "row " + std::to_string(r));
         check::same_bits(b.read(), {entropies[static_cast<size_t>(r)]}, "entropy of row " + std::to_string(r));
       }
@@ -224,7 +227,7 @@ TEST(head_same_bits_everywhere) {
       check::Floats h(backend, c.h), W(backend, c.W), logprob(backend, 67, 0.f), entropy(backend, 67, 0.f), lse(backend, 67, 0.f);
       const auto panels = backend.make_panels(c.V, c.C, Compute::f32);
       backend.pack(*panels, W);
-      backend.head_forward(logprob, entropy, lse, h, *panels, c.target.data(), c.allowed(), 67, 0.9f);
+      backend.head_forward(logprob, entropy, lse, h, *panels, nullptr, c.target.data(), c.allowed(), 67, 0.9f);
       const auto g =
           backward(backend, c, Compute::f32, 0.9f, check::normal(67, 4), check::normal(67, 5), std::vector<float>(c.W.size(), 0.f));
       for (const auto& part : {logprob.read(), entropy.read(), lse.read(), g.dh, g.dW}) all.insert(all.end(), part.begin(), part.end());

@@ -34,7 +34,7 @@ Draws draw(Backend& backend, const float* h, const rank_grpo::Panels& panels, co
   std::vector<int32_t> tokens(static_cast<size_t>(R + 2 * kHost), -7);
   std::vector<float> logprobs(tokens.size(), 77.f);
   const auto random = blocks(R, seed);
-  backend.head_sample(&tokens[kHost], &logprobs[kHost], h, panels, allowed, random.data(), R, s);
+  backend.head_sample(&tokens[kHost], &logprobs[kHost], h, panels, nullptr, allowed, random.data(), R, s);
   for (size_t i = 0; i < kHost; ++i) {
     const size_t beyond = static_cast<size_t>(R) + kHost + i;
     CHECK(tokens[i] == -7 && tokens[beyond] == -7 && logprobs[i] == 77.f && logprobs[beyond] == 77.f);
@@ -128,7 +128,8 @@ BACKEND_TEST(sample_frequencies_and_log_probs) {
         for (size_t i = 0; i < kept.size(); ++i) p[static_cast<size_t>(f.tokens[0][i])] = kept[i];
         expect_frequencies(got.tokens, p, "V " + std::to_string(V) + (constrained ? " allowed " : " ") + name(s));
         // what it says it drew with is what training computes, whatever was cut off
-        backend.head_forward(logprob, nullptr, lse, h, *panels, got.tokens.data(), constrained ? &sets : nullptr, R, s.temperature);
+        backend.head_forward(logprob, nullptr, lse, h, *panels, nullptr, got.tokens.data(), constrained ? &sets : nullptr, R,
+                             s.temperature);
         check::same_bits(got.logprobs, logprob.read(), "log-prob, " + name(s));
       }
     }
@@ -148,13 +149,13 @@ BACKEND_TEST(sample_rows_alone_and_together) {
         check::Floats one(backend, std::vector<float>(rows.begin() + r * C, rows.begin() + (r + 1) * C));
         int32_t token = -1;
         float logprob = 0;
-        backend.head_sample(&token, &logprob, one, *panels, nullptr, &random[static_cast<size_t>(r * 4)], 1, s);
+        backend.head_sample(&token, &logprob, one, *panels, nullptr, nullptr, &random[static_cast<size_t>(r * 4)], 1, s);
         CHECK(token == all.tokens[static_cast<size_t>(r)]);
         check::same_bits(std::vector<float>{logprob}, {all.logprobs[static_cast<size_t>(r)]}, "log-prob alone");
       }
     }
     check::Floats none(backend, 0, 0.f);
-    backend.head_sample(nullptr, nullptr, none, *panels, nullptr, nullptr, 0, sampling(1));
+    backend.head_sample(nullptr, nullptr, none, *panels, nullptr, nullptr, nullptr, 0, sampling(1));
   }
 }
 
