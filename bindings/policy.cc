@@ -23,7 +23,8 @@ std::string read_device(const Napi::Value& value) {
   if (value.IsUndefined()) return "cpu";
   const Fields f(value, "options");
   const std::string device = f.text("device", "cpu");
-  if (device != "auto" && device != "cpu" && device != "cuda") type_error(value.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", f.get("device"));
+  if (device != "auto" && device != "cpu" && device != "cuda")
+    type_error(value.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", f.get("device"));
   return device;
 }
 

@@ -94,7 +94,7 @@ class Policy {
   const ModelConfig& config() const;
   const ParameterTable& table() const;
   const PolicyOptions& options() const;
-  const char* device() const;  // "cpu", "cuda"
+  const char* device() const;                                                              // "cpu", "cuda"
   int64_t bytes() const;                                                                   // held on the device now
   static int64_t estimate_bytes(const ModelConfig& config, const PolicyOptions& options);  // weights, gradients, optimizer, panels
 
