@@ -29,7 +29,7 @@ constexpr int kChunkStride = kChunk + 8;  // of a row of x in shared memory: the
 
 // partial [chunks][rows][N]: a warp eight columns, its weights straight from memory, all of the chunk's loads in flight at once.
 __global__ void __launch_bounds__(kTileThreads)
-    few_rows_bf16_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, Operand<uint16_t, true> W) {
+    few_rows_bf16_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, TileOperand<uint16_t, true> W) {
   GPU_DYNAMIC_SHARED(shared);
   uint16_t* sx = reinterpret_cast<uint16_t*>(shared);  // [rows up to 16][kChunkStride]
   const int tid = static_cast<int>(threadIdx.x), lane = tid % kWarp, g = lane / 4, t = lane % 4, K = static_cast<int>(W.depth);
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // The same in f32: a lane a column, four rows a warp.
 __global__ void __launch_bounds__(kTileThreads)
-    few_rows_f32_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, Operand<float, true> W) {
+    few_rows_f32_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, TileOperand<float, true> W) {
   constexpr int kStep = 64, kRowsOfWarp = kFewRowsF32 * kWarp / kTileThreads;
   GPU_SHARED(float, sw, kStep*(kFewColumnsF32 + 1));
   GPU_SHARED(float, sx, kFewRowsF32* kStep);
@@ -167,7 +167,7 @@ void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, cons
            bias, static_cast<int>(chunks), T * p.rows, p.rows);
     return;
   }
-  const Operand<float, true> a{x, p.columns, T, p.columns};
+  const TileOperand<float, true> a{x, p.columns, T, p.columns};
   if (p.bf16) {
     product<TileBf16>(stream_, "linear_forward", y, a, p.bf16_rows(), bias, false);
   } else {
@@ -177,14 +177,14 @@ void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, cons
 
 void CudaBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                                         bool accumulate) {
-  const Operand<float, true> a{dy, N, T, N};
-  const Operand<float, false> b{W, K, K, N};
+  const TileOperand<float, true> a{dy, N, T, N};
+  const TileOperand<float, false> b{W, K, K, N};
   product(compute, stream_, "linear_backward_input", dx, a, b, accumulate);
 }
 
 void CudaBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                                          Compute compute) {
-  const Operand<float, false> a{dy, N, N, T}, b{x, K, K, T};
+  const TileOperand<float, false> a{dy, N, N, T}, b{x, K, K, T};
   product(compute, stream_, "linear_backward_weight", dW, a, b, true);
   if (dbias) add_column_sums(dbias, dy, T, N);
 }

@@ -121,9 +121,9 @@ __global__ void totals_kernel(Totals* __restrict__ out, const Totals* __restrict
 
 // An array of the host on the device, or null.
 template <class T>
-T* on_device(Backend& backend, const T* values, int64_t count, std::vector<std::unique_ptr<Scratch>>& keep) {
+T* on_device(Backend& backend, const T* values, int64_t count, std::vector<std::unique_ptr<DeviceScratch>>& keep) {
   if (!values) return nullptr;
-  keep.push_back(std::make_unique<Scratch>(backend));
+  keep.push_back(std::make_unique<DeviceScratch>(backend));
   T* p = keep.back()->reserve<T>(std::max<int64_t>(1, count));
   backend.upload(p, values, static_cast<size_t>(count) * sizeof(T));
   return p;
@@ -184,7 +184,7 @@ ObjectiveResult cuda_evaluate_objective(Backend& backend, const ObjectiveSpec& s
     seen[static_cast<size_t>(i)] = 1;
   }
   const bool bonus = spec.entropy_coef != 0;
-  std::vector<std::unique_ptr<Scratch>> keep;
+  std::vector<std::unique_ptr<DeviceScratch>> keep;
   ObjectiveInputs device = in;
   device.logprobs = on_device(backend, in.logprobs, T, keep);
   device.old_logprobs = on_device(backend, in.old_logprobs, T, keep);

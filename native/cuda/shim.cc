@@ -300,7 +300,11 @@ void Scheduler::entry() {
 }  // namespace
 
 Settings& settings() {
-  static Settings instance;
+  static Settings instance = [] {
+    Settings initial;
+    if (const char* schedule = std::getenv("RANK_GRPO_SHIM_SCHEDULE")) initial.schedule = static_cast<unsigned>(std::atoi(schedule));
+    return initial;
+  }();
   return instance;
 }
 size_t allocated_bytes() { return counters().allocated; }
