@@ -294,6 +294,22 @@ describe("Adjust", () => {
     scores.dispose();
   });
 
+  it("many rows, which are fitted to a tenth of them first, end where the same few rows end", async () => {
+    const given = problem(2100, 9, 12, 4, false, 5);
+    const scores = await addon.NativeStage1.create(given);
+    const options = { weightDecay: 0.1, biasDecay: 0.1, tolerance: 1e-9 };
+    const few = await fitAdjustment([{ scores, rows: every(2100) }], 12, options);
+    const rows = Int32Array.from({ length: 21_000 }, (_, i) => i % 2100);
+    const many = await fitAdjustment([{ scores, rows }], 12, { ...options, weightDecay: 1, biasDecay: 1 });
+    expect(Math.abs(many.loss / 10 - few.loss)).toBeLessThan(1e-5 * few.loss);
+    expect(Math.abs(many.initialLoss / 10 - few.initialLoss)).toBeLessThan(1e-5 * few.initialLoss);
+    for (let i = 0; i < 12; i++) {
+      expect(Math.abs(many.w[i]! - few.w[i]!)).toBeLessThan(2e-2);
+      expect(Math.abs(many.b[i]! - few.b[i]!)).toBeLessThan(2e-2);
+    }
+    scores.dispose();
+  });
+
   it("stands still where nothing may move, and refuses rows without positives", async () => {
     const given = problem(40, 9, 12, 4, false, 4);
     const scores = await addon.NativeStage1.create(given);
