@@ -2,6 +2,7 @@
 #include "addon.h"
 
 #include "engine.h"
+#include "../native/core/device.h"
 #include "../native/cpu/kernels.h"
 #include "../native/model/checkpoint.h"
 
@@ -24,6 +25,17 @@ Napi::Value device_info(const Napi::CallbackInfo& info) {
     throw to_js_error(env, error.code(), error.what());
   }
   out.Set("threads", Engine::instance().threads());
+  auto devices = Napi::Array::New(env);
+  for (const DeviceStatus& status : list_devices()) {
+    auto device = Napi::Object::New(env);
+    device.Set("device", status.device);
+    device.Set("usable", status.usable());
+    if (!status.usable()) device.Set("reason", status.reason);
+    if (!status.name.empty()) device.Set("name", status.name);
+    if (status.memory_bytes) device.Set("memoryBytes", static_cast<double>(status.memory_bytes));
+    devices.Set(devices.Length(), device);
+  }
+  out.Set("devices", devices);
   return out;
 }
 
@@ -54,6 +66,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
   exports.Set("checkpointMetadata", Napi::Function::New(env, checkpoint_metadata, "checkpointMetadata"));
   define_policy(env, exports);
+  define_catalog(env, exports);
   define_kernels(env, exports);
   define_demonstrate(env, exports);
   return exports;

@@ -8,10 +8,11 @@
 namespace rank_grpo {
 
 struct Environment {
-  Napi::FunctionReference policy, scores;
+  Napi::FunctionReference policy, catalog, scores;
 };
 
 void define_policy(Napi::Env env, Napi::Object exports);
+void define_catalog(Napi::Env env, Napi::Object exports);
 void define_kernels(Napi::Env env, Napi::Object exports);
 void define_demonstrate(Napi::Env env, Napi::Object exports);
 

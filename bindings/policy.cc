@@ -5,6 +5,7 @@
 #include "../native/model/checkpoint.h"
 #include "../native/model/policy.h"
 #include "addon.h"
+#include "catalog.h"
 #include "engine.h"
 
 namespace rank_grpo {
@@ -17,6 +18,14 @@ struct PolicyState {
   bool busy = false, disposed = false;  // JavaScript thread only
 };
 using State = std::shared_ptr<PolicyState>;
+
+std::string read_device(const Napi::Value& value) {
+  if (value.IsUndefined()) return "cpu";
+  const Fields f(value, "options");
+  const std::string device = f.text("device", "cpu");
+  if (device != "auto" && device != "cpu" && device != "cuda") type_error(value.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", f.get("device"));
+  return device;
+}
 
 PolicyOptions read_options(const Napi::Value& value) {
   PolicyOptions options;
@@ -61,10 +70,10 @@ Napi::Value scores_to_js(Napi::Env env, Scores& scores) {
   return out;
 }
 
-State load_policy(const std::string& path, const PolicyOptions& options) {
+State load_policy(const std::string& path, const PolicyOptions& options, const std::string& device) {
   const auto checkpoint = Checkpoint::open(path);
   auto state = std::make_shared<PolicyState>();
-  state->policy = std::make_unique<Policy>(Engine::instance().backend(), checkpoint->config(), options);
+  state->policy = std::make_unique<Policy>(Engine::instance().backend(device), checkpoint->config(), options);
   state->metadata = checkpoint->metadata_json();
   std::vector<float> values;
   const auto& parameters = state->policy->table().parameters;
@@ -166,8 +175,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   static Napi::Value load(const Napi::CallbackInfo& info) {
     const std::string path = to_text(info[0], "path");
     const auto options = read_options(info[1]);
+    const std::string device = read_device(info[1]);
     return run_async<State>(
-        info.Env(), [path, options] { return load_policy(path, options); }, wrap);
+        info.Env(), [path, options, device] { return load_policy(path, options, device); }, wrap);
   }
 
   static Napi::Value create(const Napi::CallbackInfo& info) {
@@ -175,9 +185,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const auto options = read_options(info[1]);
     return run_async<State>(
         info.Env(),
-        [json, options] {
+        [json, options, device = read_device(info[1])] {
           auto state = std::make_shared<PolicyState>();
-          state->policy = std::make_unique<Policy>(Engine::instance().backend(), parse_config(json, "config"), options);
+          state->policy = std::make_unique<Policy>(Engine::instance().backend(device), parse_config(json, "config"), options);
           return state;
         },
         wrap);
@@ -244,6 +254,11 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     r.ignore_stop = f.boolean("ignoreStop", false);
     r.seed = static_cast<uint64_t>(f.integer("seed", 0, 0, int64_t{1} << 53));
     r.step = static_cast<uint32_t>(f.integer("step", 0, 0, (int64_t{1} << 32) - 1));
+    if (f.has("catalog")) {
+      r.catalog = to_catalog(f.get("catalog"), "catalog");
+      r.rules = read_rules(f, r.catalog->items());
+      r.excluded = read_excluded(info.Env(), f, r.prompt_offsets.empty() ? 0 : r.prompt_offsets.size() - 1, r.catalog->items());
+    }
     r.abort = &state_->abort;
     return operate<Completions>(
         info.Env(), [r = std::move(r)](Policy& p) { return p.generate(r); },
@@ -422,6 +437,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const auto env = info.Env();
     const auto& p = *state_->policy;
     auto out = Napi::Object::New(env);
+    out.Set("device", p.device());
     out.Set("metadata", state_->metadata);
     out.Set("config", config_json(p.config(), StorageType::f32));
     out.Set("vocabSize", p.config().vocab);

@@ -3,6 +3,7 @@ import type { Sample } from "./data/sample.ts";
 import { refuse } from "./errors.ts";
 import type { Policy } from "./policy.ts";
 import type { Catalog } from "./ranking/catalog.ts";
+import type { CatalogConstraint } from "./ranking/constraint.ts";
 import { readList } from "./ranking/list.ts";
 import { dialogueOf, type ListMetrics, type MetricOptions, measureLists } from "./ranking/metrics.ts";
 import { groundTruths, seenTitles } from "./ranking/rewards.ts";
@@ -21,6 +22,8 @@ export interface GenerateListsOptions {
   /** Default 0, the most probable token each time; above 0 samples, keyed by `seed`. */
   temperature?: number;
   seed?: number;
+  /** Lists hold items of the catalog only. */
+  constraint?: CatalogConstraint;
   /** Called with the number of prompts done. */
   onProgress?: (done: number, total: number) => void;
   signal?: AbortSignal;
@@ -47,17 +50,20 @@ export async function generateLists(
   samples: readonly Sample[],
   options: GenerateListsOptions = {},
 ): Promise<string[]> {
-  const { maxNewTokens = 512, maxRows = 64, temperature = 0, seed = 0, signal } = options;
+  const { maxNewTokens = 512, maxRows = 64, temperature = 0, seed = 0, signal, constraint } = options;
   const tokenizer = policy.tokenizer ?? refuse("INVALID_ARGUMENT", "a checkpoint with a tokenizer", "policy", "none");
   const room = policy.maxPositions - maxNewTokens + 1;
   const distinct = new Map<string, number>();
   const prompts: Int32Array[] = [];
+  const askedBy: Sample[] = []; // of each distinct prompt
   const indices = samples.map((sample) => {
     const prompt = encodePrompt(tokenizer, sample.prompt).slice(-Math.max(1, room));
-    const key = prompt.join();
+    // under a constraint equal prompts may still differ in what they exclude
+    const key = prompt.join() + (constraint ? JSON.stringify(constraint.forSamples([sample]).excluded) : "");
     const known = distinct.get(key);
     if (known !== undefined) return known;
     distinct.set(key, prompts.length);
+    askedBy.push(sample);
     return prompts.push(prompt) - 1;
   });
   const texts: string[] = [];
@@ -70,6 +76,7 @@ export async function generateLists(
       seed,
       promptKeys: chunk.map((_, i) => first + i),
       ...(temperature > 0 ? { temperature } : { greedy: true }),
+      ...(constraint ? { constraint: constraint.forSamples(askedBy.slice(first, first + part)) } : {}),
       ...(signal ? { signal } : {}),
     });
     for (const [completion] of generated) texts.push(tokenizer.decode(completion!.ids));

@@ -84,6 +84,39 @@ export interface NativeGenerateRequest {
   ignoreStop?: boolean;
   seed?: number;
   step?: number;
+  catalog?: NativeCatalog;
+  least?: number;
+  most?: number;
+  repeats?: boolean;
+  excludedItems?: Int32Array;
+  excludedOffsets?: Int32Array;
+}
+
+/** Length and repeats of lists that come from a catalog alone. */
+export interface NativeListRules {
+  /** Items of a list, least <= most; most defaults to least. */
+  least: number;
+  most?: number;
+  /** Default false: no item twice. */
+  repeats?: boolean;
+}
+
+/** Items that rows may not hold: a CSR over prompts (generate) or completions (replay). */
+export interface NativeExclusions {
+  excludedItems?: Int32Array;
+  excludedOffsets?: Int32Array;
+}
+
+/** The catalog's lines as tries of tokens, one with the newline that follows a line, one with the stop token of the last. */
+export interface NativeCatalog {
+  /** Writes `path`.line and `path`.last. */
+  save(path: string, key: string): Promise<void>;
+  /** The tokens that were allowed at every token of given completions. */
+  replay(request: { ids: Int32Array; offsets: Int32Array } & NativeListRules & NativeExclusions): {
+    offsets: Int32Array;
+    ids: Int32Array;
+  };
+  describe(): { items: number; bytes: number; longestLine: number };
 }
 
 export interface NativeCompletions {
@@ -95,6 +128,8 @@ export interface NativeCompletions {
 }
 
 export interface NativePolicyOptions {
+  /** Default "cpu". "cuda": an NVIDIA GPU (NO_DEVICE with the reason where it cannot be used). "auto": cuda where it can be used. */
+  device?: "auto" | "cpu" | "cuda";
   compute?: "f32" | "bf16";
   trainable?: boolean;
   recompute?: boolean;
@@ -110,6 +145,7 @@ export interface NativeOptimizerOptions {
 }
 
 export interface NativePolicyInfo {
+  device: "cpu" | "cuda";
   metadata: string;
   config: string;
   vocabSize: number;
@@ -204,7 +240,17 @@ export interface NativeRule {
   parameters: { name: string; value: number; min: number; max: number; reason: string }[];
 }
 
+/** A device, and where it cannot be used the reason. */
+export interface DeviceStatus {
+  device: "cpu" | "cuda";
+  usable: boolean;
+  reason?: string;
+  name?: string;
+  memoryBytes?: number;
+}
+
 export interface DeviceInfo {
+  devices: DeviceStatus[];
   device: string;
   isa: string;
   bf16: boolean;
@@ -242,6 +288,16 @@ export interface Addon {
   };
   /** JSON text: a folder's config.json, or a GGUF file's { config, tokenizer, tokenizer_config }. Reads no weights. */
   checkpointMetadata(path: string): Promise<string>;
+  NativeCatalog: {
+    build(lines: {
+      names: string[];
+      lineOffsets: Int32Array;
+      lineTokens: Int32Array;
+      lastOffsets: Int32Array;
+      lastTokens: Int32Array;
+    }): Promise<NativeCatalog>;
+    open(path: string, key: string): Promise<NativeCatalog>;
+  };
   NativePolicy: {
     load(path: string, options?: NativePolicyOptions): Promise<NativePolicy>;
     create(config: string, options?: NativePolicyOptions): Promise<NativePolicy>;

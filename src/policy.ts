@@ -7,6 +7,7 @@ import { writeFolderAtomic } from "./files.ts";
 import {
   addon,
   type NativeBatch,
+  type NativeExclusions,
   type NativeObjective,
   type NativeObjectiveResult,
   type NativeOptimizerOptions,
@@ -14,11 +15,14 @@ import {
   type NativeScores,
   type NativeStepInputs,
 } from "./native.ts";
+import type { Constraint } from "./ranking/constraint.ts";
 import { stopIds, vocabularyTable } from "./text/encode.ts";
 import { loadTokenizer, tokenizerFiles } from "./text/tokenizer.ts";
 import type { Tokenizer } from "./text/types.ts";
 
 export interface PolicyOptions {
+  /** Default "cpu". "cuda": an NVIDIA GPU (NO_DEVICE with the reason where it cannot be used). "auto": cuda where it can be used. */
+  device?: "auto" | "cpu" | "cuda";
   /** Matrix products in f32 (default), or with bf16 operands and f32 accumulation; master weights are f32 either way. */
   compute?: "f32" | "bf16";
   /** Default true. false: no gradients or optimizer state (a reference, or inference). */
@@ -78,6 +82,8 @@ export interface GenerateOptions {
   step?: number;
   /** One number for each prompt; default its index. */
   promptKeys?: ArrayLike<number>;
+  /** Lists from a catalog alone, one set of exclusions for each prompt: the log-probs are those of the distribution over allowed tokens. */
+  constraint?: Constraint;
   signal?: AbortSignal;
 }
 
@@ -92,6 +98,8 @@ export interface ForwardOptions {
   temperature?: number;
   /** Prompt and completion tokens of one pass, default 2048. A group that is larger is split; one row is not. */
   microBatchTokens?: number;
+  /** The distribution over the tokens that the catalog allows, one set of exclusions for each group. */
+  constraint?: Constraint;
   signal?: AbortSignal;
 }
 
@@ -108,9 +116,36 @@ const concatenate = (parts: readonly Int32Array[]): Int32Array => {
   return out;
 };
 
-function batchOf(groups: readonly Group[]): NativeBatch {
+/** Exclusions as a CSR, the set of row i `copies[i]` times. */
+function exclusions(constraint: Constraint, copies: readonly number[]): NativeExclusions {
+  if (constraint.excluded.length !== copies.length)
+    refuse("INVALID_ARGUMENT", `${copies.length} sets of excluded items`, "constraint", constraint.excluded.length);
+  const sets = constraint.excluded.flatMap((set, i) => Array.from({ length: copies[i]! }, () => Int32Array.from(set)));
+  return { excludedItems: concatenate(sets), excludedOffsets: offsetsOf(sets) };
+}
+
+/** The tokens that were allowed at each completion token, flat: a CSR. @throws INVALID_ARGUMENT where a completion is no list of the catalog */
+export function allowedTokens(
+  groups: readonly Group[],
+  constraint: Constraint,
+): { offsets: Int32Array; ids: Int32Array } {
   const completions = groups.flatMap((group) => group.completions);
+  return constraint.native.replay({
+    ids: concatenate(completions),
+    offsets: offsetsOf(completions),
+    ...constraint.rules,
+    ...exclusions(
+      constraint,
+      groups.map((group) => group.completions.length),
+    ),
+  });
+}
+
+function batchOf(groups: readonly Group[], constraint?: Constraint): NativeBatch {
+  const completions = groups.flatMap((group) => group.completions);
+  const allowed = constraint && allowedTokens(groups, constraint);
   return {
+    ...(allowed ? { allowedOffsets: allowed.offsets, allowedIds: allowed.ids } : {}),
     promptIds: concatenate(groups.map((group) => group.prompt)),
     promptOffsets: offsetsOf(groups.map((group) => group.prompt)),
     completionIds: concatenate(completions),
@@ -178,7 +213,7 @@ export class Policy {
 
   /** Samples `groupSize` completions of every prompt; the prompt is computed once, finished rows leave the batch. */
   async generate(prompts: readonly Int32Array[], options: GenerateOptions = {}): Promise<Generated[][]> {
-    const { signal, stopIds: stops, promptKeys, stopStrings, ...rest } = options;
+    const { signal, stopIds: stops, promptKeys, stopStrings, constraint, ...rest } = options;
     if (stopStrings?.length) await this.#setVocabulary();
     const groupSize = options.groupSize ?? 1;
     const out = await this.#run(signal, () =>
@@ -189,6 +224,16 @@ export class Policy {
         stopIds: Int32Array.from(stops ?? this.stopIds),
         ...(stopStrings ? { stopStrings: [...stopStrings] } : {}),
         ...(promptKeys ? { promptKeys: Int32Array.from(promptKeys) } : {}),
+        ...(constraint
+          ? {
+              catalog: constraint.native,
+              ...constraint.rules,
+              ...exclusions(
+                constraint,
+                prompts.map(() => 1),
+              ),
+            }
+          : {}),
       }),
     );
     return prompts.map((_, p) =>
@@ -206,8 +251,8 @@ export class Policy {
 
   /** Log-probs (and entropies) of every completion token, flat in the order of the groups. Nats. */
   score(groups: readonly Group[], options: ForwardOptions & { entropies?: boolean } = {}): Promise<NativeScores> {
-    const { signal, ...rest } = options;
-    return this.#run(signal, () => this.#native.score(batchOf(groups), rest));
+    const { signal, constraint, ...rest } = options;
+    return this.#run(signal, () => this.#native.score(batchOf(groups, constraint), rest));
   }
 
   /** Adds the gradient of an objective over these groups; `inputs` are per completion token, flat. The weights stay. */
@@ -217,8 +262,8 @@ export class Policy {
     objective: NativeObjective,
     options: ForwardOptions = {},
   ): Promise<NativeObjectiveResult & NativeScores> {
-    const { signal, ...rest } = options;
-    return this.#run(signal, () => this.#native.accumulate(batchOf(groups), inputs, objective, rest));
+    const { signal, constraint, ...rest } = options;
+    return this.#run(signal, () => this.#native.accumulate(batchOf(groups, constraint), inputs, objective, rest));
   }
 
   /** Adds the gradient of sum_t dlogprobs[t] logprob[t] (+ dentropies[t] entropy[t]): any loss computed elsewhere. */
@@ -227,8 +272,8 @@ export class Policy {
     dlogprobs: Float32Array,
     options: ForwardOptions & { dentropies?: Float32Array } = {},
   ): Promise<NativeScores> {
-    const { signal, dentropies, ...rest } = options;
-    return this.#run(signal, () => this.#native.backward(batchOf(groups), dlogprobs, dentropies, rest));
+    const { signal, dentropies, constraint, ...rest } = options;
+    return this.#run(signal, () => this.#native.backward(batchOf(groups, constraint), dlogprobs, dentropies, rest));
   }
 
   /** Clips the accumulated gradient, applies AdamW, clears it. Returns the norm before clipping. */

@@ -8,7 +8,7 @@
 namespace rank_grpo {
 
 ListCursor::ListCursor(const CatalogTries& catalog, const ListRules& rules, const std::vector<int32_t>& excluded, const std::string& row)
-    : catalog_(catalog), rules_(rules) {
+    : catalog_(&catalog), rules_(rules) {
   line_.trie = catalog.line.get();
   last_.trie = catalog.last.get();
   const int64_t left = int64_t{catalog.items()} - static_cast<int64_t>(excluded.size());

@@ -48,7 +48,7 @@ class ListCursor {
   int32_t open(const Walk& walk, int32_t low, int32_t high) const;  // lines of the range that are not excluded
   void exclude(int32_t item);
 
-  const CatalogTries& catalog_;
+  const CatalogTries* catalog_;
   ListRules rules_;
   Walk line_, last_;
   std::vector<int32_t> allowed_, list_;

@@ -11,7 +11,7 @@ namespace rank_grpo {
 namespace {
 
 constexpr int64_t kMagic = 0x3145495254475252;  // "RRGTRIE1": the version is its last letter
-enum Header { magic, checksum, key_bytes, lines, nodes, children, token_count, longest, header_size };
+enum Header { kMagicAt, kChecksum, kKeyBytes, kLines, kNodes, kChildren, kTokens, kLongest, kHeaderSize };
 
 int64_t padded(int64_t bytes) { return (bytes + 7) / 8 * 8; }
 
@@ -111,13 +111,13 @@ std::unique_ptr<Trie> Trie::build(const std::vector<int32_t>& offsets, const std
   append(data, p.child_lows);
   append(data, p.child_highs);
   append(data, p.child_nodes);
-  int64_t header[header_size] = {};
-  header[magic] = kMagic;
-  header[lines] = count;
-  header[nodes] = static_cast<int64_t>(p.depths.size());
-  header[children] = static_cast<int64_t>(p.child_tokens.size());
-  header[token_count] = static_cast<int64_t>(p.tokens.size());
-  header[longest] = longest_line;
+  int64_t header[kHeaderSize] = {};
+  header[kMagicAt] = kMagic;
+  header[kLines] = count;
+  header[kNodes] = static_cast<int64_t>(p.depths.size());
+  header[kChildren] = static_cast<int64_t>(p.child_tokens.size());
+  header[kTokens] = static_cast<int64_t>(p.tokens.size());
+  header[kLongest] = longest_line;
   std::unique_ptr<Trie> trie(new Trie());
   trie->owned_ = std::move(data);
   trie->attach(header, trie->owned_.data());
@@ -130,11 +130,11 @@ int64_t Trie::bytes() const {
 }
 
 void Trie::attach(const int64_t* header, const char* data) {
-  lines_ = static_cast<int32_t>(header[lines]);
-  nodes_ = static_cast<int32_t>(header[nodes]);
-  children_ = header[children];
-  token_count_ = header[token_count];
-  longest_ = static_cast<int32_t>(header[longest]);
+  lines_ = static_cast<int32_t>(header[kLines]);
+  nodes_ = static_cast<int32_t>(header[kNodes]);
+  children_ = header[kChildren];
+  token_count_ = header[kTokens];
+  longest_ = static_cast<int32_t>(header[kLongest]);
   auto take = [&](int64_t count, int64_t size) {
     const char* at = data;
     data += padded(count * size);
@@ -155,7 +155,7 @@ void Trie::attach(const int64_t* header, const char* data) {
 
 void Trie::save(const std::string& path, const std::string& key) const {
   const char* data = reinterpret_cast<const char*>(offsets_);
-  int64_t header[header_size] = {kMagic,  digest(data, bytes()), static_cast<int64_t>(key.size()), lines_, nodes_, children_, token_count_,
+  int64_t header[kHeaderSize] = {kMagic,  digest(data, bytes()), static_cast<int64_t>(key.size()), lines_, nodes_, children_, token_count_,
                                  longest_};
   std::string padded_key = key;
   padded_key.resize(static_cast<size_t>(padded(static_cast<int64_t>(key.size()))), '\0');
@@ -171,24 +171,24 @@ std::unique_ptr<Trie> Trie::open(const std::string& path, const std::string& key
   auto bad = [&](const std::string& wanted, const std::string& got) {
     fail("BAD_CHECKPOINT", path + ": Expected " + wanted + ", got " + got + ". Remove the file: it is made again from the catalog.");
   };
-  int64_t header[header_size];
+  int64_t header[kHeaderSize];
   if (file->size() < sizeof header) bad("a catalog cache", std::to_string(file->size()) + " bytes");
   std::memcpy(header, file->data(), sizeof header);
-  if (header[magic] != kMagic) bad("a catalog cache of this version", "another file");
+  if (header[kMagicAt] != kMagic) bad("a catalog cache of this version", "another file");
   const int64_t size = static_cast<int64_t>(file->size());
-  for (int field : {key_bytes, lines, nodes, children, token_count, longest})
+  for (int field : {kKeyBytes, kLines, kNodes, kChildren, kTokens, kLongest})
     if (header[field] < 0 || header[field] > size) bad("sound sizes", std::to_string(header[field]));
   std::unique_ptr<Trie> trie(new Trie());
   const char* start = reinterpret_cast<const char*>(file->data()) + sizeof header;
-  const int64_t head = static_cast<int64_t>(sizeof header) + padded(header[key_bytes]);
-  trie->lines_ = static_cast<int32_t>(header[lines]);
-  trie->nodes_ = static_cast<int32_t>(header[nodes]);
-  trie->children_ = header[children];
-  trie->token_count_ = header[token_count];
+  const int64_t head = static_cast<int64_t>(sizeof header) + padded(header[kKeyBytes]);
+  trie->lines_ = static_cast<int32_t>(header[kLines]);
+  trie->nodes_ = static_cast<int32_t>(header[kNodes]);
+  trie->children_ = header[kChildren];
+  trie->token_count_ = header[kTokens];
   if (head + trie->bytes() != size) bad(std::to_string(head + trie->bytes()) + " bytes", std::to_string(size));
-  if (std::string(start, static_cast<size_t>(header[key_bytes])) != key) bad("the cache of this catalog and tokenizer", "another one's");
-  const char* data = start + padded(header[key_bytes]);
-  if (digest(data, trie->bytes()) != header[checksum]) bad("an unchanged file", "a damaged one (checksum)");
+  if (std::string(start, static_cast<size_t>(header[kKeyBytes])) != key) bad("the cache of this catalog and tokenizer", "another one's");
+  const char* data = start + padded(header[kKeyBytes]);
+  if (digest(data, trie->bytes()) != header[kChecksum]) bad("an unchanged file", "a damaged one (checksum)");
   trie->attach(header, data);
   trie->file_ = std::move(file);
   return trie;

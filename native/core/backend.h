@@ -142,17 +142,19 @@ class Backend {
 
   // -- logprob: the head, never a [R, V] tensor
   // logprob[r] = log softmax(h[r] W^T / temperature)[target[r]], entropy[r] in nats (null: not wanted), lse[r] of the
-  // scaled logits for the backward pass. h [R, C], W [V, C]. All on the device except target.
-  virtual void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
-                            const AllowedTokens* allowed, int64_t R, float temperature) = 0;
+  // scaled logits for the backward pass. h [R, C], W [V, C]; rows: W as it lies in memory, null where it is kept in panels alone (it only
+  // makes allowed sets cheaper). A row whose set has one token: log-prob and entropy exactly 0. All on the device except target.
+  virtual void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float* rows,
+                            const int32_t* target, const AllowedTokens* allowed, int64_t R, float temperature) = 0;
   // dh [R, C] = gradient, dW [V, C] += gradient, of sum_r dlogprob[r] * logprob[r] + dentropy[r] * entropy[r].
   // dentropy and entropy may be null together. dlogprob and dentropy lie on the host; dW null: not wanted.
   virtual void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels, const int32_t* target,
                              const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
                              const float* dentropy, int64_t R, float temperature) = 0;
   // Draws one token a row: token[r], logprob[r] of the temperature-scaled, untruncated distribution (what training sees),
-  // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host.
-  virtual void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,
+  // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host. Where the logits of a row
+  // are not all numbers, its token is 0 and its log-prob NaN or infinite: sorting what has no order would be undefined.
+  virtual void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
                            const uint32_t* random, int64_t R, const Sampling& sampling) = 0;
 
   // -- optimizer

@@ -74,13 +74,13 @@ class CpuBackend final : public Backend {
   void gather_rows(float* y, const float* x, const int32_t* rows, int64_t R, int64_t C) override;
   void scatter_add_rows(float* x, const float* y, const int32_t* rows, int64_t R, int64_t C) override;
 
-  void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
+  void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float* rows, const int32_t* target,
                     const AllowedTokens* allowed, int64_t R, float temperature) override;
   void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels, const int32_t* target,
                      const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob, const float* dentropy,
                      int64_t R, float temperature) override;
-  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed, const uint32_t* random,
-                   int64_t R, const Sampling& sampling) override;
+  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
+                   const uint32_t* random, int64_t R, const Sampling& sampling) override;
 
   // The head over h [R, C] and W [V, C] as they are given, for the kernels export (head.cc). dh [R, C] = gradient, dW [V, C] +=
   // gradient (null: not wanted); entropy and dentropy may be null together.
@@ -107,11 +107,33 @@ class CpuBackend final : public Backend {
                    const std::function<void(int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld)>& use, float* out,
                    int64_t ld);
 
+  // The head over few tokens a row (allowed.cc)
+  struct FewTokens {
+    std::vector<int32_t> ids;  // [U] ascending: every token that some row may use
+  };
+  FewTokens few_tokens(const AllowedTokens& allowed, const std::vector<int32_t>& rows, int64_t V);  // fills few_places_
+  void forget(const FewTokens& few);
+  void few_logits(float* logits, const float* h, const std::vector<int32_t>& rows, const FewTokens& few, const CpuPanels& panels,
+                  const float* W);  // logits [rows, U]
+  template <class F>
+  void each_few_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels, const float* W,
+                    F&& use);
+  void allowed_forward(float* logprob, float* entropy, float* lse, const float* h, const CpuPanels& panels, const float* W,
+                       const int32_t* target, const AllowedTokens& allowed, int64_t R, float temperature);
+  void allowed_backward(float* dh, float* dW, const float* h, const float* W, const CpuPanels& panels, const int32_t* target,
+                        const AllowedTokens& allowed, const float* lse, const float* entropy, const float* dlogprob, const float* dentropy,
+                        int64_t R, float temperature);
+  void allowed_sample(int32_t* token, float* logprob, const float* h, const CpuPanels& panels, const float* W, const AllowedTokens& allowed,
+                      const uint32_t* random, int64_t R, const Sampling& sampling);
+
   ThreadPool pool_;
   const Kernels& kernels_;
-  Scratch scratch_a_, scratch_b_;  // operands of the product at hand
-  Scratch scratch_h_;              // rows of the head
-  Scratch scratch_logits_;         // a chunk of the head's logits or their gradient
+  Scratch scratch_a_, scratch_b_;       // operands of the product at hand
+  Scratch scratch_h_;                   // rows of the head
+  Scratch scratch_attention_;           // of the backward pass
+  Scratch scratch_logits_;              // a chunk of the head's logits or their gradient
+  Scratch scratch_few_, scratch_rows_;  // columns and rows of the head over few tokens
+  std::vector<int32_t> few_places_;     // [V] column of a token in the head over few tokens, -1 elsewhere
 };
 
 }  // namespace rank_grpo

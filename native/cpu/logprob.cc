@@ -23,35 +23,6 @@ RowStats merge_blocks(const BlockStats* blocks, int64_t count, int64_t stride) {
   return {static_cast<float>(lse), static_cast<float>(lse - weighted / sum)};
 }
 
-namespace {
-
-// Logits of row `row` (of packed rows A) for the tokens ids[0 .. count), in pieces of kLseBlock: f(logits, first, n).
-// The columns are copied into panels, so each logit is the same bits as in the full product.
-template <class F>
-void allowed_logits(const MatmulKernels& kernels, const CpuPanels& panels, const Rows& A, int64_t row, const int32_t* ids, int64_t count,
-                    F&& f) {
-  const int64_t steps = panels.pairs ? (panels.columns + 1) / 2 : panels.columns;
-  std::vector<uint32_t> panel(static_cast<size_t>(steps * kPanel), 0);
-  alignas(64) float logits[kLseBlock];
-  for (int64_t first = 0; first < count; first += kLseBlock) {
-    const int64_t n = std::min<int64_t>(kLseBlock, count - first);
-    for (int64_t c = 0; c < n; c += kPanel) {
-      const int columns = static_cast<int>(std::min<int64_t>(kPanel, n - c));
-      for (int j = 0; j < columns; ++j) {
-        const int64_t id = ids[first + c + j];
-        const uint32_t* from = panels.data + id / kPanel * panels.stride() + id % kPanel;
-        for (int64_t k = 0; k < steps; ++k) panel[static_cast<size_t>(k * kPanel + j)] = from[k * kPanel];
-      }
-      Product product{kernels,      panels.pairs, 1,         columns, panels.columns, {A.at(row), A.row, A.step, A.panel},
-                      panel.data(), logits + c,   kLseBlock, false,   nullptr};
-      product.block(0, 1, 0, 1);
-    }
-    f(logits, first, n);
-  }
-}
-
-}  // namespace
-
 void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, int64_t first_column, int64_t columns,
                              const std::function<void(int64_t row, int rows, int64_t column, int n, float* logits, int64_t ld)>& use,
                              float* out, int64_t ld) {
@@ -81,30 +52,13 @@ void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, 
   });
 }
 
-void CpuBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
-                              const AllowedTokens* allowed, int64_t R, float temperature) {
+void CpuBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float* weights,
+                              const int32_t* target, const AllowedTokens* allowed, int64_t R, float temperature) {
   if (R == 0) return;
   const auto& panels = static_cast<const CpuPanels&>(W);
   const float inverse = 1.f / temperature;
+  if (allowed) return allowed_forward(logprob, entropy, lse, h, panels, weights, target, *allowed, R, temperature);
   const Rows A = rows_of(scratch_h_, h, R, panels.columns, panels.compute);
-  if (allowed) {
-    pool_.run(static_cast<int>(R), [&](int r) {
-      const int32_t* ids = allowed->ids.data() + allowed->offsets[static_cast<size_t>(r)];
-      const int64_t count = allowed->offsets[static_cast<size_t>(r) + 1] - allowed->offsets[static_cast<size_t>(r)];
-      std::vector<BlockStats> stats;
-      float own = -std::numeric_limits<float>::infinity();
-      allowed_logits(*kernels_.matmul, panels, A, r, ids, count, [&](const float* logits, int64_t first, int64_t n) {
-        stats.push_back(kernels_.logprob->stats(logits, static_cast<int>(n), inverse, entropy != nullptr));
-        for (int64_t i = 0; i < n; ++i)
-          if (ids[first + i] == target[r]) own = logits[i] * inverse;
-      });
-      const RowStats row = merge_blocks(stats.data(), static_cast<int64_t>(stats.size()), 1);
-      lse[r] = row.lse;
-      logprob[r] = count == 1 && ids[0] == target[r] ? 0.f : own - row.lse;
-      if (entropy) entropy[r] = count == 1 ? 0.f : row.entropy;
-    });
-    return;
-  }
   const int64_t blocks = (panels.rows + kLseBlock - 1) / kLseBlock;
   std::vector<BlockStats> stats(static_cast<size_t>(R * blocks));
   head_blocks(
@@ -130,6 +84,7 @@ void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float
                                const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
                                const float* dentropy, int64_t R, float temperature) {
   const auto& panels = static_cast<const CpuPanels&>(head);
+  if (allowed) return allowed_backward(dh, dW, h, W, panels, target, *allowed, lse, entropy, dlogprob, dentropy, R, temperature);
   const int64_t C = panels.columns, V = panels.rows;
   const float inverse = 1.f / temperature;
   std::fill(dh, dh + R * C, 0.f);
@@ -146,56 +101,23 @@ void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float
     kernels_.logprob->gradient(d, logits, n, inverse, lse[r], dlogprob[r], dentropy ? dentropy[r] : 0.f, entropy ? entropy[r] : 0.f, false);
   };
 
-  if (allowed) {
-    std::vector<int64_t> offsets(static_cast<size_t>(L) + 1, 0);
-    auto ids_of = [&](int64_t i) { return allowed->ids.data() + allowed->offsets[static_cast<size_t>(live[static_cast<size_t>(i)])]; };
-    for (int64_t i = 0; i < L; ++i) {
-      const size_t r = static_cast<size_t>(live[static_cast<size_t>(i)]);
-      const int64_t n = allowed->offsets[r + 1] - allowed->offsets[r];
-      offsets[static_cast<size_t>(i) + 1] = offsets[static_cast<size_t>(i)] + (n == 1 ? 0 : n);  // no alternative, no gradient
-    }
-    std::vector<float> d(static_cast<size_t>(offsets.back()));
-    pool_.run(static_cast<int>(L), [&](int i) {
-      const int64_t begin = offsets[static_cast<size_t>(i)], count = offsets[static_cast<size_t>(i) + 1] - begin;
-      if (count == 0) return;
-      const int32_t own = target[live[static_cast<size_t>(i)]];
-      allowed_logits(*kernels_.matmul, panels, A, i, ids_of(i), count, [&](const float* logits, int64_t first, int64_t n) {
-        row_terms(i, &d[static_cast<size_t>(begin + first)], logits, n);
-        for (int64_t j = 0; j < n; ++j)
-          if (ids_of(i)[first + j] == own) d[static_cast<size_t>(begin + first + j)] += inverse * dlogprob[live[static_cast<size_t>(i)]];
-      });
-    });
-    // Columns are split, rows ascend: the sums have one order.
-    pool_.run(static_cast<int>((C + 63) / 64), [&](int task) {
-      const int64_t c0 = int64_t{task} * 64, c1 = std::min(C, c0 + 64);
-      for (int64_t i = 0; i < L; ++i)
-        for (int64_t j = offsets[static_cast<size_t>(i)]; j < offsets[static_cast<size_t>(i) + 1]; ++j) {
-          const int64_t id = ids_of(i)[j - offsets[static_cast<size_t>(i)]];
-          for (int64_t c = c0; c < c1; ++c) {
-            dh_live[static_cast<size_t>(i * C + c)] += d[static_cast<size_t>(j)] * W[id * C + c];
-            if (dW) dW[id * C + c] += d[static_cast<size_t>(j)] * h_live[static_cast<size_t>(i * C + c)];
+  const int64_t budget = int64_t{2} << 20;  // floats: 8 MiB of dlogits at a time
+  const int64_t chunk = std::min((V + kLseBlock - 1) / kLseBlock, std::max<int64_t>(1, budget / L / kLseBlock)) * kLseBlock;
+  float* d = scratch_logits_.floats(*this, L * chunk);
+  for (int64_t v = 0; v < V; v += chunk) {
+    const int64_t n = std::min(chunk, V - v);
+    head_blocks(
+        A, panels, L, v, n,
+        [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
+          for (int r = 0; r < rows; ++r) {
+            row_terms(row + r, logits + r * ld, logits + r * ld, count);
+            const int64_t own = target[live[static_cast<size_t>(row + r)]] - v - column;
+            if (own >= 0 && own < count) logits[r * ld + own] += inverse * dlogprob[live[static_cast<size_t>(row + r)]];
           }
-        }
-    });
-  } else {
-    const int64_t budget = int64_t{2} << 20;  // floats: 8 MiB of dlogits at a time
-    const int64_t chunk = std::min((V + kLseBlock - 1) / kLseBlock, std::max<int64_t>(1, budget / L / kLseBlock)) * kLseBlock;
-    float* d = scratch_logits_.floats(*this, L * chunk);
-    for (int64_t v = 0; v < V; v += chunk) {
-      const int64_t n = std::min(chunk, V - v);
-      head_blocks(
-          A, panels, L, v, n,
-          [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
-            for (int r = 0; r < rows; ++r) {
-              row_terms(row + r, logits + r * ld, logits + r * ld, count);
-              const int64_t own = target[live[static_cast<size_t>(row + r)]] - v - column;
-              if (own >= 0 && own < count) logits[r * ld + own] += inverse * dlogprob[live[static_cast<size_t>(row + r)]];
-            }
-          },
-          d, n);
-      linear_backward_input(dh_live.data(), d, W + v * C, L, n, C, panels.compute, v > 0);
-      if (dW) linear_backward_weight(dW + v * C, nullptr, d, h_live.data(), L, n, C, panels.compute);
-    }
+        },
+        d, n);
+    linear_backward_input(dh_live.data(), d, W + v * C, L, n, C, panels.compute, v > 0);
+    if (dW) linear_backward_weight(dW + v * C, nullptr, d, h_live.data(), L, n, C, panels.compute);
   }
   for (int64_t i = 0; i < L; ++i) std::copy_n(&dh_live[static_cast<size_t>(i * C)], C, dh + int64_t{live[static_cast<size_t>(i)]} * C);
 }

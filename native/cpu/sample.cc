@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "logprob.h"
+#include "sample.h"
 
 namespace rank_grpo {
 namespace {
@@ -83,19 +83,21 @@ int draw_truncated(const float* x, int64_t V, float inverse, float top, const Sa
   return ids.back();
 }
 
-int choose(const float* x, int64_t n, const BlockStats* stats, float inverse, const Sampling& s, double u) {
+}  // namespace
+
+int choose_token(const float* x, int64_t n, const BlockStats* stats, float inverse, const Sampling& s, const uint32_t* random) {
   if (s.greedy) return argmax(x, n);
   float top = stats[0].max;
   for (int64_t b = 1; b < (n + kLseBlock - 1) / kLseBlock; ++b) top = std::max(top, stats[b].max);
+  const double u = uniform53(random);
   if (s.top_k == 0 && s.top_p >= 1 && s.min_p == 0) return draw_untruncated(x, n, inverse, stats, top, u);
   return draw_truncated(x, n, inverse, top, s, u);
 }
 
-}  // namespace
-
-void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,
-                             const uint32_t* random, int64_t R, const Sampling& s) {
+void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* weights,
+                             const AllowedTokens* allowed, const uint32_t* random, int64_t R, const Sampling& s) {
   const auto& panels = static_cast<const CpuPanels&>(W);
+  if (allowed) return allowed_sample(token, logprob, h, panels, weights, *allowed, random, R, s);
   const int64_t C = panels.columns, V = panels.rows, blocks = (V + kLseBlock - 1) / kLseBlock;
   const float inverse = 1.f / s.temperature;
   float* logits = scratch_logits_.floats(*this, std::min<int64_t>(R, kHeadRows) * V);
@@ -112,26 +114,11 @@ void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, con
         logits, V);
     pool_.run(static_cast<int>(rows), [&](int r) {
       const float* x = logits + r * V;
-      const double u = uniform53(random + (first + r) * 4);
-      if (allowed) {  // the compacted logits of the row, as head_forward reads them
-        const size_t begin = static_cast<size_t>(allowed->offsets[static_cast<size_t>(first + r)]);
-        const size_t count = static_cast<size_t>(allowed->offsets[static_cast<size_t>(first + r) + 1]) - begin;
-        std::vector<float> own(count);
-        for (size_t i = 0; i < count; ++i) own[i] = x[allowed->ids[begin + i]];
-        std::vector<BlockStats> pieces;
-        for (size_t i = 0; i < count; i += kLseBlock)
-          pieces.push_back(kernels_.logprob->stats(&own[i], static_cast<int>(std::min<size_t>(kLseBlock, count - i)), inverse, false));
-        const int chosen = choose(own.data(), static_cast<int64_t>(count), pieces.data(), inverse, s, u);
-        token[first + r] = allowed->ids[begin + static_cast<size_t>(chosen)];
-        logprob[first + r] = count == 1 ? 0.f
-                                        : own[static_cast<size_t>(chosen)] * inverse -
-                                              merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1).lse;
-        return;
-      }
       const BlockStats* row = &stats[static_cast<size_t>(r * blocks)];
-      const int chosen = choose(x, V, row, inverse, s, u);
+      const float lse = merge_blocks(row, blocks, 1).lse;
+      const int chosen = std::isfinite(lse) ? choose_token(x, V, row, inverse, s, random + (first + r) * 4) : 0;
       token[first + r] = chosen;
-      logprob[first + r] = x[chosen] * inverse - merge_blocks(row, blocks, 1).lse;
+      logprob[first + r] = std::isfinite(lse) ? x[chosen] * inverse - lse : lse;
     });
   }
 }

@@ -56,6 +56,11 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override;
   const char* name() const override { return "cuda"; }
   cudaStream_t stream() const { return stream_; }
+  // Room for partial sums; lost at the next operation that has some.
+  template <class T>
+  T* partial(int64_t count) {
+    return partial_.reserve<T>(count);
+  }
 
   void* allocate(size_t bytes) override;
   void release(void* pointer, size_t bytes) noexcept override;
@@ -90,13 +95,13 @@ class CudaBackend final : public Backend {
   void gather_rows(float* y, const float* x, const int32_t* rows, int64_t R, int64_t C) override;
   void scatter_add_rows(float* x, const float* y, const int32_t* rows, int64_t R, int64_t C) override;
 
-  void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
+  void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float* rows, const int32_t* target,
                     const AllowedTokens* allowed, int64_t R, float temperature) override;
   void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels, const int32_t* target,
                      const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob, const float* dentropy,
                      int64_t R, float temperature) override;
-  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed, const uint32_t* random,
-                   int64_t R, const Sampling& sampling) override;
+  void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
+                   const uint32_t* random, int64_t R, const Sampling& sampling) override;
 
   double squared_norm(const float* x, int64_t n) override;
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;

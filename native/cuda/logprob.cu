@@ -122,10 +122,11 @@ struct RowSlopes {
   const float *lse, *entropy;        // of the caller's rows; entropy may be null
   float inverse;
 };
-// d loss / d logit = inverse (-dlogprob p - dentropy p (log p + entropy)), and inverse dlogprob more for the target.
+// d loss / d logit = inverse (-dlogprob p - dentropy p (log p + entropy)), and inverse dlogprob more for the target. Far below the
+// others p is 0, and -infinity stays out of the product.
 __device__ __forceinline__ float logit_slope(float logit, int64_t row, bool own, const RowSlopes& s) {
   const int64_t r = s.live ? s.live[row] : row;
-  const float y = logit * s.inverse - s.lse[r], p = exp_f32(y), g = -s.dlogprob[row];
+  const float y = at_least(logit * s.inverse - s.lse[r], -1000.f), p = exp_f32(y), g = -s.dlogprob[row];
   float d;
   if (s.dentropy && s.dentropy[row] != 0.f) {
     d = p * fmaf(-s.dentropy[row], y + s.entropy[r], g) * s.inverse;
@@ -308,8 +309,8 @@ void allowed_pieces(cudaStream_t stream, BlockStats* stats, float* logits, float
   }
 }
 
-void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const int32_t* target,
-                               const AllowedTokens* allowed, int64_t R, float temperature) {
+void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float*,
+                               const int32_t* target, const AllowedTokens* allowed, int64_t R, float temperature) {
   if (R == 0) return;
   const auto& panels = static_cast<const CudaPanels&>(W);
   const float inverse = 1.f / temperature;

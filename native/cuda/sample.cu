@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void CudaBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const AllowedTokens* allowed,
+void CudaBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float*, const AllowedTokens* allowed,
                               const uint32_t* random, int64_t R, const Sampling& s) {
   if (R == 0) return;
   const auto& panels = static_cast<const CudaPanels&>(W);

@@ -1,7 +1,7 @@
 // Sampling: prompts are computed once for their group, rows are decoded together, finished rows leave and waiting prompts
 // take their place. What a row draws depends on its prompt, sample and position alone, never on its neighbours.
 #include <algorithm>
-#include <deque>
+#include <optional>
 
 #include "../core/philox.h"
 #include "policy_impl.h"
@@ -24,6 +24,8 @@ struct Row {
   std::vector<int32_t> ids;
   std::vector<float> logprobs;
   std::string tail;  // last bytes, for stop strings
+  std::optional<ListCursor> cursor;
+  size_t fed = 0;  // ids that went through the model
 };
 
 class Generator {
@@ -94,7 +96,9 @@ class Generator {
     const size_t first_row = fresh.size();
     const int last_position = length + request_.max_new_tokens - 1;  // the last token is never an input
     for (int s = 0; s < request_.group_size; ++s) {
-      Row row{p, s, group.shared_pages, group.shared_pages.size(), length, {}, {}, {}};
+      Row row{p, s, group.shared_pages, group.shared_pages.size(), length, {}, {}, {}, {}, 0};
+      if (request_.catalog)
+        row.cursor.emplace(*request_.catalog, request_.rules, request_.excluded[static_cast<size_t>(p)], "prompt " + std::to_string(p));
       while (static_cast<int>(row.pages.size()) * kPageSize < last_position) row.pages.push_back(take_page());
       if (tail && static_cast<int>(row.pages.size()) == whole) row.pages.push_back(take_page());
       fresh.push_back(std::move(row));
@@ -116,18 +120,22 @@ class Generator {
     for (int s = 0; s < request_.group_size; ++s) layout.head_rows.push_back(start + length - 1);
   }
 
+  // One pass over what every row has not fed yet: the token it drew, and those that followed from it.
   void decode() {
     Layout layout;
     for (auto& row : active_) {
       const int32_t token = static_cast<int32_t>(layout.T());
-      layout.ids.push_back(row.ids.back());
-      layout.positions.push_back(row.position);
-      const size_t used = static_cast<size_t>(row.position / kPageSize) + 1;
-      layout.plan.writes.push_back({token, row.pages[used - 1] * kPageSize + row.position % kPageSize});
-      layout.plan.spans.push_back({token, 1, row.position, static_cast<int32_t>(layout.plan.tables.size())});
-      layout.plan.tables.insert(layout.plan.tables.end(), row.pages.begin(), row.pages.begin() + static_cast<int64_t>(used));
-      layout.head_rows.push_back(token);
-      ++row.position;
+      const int32_t count = static_cast<int32_t>(row.ids.size() - row.fed), first = row.position;
+      for (; row.fed < row.ids.size(); ++row.fed, ++row.position) {
+        const int32_t page = row.pages[static_cast<size_t>(row.position / kPageSize)];
+        layout.plan.writes.push_back({static_cast<int32_t>(layout.T()), page * kPageSize + row.position % kPageSize});
+        layout.ids.push_back(row.ids[row.fed]);
+        layout.positions.push_back(row.position);
+      }
+      const int64_t used = (row.position - 1) / kPageSize + 1;
+      layout.plan.spans.push_back({token, count, first, static_cast<int32_t>(layout.plan.tables.size())});
+      layout.plan.tables.insert(layout.plan.tables.end(), row.pages.begin(), row.pages.begin() + used);
+      layout.head_rows.push_back(token + count - 1);
     }
     forward_and_sample(layout, active_);
     settle(active_);
@@ -157,20 +165,40 @@ class Generator {
     }
     std::vector<int32_t> tokens(static_cast<size_t>(R));
     std::vector<float> logprobs(static_cast<size_t>(R));
-    backend.head_sample(tokens.data(), logprobs.data(), h, p.transformer.head(), nullptr, random.data(), R, request_.sampling);
-    for (size_t r = 0; r < rows.size(); ++r) {
-      rows[r].ids.push_back(tokens[r]);
-      rows[r].logprobs.push_back(logprobs[r]);
+    AllowedTokens allowed;
+    if (request_.catalog) {
+      allowed.offsets.push_back(0);
+      for (const auto& row : rows) {
+        allowed.ids.insert(allowed.ids.end(), row.cursor->allowed().begin(), row.cursor->allowed().end());
+        allowed.offsets.push_back(static_cast<int32_t>(allowed.ids.size()));
+      }
     }
-    tokens_ += R;
+    backend.head_sample(tokens.data(), logprobs.data(), h, p.transformer.head(), p.weights.floats() + p.table.head,
+                        request_.catalog ? &allowed : nullptr, random.data(), R, request_.sampling);
+    for (size_t r = 0; r < rows.size(); ++r) take(rows[r], tokens[r], logprobs[r]);
+  }
+
+  // Adds a drawn token, and with a catalog those that can only follow.
+  void take(Row& row, int32_t token, float logprob) {
+    row.ids.push_back(token);
+    row.logprobs.push_back(logprob);
+    ++tokens_;
+    if (!row.cursor) return;
+    row.cursor->advance(token);
+    while (row.cursor->allowed().size() == 1 && static_cast<int>(row.ids.size()) < request_.max_new_tokens) {
+      row.ids.push_back(row.cursor->allowed()[0]);
+      row.logprobs.push_back(0);
+      ++tokens_;
+      row.cursor->advance(row.ids.back());
+    }
   }
 
   // Moves finished rows out (their ids become empty) and gives their pages back.
   void settle(std::vector<Row>& rows) {
     for (auto& row : rows) {
       const int32_t token = row.ids.back();
-      bool stop = false;
-      if (!request_.ignore_stop) {
+      bool stop = row.cursor && row.cursor->finished();
+      if (!row.cursor && !request_.ignore_stop) {
         stop = std::find(request_.stop_ids.begin(), request_.stop_ids.end(), token) != request_.stop_ids.end();
         stop = stop || completes_stop_string(row, token);
       }
@@ -244,6 +272,12 @@ void validate_request(const GenerateRequest& r, const ModelConfig& config, bool 
   expect(s.top_p > 0 && s.top_p <= 1, "a number in (0, 1]", "topP", std::to_string(s.top_p));
   expect(s.min_p >= 0 && s.min_p <= 1, "a number in [0, 1]", "minP", std::to_string(s.min_p));
   expect(r.stop_strings.empty() || has_vocabulary, "a vocabulary (set_vocabulary)", "stopStrings", "none");
+  if (r.catalog) {
+    expect(r.excluded.size() + 1 == r.prompt_offsets.size(), "one set of exclusions for each prompt", "excluded",
+           std::to_string(r.excluded.size()));
+    expect(r.rules.least >= 1 && r.rules.least <= r.rules.most, "1 <= least <= most", "list length",
+           std::to_string(r.rules.least) + " to " + std::to_string(r.rules.most));
+  }
   for (size_t p = 0; p + 1 < r.prompt_offsets.size(); ++p) {
     const int length = r.prompt_offsets[p + 1] - r.prompt_offsets[p] + r.max_new_tokens - 1;
     expect(length <= config.max_positions, "at most " + std::to_string(config.max_positions) + " positions (the model's context)",

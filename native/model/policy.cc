@@ -94,6 +94,7 @@ Policy::~Policy() = default;
 const ModelConfig& Policy::config() const { return impl_->config; }
 const ParameterTable& Policy::table() const { return impl_->table; }
 const PolicyOptions& Policy::options() const { return impl_->options; }
+const char* Policy::device() const { return impl_->backend->name(); }
 
 int64_t Policy::estimate_bytes(const ModelConfig& config, const PolicyOptions& options) {
   const int64_t parameters = ParameterTable(config).total;
@@ -155,8 +156,8 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
   backend->gather_rows(pass.h, hidden, pass.rows, R, C);
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
   if (!entropies) pass.entropy = nullptr;
-  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), pass.layout.targets.data(), allowed, R,
-                        o.temperature);
+  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), weights.floats() + table.head,
+                        pass.layout.targets.data(), allowed, R, o.temperature);
   return pass;
 }
 

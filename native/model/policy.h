@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "../catalog/cursor.h"
 #include "../core/backend.h"
 #include "../objectives/objective.h"
 #include "config.h"
@@ -55,6 +56,11 @@ struct GenerateRequest {
   std::vector<int32_t> stop_ids;          // ends a row; the stop token is part of the completion
   std::vector<std::string> stop_strings;  // bytes; ends a row after the token that completes one (needs the vocabulary)
   bool ignore_stop = false;
+  // Lists from a catalog alone (null: free). Tokens without an alternative are not drawn: they have log-prob 0 and go through the model
+  // together with the next drawn one. Stop ids and strings play no part; a list ends by the rules.
+  std::shared_ptr<const CatalogTries> catalog;
+  ListRules rules;
+  std::vector<std::vector<int32_t>> excluded;  // [P] items a prompt's lists may not hold, ascending
   uint64_t seed = 0;
   uint32_t step = 0;  // random numbers are keyed by (seed, step, prompt key, sample, position)
   const std::atomic<bool>* abort = nullptr;
@@ -88,6 +94,7 @@ class Policy {
   const ModelConfig& config() const;
   const ParameterTable& table() const;
   const PolicyOptions& options() const;
+  const char* device() const;  // "cpu", "cuda"
   int64_t bytes() const;                                                                   // held on the device now
   static int64_t estimate_bytes(const ModelConfig& config, const PolicyOptions& options);  // weights, gradients, optimizer, panels
 

@@ -88,8 +88,27 @@ const common = {
     .prefault({}),
 };
 
+const constraint = {
+  constrain: z
+    .enum(["none", "catalog"])
+    .default("none")
+    .describe("catalog: lists hold items of the catalog only, in sampling, loss, reference and validation alike"),
+  exclude: z
+    .array(z.enum(["seen", "repeated"]))
+    .default(["seen", "repeated"])
+    .describe("what constrained lists may not hold: titles of the dialogue, items that they hold already"),
+  excludeColumn: z.string().optional().describe("column of further titles that a row's lists may not hold"),
+  unreadable: z
+    .enum(["error", "skip"])
+    .default("error")
+    .describe("catalog titles that are not read back from their line"),
+  catalogCache: z.string().optional().describe("where the tokenised catalog is kept between runs; default: made anew"),
+};
+
 export const sftSchema = z.strictObject({
   ...common,
+  ...constraint,
+  ranks: positive.default(20).describe("list length of a constrained validation"),
   train: z.string().min(1).describe("JSONL with prompt and completion"),
   limit: positive.optional().describe("rows used, the first ones; default all"),
   epochs: z.number().positive().optional().describe("passes over the data; or give steps"),
@@ -102,6 +121,13 @@ export const sftSchema = z.strictObject({
 
 export const trainSchema = z.strictObject({
   ...common,
+  ...constraint,
+  forced: z
+    .enum(["exclude", "include"])
+    .default("exclude")
+    .describe(
+      "tokens without an alternative: left out of ratio, mean and normaliser, since they say nothing of the policy",
+    ),
   train: z.string().min(1).describe("JSONL with prompt and whatever the rewards read"),
   limit: positive.optional(),
   reference: z.string().optional().describe("frozen model of the KL term; default: the model at the start"),

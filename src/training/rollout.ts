@@ -4,6 +4,7 @@ import type { Sample } from "../data/sample.ts";
 import type { Objective } from "../objectives.ts";
 import type { Generated, Policy } from "../policy.ts";
 import { groupAdvantages, isLive } from "../ranking/advantages.ts";
+import type { CatalogConstraint } from "../ranking/constraint.ts";
 import { readList, type Slot } from "../ranking/list.ts";
 import { type Completion, combineRewards, type Reward } from "../ranking/rewards.ts";
 
@@ -35,6 +36,8 @@ export interface RolloutOptions {
   step: number;
   rewards: readonly WeightedReward[];
   objective: Objective;
+  /** Lists hold items of the catalog only. */
+  constraint?: CatalogConstraint;
 }
 
 /** Reads a completion once; parsing, rewards and metrics all use these slots. */
@@ -70,6 +73,9 @@ export async function rollOut(
           seed: options.seed,
           step: options.step,
           promptKeys: chunk.map(({ sample }) => sample.index),
+          ...(options.constraint
+            ? { constraint: options.constraint.forSamples(chunk.map(({ sample }) => sample)) }
+            : {}),
           signal,
         },
       );

@@ -8,6 +8,7 @@ import { permutation, Stream } from "../random.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { encodeCompletion, encodePrompt } from "../text/encode.ts";
 import { parseConfig, type SftConfig, sftSchema } from "./config.ts";
+import { openConstraint } from "./constrain.ts";
 import { finish, runStage, type Stage, type StepReport, type Summary } from "./loop.ts";
 import { openModel } from "./model.ts";
 import { Run } from "./run.ts";
@@ -71,7 +72,8 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
         return { prompt, completions: [completion] };
       });
     const groups = groupsOf(samples);
-    const lists = validation && (await validator(validation, policy, catalog, {}));
+    const constraint = await openConstraint(resolved, policy, catalog);
+    const lists = validation && (await validator(validation, policy, catalog, {}, constraint));
     const heldGroups = groupsOf(held.filter((sample) => sample.completion !== undefined));
     const forward = { microBatchTokens: resolved.microBatchTokens };
     let order: { epoch: number; indices: Int32Array } = { epoch: -1, indices: new Int32Array() };

@@ -6,13 +6,15 @@ import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
 import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
 import { nativeObjective, type Objective, type RowPlan, resolveObjective, stepInputs } from "../objectives.ts";
-import { type Group, Policy } from "../policy.ts";
+import { allowedTokens, type Group, Policy } from "../policy.ts";
 import { permutation, Stream } from "../random.ts";
 import { Catalog } from "../ranking/catalog.ts";
+import type { CatalogConstraint, Constraint } from "../ranking/constraint.ts";
 import { createReward, type Reward, repeats } from "../ranking/rewards.ts";
 import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
 import { encodePrompt } from "../text/encode.ts";
 import { parseConfig, type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./config.ts";
+import { openConstraint } from "./constrain.ts";
 import { finish, runStage, type Stage, type StepOutcome, type StepReport, type Summary } from "./loop.ts";
 import { openModel } from "./model.ts";
 import { type RolloutGroup, rollOut, type WeightedReward } from "./rollout.ts";
@@ -71,8 +73,20 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   try {
     if (options.objective ? options.objective.reference : objective.beta > 0)
       reference = await openReference(resolved, policy);
-    const validate = resolved.validation && (await validator(resolved.validation, policy, catalog, resolved));
-    const trainer = new Trainer(resolved, objective, options.objective, policy, reference, samples, rewards, catalog);
+    const constraint = await openConstraint(resolved, policy, catalog);
+    const validate =
+      resolved.validation && (await validator(resolved.validation, policy, catalog, resolved, constraint));
+    const trainer = new Trainer(
+      resolved,
+      objective,
+      options.objective,
+      policy,
+      reference,
+      samples,
+      rewards,
+      catalog,
+      constraint,
+    );
     const stage: Stage = {
       policy,
       steps,
@@ -110,6 +124,17 @@ async function openReference(config: ResolvedTrainConfig, policy: Policy): Promi
   return openModel(config, { resumed: undefined }, options);
 }
 
+/** Takes tokens without an alternative out of the objective: their log-prob is 0 whatever the policy. */
+function maskForced(groups: readonly RolloutGroup[], plans: readonly RowPlan[][], constraint: Constraint): void {
+  const { offsets } = allowedTokens(
+    groups.map((group) => ({ prompt: group.prompt, completions: group.rollouts.map((rollout) => rollout.ids) })),
+    constraint,
+  );
+  let token = 0;
+  for (const { item } of plans.flat())
+    for (let t = 0; t < item.length; t++, token++) if (offsets[token + 1]! - offsets[token]! === 1) item[t] = -1;
+}
+
 /** A mean over `values`, 0 for none. */
 const mean = (values: readonly number[]): number => values.reduce((sum, x) => sum + x, 0) / Math.max(1, values.length);
 
@@ -122,6 +147,7 @@ class Trainer {
   readonly #samples: readonly Sample[];
   readonly #rewards: readonly WeightedReward[];
   readonly #catalog: Catalog | undefined;
+  readonly #constraint: CatalogConstraint | undefined;
   readonly #reader: ListReader;
   readonly #eosId: number;
   readonly #promptLimit: number;
@@ -136,6 +162,7 @@ class Trainer {
     samples: readonly Sample[],
     rewards: readonly WeightedReward[],
     catalog: Catalog | undefined,
+    constraint: CatalogConstraint | undefined,
   ) {
     this.#config = config;
     this.#objective = objective;
@@ -145,6 +172,7 @@ class Trainer {
     this.#samples = samples;
     this.#rewards = rewards;
     this.#catalog = catalog;
+    this.#constraint = constraint;
     this.#reader = new ListReader(
       policy.tokenizer ?? new Array<undefined>(policy.vocabSize).fill(undefined),
       policy.stopIds,
@@ -205,6 +233,7 @@ class Trainer {
           step: state.step,
           rewards: this.#rewards,
           objective: this.#objective,
+          ...(this.#constraint ? { constraint: this.#constraint } : {}),
         },
         new AbortController().signal,
       );
@@ -259,7 +288,9 @@ class Trainer {
   ): Promise<void> {
     const config = this.#config;
     const objective = this.#objective;
+    const constraint = this.#constraint?.forSamples(groups.map((group) => group.sample));
     const plans = groups.map((group) => this.#plan(group));
+    if (constraint && config.forced === "exclude") maskForced(groups, plans, constraint);
     const all = plans.flat();
     const whole = {
       rows: all.length,
@@ -267,7 +298,7 @@ class Trainer {
     };
     // a group without advantages adds nothing but KL and entropy; what an own loss makes of it nobody knows
     const needed = groups
-      .map((group, g) => ({ group, plan: plans[g]! }))
+      .map((group, index) => ({ group, index, plan: plans[index]! }))
       .filter(
         ({ plan }) =>
           this.#custom !== undefined ||
@@ -287,7 +318,13 @@ class Trainer {
       config.ranks,
       whole,
     );
-    const forward = { temperature: config.sampling.temperature, microBatchTokens: config.microBatchTokens };
+    const forward = {
+      temperature: config.sampling.temperature,
+      microBatchTokens: config.microBatchTokens,
+      ...(constraint
+        ? { constraint: { ...constraint, excluded: needed.map(({ index }) => constraint.excluded[index]!) } }
+        : {}),
+    };
     const sampled = Float32Array.from(needed.flatMap(({ group }) => group.rollouts.flatMap((r) => [...r.logprobs])));
     const refLogprobs = this.#reference ? (await this.#reference.score(batch, forward)).logprobs : undefined;
     if (this.#custom) {

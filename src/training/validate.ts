@@ -4,6 +4,7 @@ import { refuse } from "../errors.ts";
 import { evaluatePolicy, meansOf } from "../evaluate.ts";
 import type { Policy } from "../policy.ts";
 import type { Catalog } from "../ranking/catalog.ts";
+import type { CatalogConstraint } from "../ranking/constraint.ts";
 import type { ResolvedTrainConfig } from "./config.ts";
 import type { Metrics } from "./run.ts";
 
@@ -13,6 +14,7 @@ export async function validator(
   policy: Policy,
   catalog: Catalog | undefined,
   defaults: { maxNewTokens?: number; maxRows?: number },
+  constraint: CatalogConstraint | undefined,
 ): Promise<() => Promise<Metrics>> {
   const known =
     catalog ?? refuse("BAD_CONFIG", "a catalog", "validation", "none", "Set catalog: to a TSV, JSON or pickle file.");
@@ -21,6 +23,7 @@ export async function validator(
     catalog: known,
     maxNewTokens: validation.maxNewTokens ?? defaults.maxNewTokens ?? 512,
     maxRows: defaults.maxRows ?? 64,
+    ...(constraint ? { constraint } : {}),
   };
   return async () => meansOf((await evaluatePolicy(policy, samples, options)).metrics);
 }
