@@ -75,7 +75,7 @@ try {
   const manifest = join(project, "node_modules/rank-grpo/package.json");
   const text = readFileSync(manifest, "utf8");
   writeFileSync(manifest, text.replace(/"version": "[^"]+"/, '"version": "99.0.0"'));
-  const refused = run("npx rank-grpo objectives", at);
+  const refused = spawnSync("npx", ["rank-grpo", "objectives"], { encoding: "utf8", ...at });
   const said = /Expected an addon of rank-grpo 99\.0\.0 in .*\.rank-grpo.*, got one of .*rank-grpo build/.test(
     refused.stderr,
   );
