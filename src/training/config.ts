@@ -105,7 +105,11 @@ const constraint = {
   catalogCache: z.string().optional().describe("where the tokenised catalog is kept between runs; default: made anew"),
 };
 
+/** Stands in the configuration a run keeps of itself, which so can be used again as it is. */
+const kind = <K extends "sft" | "train">(name: K) => z.literal(name).optional();
+
 export const sftSchema = z.strictObject({
+  kind: kind("sft"),
   ...common,
   ...constraint,
   ranks: positive.default(20).describe("list length of a constrained validation"),
@@ -120,6 +124,7 @@ export const sftSchema = z.strictObject({
 });
 
 export const trainSchema = z.strictObject({
+  kind: kind("train"),
   ...common,
   ...constraint,
   forced: z
