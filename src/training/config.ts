@@ -6,6 +6,7 @@ import { z } from "zod";
 
 import { nearest, RankGrpoError } from "../errors.ts";
 import { asIoError } from "../files.ts";
+import { logSchema } from "../log/schema.ts";
 import { scheduleSchema } from "./schedule.ts";
 
 const positive = z.number().int().min(1);
@@ -80,6 +81,7 @@ const common = {
   optimizer,
   schedule: scheduleSchema.prefault({ type: "constant" }),
   validation: validation.optional(),
+  log: logSchema,
   checkpoint: z
     .strictObject({
       every: positive.default(100).describe("steps between two checkpoints"),
