@@ -203,6 +203,16 @@ void Policy::Impl::backward(const Pass& pass, const std::vector<float>& dlogp, c
   transformer.backward(pass.layout, pass.dhidden, gradients.floats(), cache.floats(), pass.layout.pages);
 }
 
+void Policy::Impl::download_scores(const Pass& pass, std::vector<float>& logprobs, std::vector<float>& entropies) const {
+  const size_t first = static_cast<size_t>(pass.layout.first_token), count = static_cast<size_t>(pass.layout.R());
+  backend->download(&logprobs[first], pass.logprob, count * sizeof(float));
+  if (pass.entropy) backend->download(&entropies[first], pass.entropy, count * sizeof(float));
+  for (size_t t = first; t < first + count; ++t)
+    if (!std::isfinite(logprobs[t]))
+      fail("NOT_FINITE", "Expected finite log-probs, got " + std::to_string(logprobs[t]) + " for token " + std::to_string(t) +
+                             ". The weights hold values that are not numbers, or that overflow.");
+}
+
 Scores Policy::score(const Batch& batch, const ForwardOptions& o, bool entropies) {
   auto& i = *impl_;
   validate_batch(batch, i.config);
@@ -211,10 +221,7 @@ Scores Policy::score(const Batch& batch, const ForwardOptions& o, bool entropies
   scores.logprobs.resize(static_cast<size_t>(batch.tokens()));
   if (entropies) scores.entropies.resize(scores.logprobs.size());
   for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
-    const auto pass = i.forward(batch, micro, o, false, entropies);
-    const size_t bytes = static_cast<size_t>(pass.layout.R()) * sizeof(float);
-    i.backend->download(&scores.logprobs[static_cast<size_t>(pass.layout.first_token)], pass.logprob, bytes);
-    if (entropies) i.backend->download(&scores.entropies[static_cast<size_t>(pass.layout.first_token)], pass.entropy, bytes);
+    i.download_scores(i.forward(batch, micro, o, false, entropies), scores.logprobs, scores.entropies);
   }
   return scores;
 }
@@ -247,8 +254,7 @@ StepResult Policy::accumulate(const Batch& batch, const StepInputs& inputs, cons
   for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
-    i.backend->download(&result.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
-    if (entropies) i.backend->download(&result.entropies[static_cast<size_t>(first)], pass.entropy, static_cast<size_t>(R) * sizeof(float));
+    i.download_scores(pass, result.logprobs, result.entropies);
 
     const SegmentSlice segments = slice_segments(inputs, first, R);
     const auto old_logprobs = slice(inputs.old_logprobs, first, R), ref_logprobs = slice(inputs.ref_logprobs, first, R);
@@ -291,8 +297,7 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
   for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
-    i.backend->download(&scores.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
-    if (entropies) i.backend->download(&scores.entropies[static_cast<size_t>(first)], pass.entropy, static_cast<size_t>(R) * sizeof(float));
+    i.download_scores(pass, scores.logprobs, scores.entropies);
     i.backward(pass, slice(dlogprobs, first, R), slice(dentropies, first, R), o.temperature);
   }
   return scores;

@@ -36,6 +36,8 @@ struct Policy::Impl {
     int32_t* rows;                   // [R]
   };
   Pass forward(const Batch& batch, MicroBatch rows, const ForwardOptions& options, bool keep, bool entropies);
+  // Into the batch's arrays (entropies where the pass has them); NOT_FINITE where a log-prob is none.
+  void download_scores(const Pass& pass, std::vector<float>& logprobs, std::vector<float>& entropies) const;
   void backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature);
 };
 
