@@ -65,7 +65,7 @@ void CpuBackend::few_logits(float* logits, const float* h, const std::vector<int
     if (panels.pairs) {
       kernels_.matmul->pack_transposed_bf16(to, gathered.data(), C, columns, C);
     } else {
-      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), gathered.data(), C, columns, C, round);
+      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), kPanel, gathered.data(), C, columns, C, round);
     }
   });
   float* own = scratch_rows_.floats(*this, L * C);
