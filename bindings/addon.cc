@@ -6,6 +6,10 @@
 #include "../native/cpu/kernels.h"
 #include "../native/model/checkpoint.h"
 
+#ifndef RANK_GRPO_VERSION
+#error "Define RANK_GRPO_VERSION as the version of package.json: src/native.ts refuses an addon of another one."
+#endif
+
 namespace rank_grpo {
 namespace {
 
@@ -57,6 +61,7 @@ Napi::Value checkpoint_metadata(const Napi::CallbackInfo& info) {
 static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   using namespace rank_grpo;
   env.SetInstanceData(std::make_unique<Environment>().release());  // the environment deletes it
+  exports.Set("version", RANK_GRPO_VERSION);
   exports.Set("deviceInfo", Napi::Function::New(env, device_info, "deviceInfo"));
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
   exports.Set("checkpointMetadata", Napi::Function::New(env, checkpoint_metadata, "checkpointMetadata"));

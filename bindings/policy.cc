@@ -143,6 +143,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
                        {StaticMethod("load", &PolicyWrap::load),
                         StaticMethod("create", &PolicyWrap::create),
                         InstanceMethod("generate", &PolicyWrap::generate),
+                        InstanceMethod("recommend", &PolicyWrap::recommend),
                         InstanceMethod("score", &PolicyWrap::score),
                         InstanceMethod("accumulate", &PolicyWrap::accumulate),
                         InstanceMethod("backward", &PolicyWrap::backward),
@@ -269,6 +270,27 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
           out.Set("offsets", from_vector(env, c.offsets));
           out.Set("logprobs", from_vector(env, c.logprobs));
           out.Set("finish", from_vector(env, c.finish));
+          return out;
+        });
+  }
+
+  Napi::Value recommend(const Napi::CallbackInfo& info) {
+    const Fields f(info[0], "request");
+    RecommendRequest r;
+    r.prompt_ids = f.array<int32_t>("promptIds");
+    r.catalog = to_catalog(f.get("catalog"), "catalog");
+    r.excluded = read_excluded(info.Env(), f, 1, r.catalog->items())[0];
+    r.top = static_cast<int>(f.integer("top", 20, 1, 1 << 24));
+    r.branches = static_cast<int>(f.integer("branches", 32, 1, 1 << 12));
+    r.temperature = static_cast<float>(f.number("temperature", 1));
+    r.abort = &state_->abort;
+    return operate<Recommendations>(
+        info.Env(), [r = std::move(r)](Policy& p) { return p.recommend(r); },
+        [](Napi::Env env, Recommendations& c) -> Napi::Value {
+          auto out = Napi::Object::New(env);
+          out.Set("items", from_vector(env, c.items));
+          out.Set("logprobs", from_vector(env, c.logprobs));
+          out.Set("evaluated", static_cast<double>(c.evaluated));
           return out;
         });
   }

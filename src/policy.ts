@@ -249,6 +249,26 @@ export class Policy {
     );
   }
 
+  /**
+   * The most probable items of a catalog as the next line, exactly: best-first search proves that none outside the answer is more
+   * probable. `constraint` has one set of exclusions. Log-probs (nats) are those of the distribution over the catalog.
+   */
+  async recommend(
+    prompt: Int32Array,
+    constraint: Constraint,
+    options: { top: number; temperature?: number; branches?: number; signal?: AbortSignal },
+  ): Promise<{ items: Int32Array; logprobs: Float32Array; evaluated: number }> {
+    const { signal, ...rest } = options;
+    return this.#run(signal, () =>
+      this.#native.recommend({
+        promptIds: prompt,
+        catalog: constraint.native,
+        ...exclusions(constraint, [1]),
+        ...rest,
+      }),
+    );
+  }
+
   /** Log-probs (and entropies) of every completion token, flat in the order of the groups. Nats. */
   score(groups: readonly Group[], options: ForwardOptions & { entropies?: boolean } = {}): Promise<NativeScores> {
     const { signal, constraint, ...rest } = options;

@@ -48,6 +48,7 @@ const configs = (): { sft: SftConfig; train: TrainConfig } => {
       maxNewTokens: 48,
       maxRows: 16,
       limit: 40,
+      constrain: "none",
       validation: undefined,
       schedule: { type: "cosine", warmup: 2 },
     },

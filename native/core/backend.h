@@ -121,6 +121,12 @@ class Backend {
   virtual void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
                                   const AttentionGroups& groups, const AttentionShape& shape) = 0;
 
+  // -- a step that comes again: the operations of a pass over single tokens (decoding), with the same pointers and sizes each time
+  // True where the backend did them all by itself, with what now lies at those pointers and in the plan: then the caller leaves them out.
+  // `key`: whatever else tells one such pass from another. Each call that says false is followed by end_repeat().
+  virtual bool repeat(const AttentionPlan&, const AttentionShape&, const std::vector<int64_t>& /*key*/) { return false; }
+  virtual void end_repeat() {}
+
   // -- pointwise
   virtual void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) = 0;
   virtual void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) = 0;  // +=
@@ -152,7 +158,8 @@ class Backend {
                              const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
                              const float* dentropy, int64_t R, float temperature) = 0;
   // Draws one token a row: token[r], logprob[r] of the temperature-scaled, untruncated distribution (what training sees),
-  // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host.
+  // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host. Where the logits of a row
+  // are not all numbers, its token is 0 and its log-prob NaN or infinite: sorting what has no order would be undefined.
   virtual void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
                            const uint32_t* random, int64_t R, const Sampling& sampling) = 0;
 

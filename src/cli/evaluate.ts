@@ -13,10 +13,11 @@ import { neighborLists, popularityLists } from "../ranking/baselines.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { formatItem, type Item } from "../ranking/list.ts";
 import { cutoffs, type ListMetrics, type MetricOptions } from "../ranking/metrics.ts";
+import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
 import { wholeNumber } from "./generate.ts";
 import { ItemProgress } from "./progress.ts";
 
-interface Flags {
+interface Flags extends ConstrainFlags {
   model?: string;
   completions?: string;
   data: string;
@@ -32,7 +33,7 @@ interface Flags {
 }
 
 export function evaluateCommand(): Command {
-  return new Command("evaluate")
+  const command = new Command("evaluate")
     .description("Recall@k and NDCG@k (k = 5, 10, 15, 20) of a model's lists, with standard errors")
     .option("--model <path>", "Hugging Face folder or .gguf file; lists are generated greedily")
     .option("--completions <file>", "instead: JSONL with id and completion (text), made by any system")
@@ -53,7 +54,8 @@ export function evaluateCommand(): Command {
         .choices(["standard", "filtered"])
         .default("standard"),
     )
-    .option("--compute <type>", "f32 or bf16", "f32")
+    .option("--compute <type>", "f32 or bf16", "f32");
+  return withConstrainFlags(command, { catalog: false, constrain: true })
     .addHelpText(
       "after",
       "\nExample:\n  rank-grpo evaluate --model runs/train/best --data test.jsonl --catalog catalog.tsv --train train.jsonl\n",
@@ -112,10 +114,12 @@ async function evaluateModel(
   const policy = await Policy.load(flags.model!, { compute: flags.compute, trainable: false });
   let progress: ItemProgress | undefined;
   try {
+    const constraint = await readConstraint(flags, policy, options.catalog);
     return await evaluatePolicy(policy, samples, {
       ...options,
       maxNewTokens: flags.maxNewTokens,
       maxRows: flags.maxRows,
+      ...(constraint ? { constraint } : {}),
       onProgress: (done, total) => {
         progress ??= new ItemProgress("evaluate", total);
         progress.update(done);

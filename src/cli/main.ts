@@ -3,11 +3,14 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 
+import { dataCommand } from "./data.ts";
 import { devicesCommand } from "./devices.ts";
 import { evaluateCommand } from "./evaluate.ts";
 import { generateCommand, scoreCommand } from "./generate.ts";
+import { buildCommand, objectiveCommand } from "./objective.ts";
 import { objectivesCommand } from "./objectives.ts";
 import { quickstartCommand } from "./quickstart.ts";
+import { recommendCommand } from "./recommend.ts";
 import { sftCommand, trainCommand } from "./train.ts";
 
 const version = (
@@ -26,7 +29,11 @@ for (const command of [
   evaluateCommand(),
   generateCommand(),
   scoreCommand(),
+  recommendCommand(),
+  dataCommand(),
   objectivesCommand(),
+  objectiveCommand(),
+  buildCommand(),
   devicesCommand(),
 ])
   program.addCommand(command);
