@@ -122,6 +122,12 @@ class Backend {
   virtual void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
                                   const AttentionGroups& groups, const AttentionShape& shape) = 0;
 
+  // -- a step that comes again: the operations of a pass over single tokens (decoding), with the same pointers and sizes each time
+  // True where the backend did them all by itself, with what now lies at those pointers and in the plan: then the caller leaves them out.
+  // `key`: whatever else tells one such pass from another. Each call that says false is followed by end_repeat().
+  virtual bool repeat(const AttentionPlan&, const AttentionShape&, const std::vector<int64_t>& /*key*/) { return false; }
+  virtual void end_repeat() {}
+
   // -- pointwise
   virtual void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) = 0;
   virtual void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) = 0;  // +=
