@@ -8,6 +8,7 @@ import { evaluateLists, evaluatePolicy } from "./evaluate.ts";
 import { requireFresh, writeFileAtomic } from "./files.ts";
 import { Policy } from "./policy.ts";
 import { Catalog } from "./ranking/catalog.ts";
+import { CatalogConstraint } from "./ranking/constraint.ts";
 import type { ListMetrics } from "./ranking/metrics.ts";
 import { tokenizerFiles } from "./text/tokenizer.ts";
 import type { SftConfig, TrainConfig } from "./training/config.ts";
@@ -106,6 +107,7 @@ export function worldConfigs(data: string, seed: number): { sft: SftConfig; trai
       ranks: 10,
       maxNewTokens: 60,
       maxRows: 512,
+      constrain: "catalog",
       optimizer: { learningRate: 3e-4 },
       schedule: { type: "constant", warmup: 10 },
       validation,
@@ -143,7 +145,12 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
   };
   const measure = async (name: string, folder: string, samples: readonly Sample[]): Promise<void> => {
     const policy = await Policy.load(folder, { trainable: false });
-    add(name, (await evaluatePolicy(policy, samples, { catalog, maxNewTokens: 60, maxRows: 512 })).metrics);
+    const constraint = await CatalogConstraint.create(catalog, policy.tokenizer!, policy.stopId!, {
+      length: world.ranks,
+    });
+    const free = options.trainConfig?.constrain === "none";
+    const lists = { catalog, maxNewTokens: 60, maxRows: 512, ...(free ? {} : { constraint }) };
+    add(name, (await evaluatePolicy(policy, samples, lists)).metrics);
     policy.dispose();
   };
   const common = (stage: "sft" | "train"): object => ({

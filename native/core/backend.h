@@ -152,7 +152,8 @@ class Backend {
                              const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
                              const float* dentropy, int64_t R, float temperature) = 0;
   // Draws one token a row: token[r], logprob[r] of the temperature-scaled, untruncated distribution (what training sees),
-  // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host.
+  // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host. Where the logits of a row
+  // are not all numbers, its token is 0 and its log-prob NaN or infinite: sorting what has no order would be undefined.
   virtual void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
                            const uint32_t* random, int64_t R, const Sampling& sampling) = 0;
 

@@ -8,6 +8,8 @@
 
 #include "../core/error.h"
 #include "backend.h"
+#include "matmul.h"
+#include "pointwise.h"
 
 namespace rank_grpo {
 namespace {
@@ -68,15 +70,12 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
   pool_.run(static_cast<int>(tasks.size()), [&](int t) {
     const ForwardTask& task = tasks[static_cast<size_t>(t)];
     const auto& span = plan.spans[static_cast<size_t>(task.span)];
-    const int used = (span.position + span.count + kPageSize - 1) / kPageSize;
-    std::vector<const float*> keys(static_cast<size_t>(used)), values(static_cast<size_t>(used));
-    for (int p = 0; p < used; ++p) {
-      const int64_t page = plan.tables[static_cast<size_t>(span.table + p)];
-      keys[static_cast<size_t>(p)] = memory + layout.keys(page, task.head);
-      values[static_cast<size_t>(p)] = memory + layout.values(page, task.head);
-    }
     for (int first = task.first; first < task.first + task.count; first += kTileRows) {
       AttentionTile tile;
+      tile.keys = memory + layout.keys(0, task.head);
+      tile.values = memory + layout.values(0, task.head);
+      tile.page = layout.page();
+      tile.table = plan.tables.data() + span.table;
       tile.rows = std::min(kTileRows, task.first + task.count - first);
       for (int r = 0; r < tile.rows; ++r) {
         const int index = (first + r) / group, head = task.head * group + (first + r) % group;
@@ -86,7 +85,7 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
         tile.lse[r] = lse ? lse + token * H + head : nullptr;
         tile.last[r] = span.position + index;
       }
-      kernels_.attention->forward(tile, keys.data(), values.data(), D, scale);
+      kernels_.attention->forward(tile, D, scale);
     }
   });
 }
@@ -97,112 +96,154 @@ namespace {
 // with room for their gradients.
 class KeyBlocks {
  public:
-  void load(const float* qkv, int token, int count, int head, const AttentionShape& shape) {
-    D_ = shape.head_dim;
-    Dp_ = padded(D_);
+  void load(const MatmulKernels& kernels, const float* qkv, int token, int count, int head, const AttentionShape& shape) {
+    const int D = shape.head_dim;
+    Dp_ = padded(D);
     count_ = count;
-    const size_t blocks = static_cast<size_t>((count + kPageSize - 1) / kPageSize);
-    kt_.assign(blocks * static_cast<size_t>(kPageSize * D_), 0.f);
-    vt_.assign(kt_.size(), 0.f);
-    k_.assign(blocks * static_cast<size_t>(kPageSize * Dp_), 0.f);
-    dk_.assign(k_.size(), 0.f);
-    dv_.assign(k_.size(), 0.f);
-    const int64_t width = shape.width();
-    for (int i = 0; i < count; ++i) {
-      const float* k = qkv + (int64_t{token} + i) * width + int64_t{shape.heads + head} * D_;
-      const float* v = k + int64_t{shape.kv_heads} * D_;
-      const size_t column = static_cast<size_t>(i / kPageSize) * static_cast<size_t>(kPageSize * D_) + static_cast<size_t>(i % kPageSize);
-      for (int d = 0; d < D_; ++d) {
-        kt_[column + static_cast<size_t>(d * kPageSize)] = k[d];
-        vt_[column + static_cast<size_t>(d * kPageSize)] = v[d];
-        k_[static_cast<size_t>(i * Dp_ + d)] = k[d];
-      }
+    const int64_t blocks = (count + kPageSize - 1) / kPageSize, width = shape.width();
+    transposed_.resize(static_cast<size_t>(blocks * 2 * kPageSize * D));
+    rows_.assign(static_cast<size_t>(blocks * 3 * kPageSize * Dp_), 0.f);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int keys = static_cast<int>(std::min<int64_t>(kPageSize, count - b * kPageSize));
+      const float* k = qkv + (token + b * kPageSize) * width + int64_t{shape.heads + head} * D;
+      float *kt = &transposed_[static_cast<size_t>(b * 2 * kPageSize * D)], *row = this->row(b, 0);
+      kernels.pack_transposed(kt, kPageSize, k, width, keys, D, false);
+      kernels.pack_transposed(kt + kPageSize * D, kPageSize, k + int64_t{shape.kv_heads} * D, width, keys, D, false);
+      for (int i = 0; i < keys; ++i) std::copy_n(k + i * width, D, row + i * Dp_);
     }
   }
-  int count() const { return count_; }
-  int blocks() const { return (count_ + kPageSize - 1) / kPageSize; }
-  void backward(const AttentionKernels& kernels, const AttentionBackwardTile& tile, int block, float scale) {
-    const size_t t = static_cast<size_t>(block) * static_cast<size_t>(kPageSize * D_);
-    const size_t r = static_cast<size_t>(block) * static_cast<size_t>(kPageSize * Dp_);
-    kernels.backward(tile, &kt_[t], &vt_[t], &k_[r], &dk_[r], &dv_[r], D_, scale);
-  }
-  void store(float* dqkv, int token, int head, const AttentionShape& shape) const {
-    for (int i = 0; i < count_; ++i) {
-      float* dk = dqkv + (int64_t{token} + i) * shape.width() + int64_t{shape.heads + head} * D_;
-      float* dv = dk + int64_t{shape.kv_heads} * D_;
-      std::copy_n(&dk_[static_cast<size_t>(i * Dp_)], D_, dk);
-      std::copy_n(&dv_[static_cast<size_t>(i * Dp_)], D_, dv);
+  // Appends the blocks, whose first key has this position.
+  void append(std::vector<KeyBlock>& list, int position) {
+    const int64_t blocks = (count_ + kPageSize - 1) / kPageSize,
+                  half = static_cast<int64_t>(transposed_.size()) / std::max<int64_t>(1, blocks) / 2;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const float* kt = &transposed_[static_cast<size_t>(2 * b * half)];
+      const int first = static_cast<int>(b) * kPageSize;
+      list.push_back({kt, kt + half, row(b, 0), row(b, 1), row(b, 2), position + first, std::min(kPageSize, count_ - first)});
     }
   }
+  // Gradients of key i: its key's and its value's [Dp]
+  const float* dk(int i) { return row(i / kPageSize, 1) + i % kPageSize * Dp_; }
+  const float* dv(int i) { return row(i / kPageSize, 2) + i % kPageSize * Dp_; }
 
  private:
-  int D_ = 0, Dp_ = 0, count_ = 0;
-  std::vector<float> kt_, vt_, k_, dk_, dv_;
+  float* row(int64_t block, int part) { return &rows_[static_cast<size_t>((block * 3 + part) * kPageSize * Dp_)]; }
+  int Dp_ = 0, count_ = 0;
+  std::vector<float> transposed_;  // [block][k, v][D][kPageSize]
+  std::vector<float> rows_;        // [block][k, dk, dv][kPageSize][Dp]
 };
+
+// Completions first .. last of a group, and in its first piece the prompt. Pieces of a group that share a prompt keep their
+// parts of its keys' gradient apart; they are added in the order of the pieces.
+struct Piece {
+  int32_t group, first, last;
+  bool prompt;
+  int64_t part;  // in units of [2][prompt_count][D] floats for each head, -1: the group's only piece
+};
+
+constexpr int kPieceTokens = 384;  // a piece is closed when its completions reach it: fixed, so that sums have one order
 
 }  // namespace
 
 void CpuBackend::attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
                                     const AttentionGroups& groups, const AttentionShape& shape) {
-  const int D = shape.head_dim, Dp = padded(D), H = shape.heads, width = shape.width(), per_kv = H / shape.kv_heads;
+  const int D = shape.head_dim, H = shape.heads, Hkv = shape.kv_heads, width = shape.width(), per_kv = H / Hkv;
   const float scale = 1.f / std::sqrt(static_cast<float>(D));
-  std::vector<float> delta(static_cast<size_t>(T * H));  // [T, H]: dout . out
+  float* delta = scratch_attention_.floats(*this, T * H);  // [T, H]: dout . out
   pool_.run(static_cast<int>((T + 63) / 64), [&](int chunk) {
     for (int64_t i = int64_t{chunk} * 64 * H; i < std::min<int64_t>(T, int64_t{chunk + 1} * 64) * H; ++i)
-      delta[static_cast<size_t>(i)] = kernels_.attention->dot(dout + i * D, out + i * D, D);
+      delta[i] = kernels_.attention->dot(dout + i * D, out + i * D, D);
   });
 
-  const int tasks = static_cast<int>(groups.groups.size()) * shape.kv_heads;
-  pool_.run(tasks, [&](int task) {
-    const auto& group = groups.groups[static_cast<size_t>(task / shape.kv_heads)];
-    const int kv = task % shape.kv_heads;
+  std::vector<Piece> pieces;
+  int64_t part_floats = 0;
+  for (size_t g = 0; g < groups.groups.size(); ++g) {
+    const auto& group = groups.groups[g];
+    const size_t before = pieces.size();
+    int32_t c = group.first;
+    do {
+      Piece piece{static_cast<int32_t>(g), c, c, c == group.first, -1};
+      for (int tokens = 0; c < group.last && tokens < kPieceTokens; ++c) tokens += groups.completions[static_cast<size_t>(c)].count;
+      piece.last = c;
+      pieces.push_back(piece);
+    } while (c < group.last);
+    if (pieces.size() - before == 1) continue;
+    for (size_t p = before; p < pieces.size(); ++p) {
+      pieces[p].part = part_floats;
+      part_floats += int64_t{2} * group.prompt_count * D * Hkv;
+    }
+  }
+  std::vector<float> parts(static_cast<size_t>(part_floats));  // [piece][head][key, value][prompt_count][D]
+
+  pool_.run(static_cast<int>(pieces.size()) * Hkv, [&](int task) {
+    const Piece& piece = pieces[static_cast<size_t>(task / Hkv)];
+    const auto& group = groups.groups[static_cast<size_t>(piece.group)];
+    const int kv = task % Hkv;
     KeyBlocks prompt, own;
-    std::vector<float> dq(static_cast<size_t>(kTileRows * Dp));
-    // Gradient of one sequence's queries: over the prompt's keys (all visible to a completion) and its own (causal).
-    auto sequence = [&](int token, int count, KeyBlocks* prefix, KeyBlocks& keys) {
+    std::vector<KeyBlock> blocks;
+    // Gradient of the queries of one sequence, whose first has this position, over the keys of `blocks`.
+    auto sequence = [&](int token, int count, int position) {
       const int rows = count * per_kv;
       for (int first = 0; first < rows; first += kTileRows) {
         AttentionBackwardTile tile;
         tile.rows = std::min(kTileRows, rows - first);
-        std::fill(dq.begin(), dq.end(), 0.f);
-        int index[kTileRows];
         for (int r = 0; r < tile.rows; ++r) {
-          index[r] = (first + r) / per_kv;
-          const int head = kv * per_kv + (first + r) % per_kv;
-          const int64_t row = token + index[r];
+          const int index = (first + r) / per_kv, head = kv * per_kv + (first + r) % per_kv;
+          const int64_t row = token + index;
           tile.query[r] = qkv + row * width + head * D;
           tile.dout[r] = dout + row * H * D + head * D;
-          tile.dquery[r] = &dq[static_cast<size_t>(r * Dp)];
+          tile.dquery[r] = dqkv + row * width + head * D;
           tile.lse[r] = lse[row * H + head];
-          tile.delta[r] = delta[static_cast<size_t>(row * H + head)];
+          tile.delta[r] = delta[row * H + head];
+          tile.last[r] = position + index;
         }
-        if (prefix) {
-          for (int b = 0; b < prefix->blocks(); ++b) {
-            for (int r = 0; r < tile.rows; ++r) tile.valid[r] = std::min(kPageSize, prefix->count() - b * kPageSize);
-            prefix->backward(*kernels_.attention, tile, b, scale);
-          }
-        }
-        for (int b = 0; b * kPageSize <= index[tile.rows - 1]; ++b) {
-          for (int r = 0; r < tile.rows; ++r) tile.valid[r] = std::clamp(index[r] + 1 - b * kPageSize, 0, kPageSize);
-          keys.backward(*kernels_.attention, tile, b, scale);
-        }
-        for (int r = 0; r < tile.rows; ++r) {
-          const int head = kv * per_kv + (first + r) % per_kv;
-          std::copy_n(tile.dquery[r], D, dqkv + (int64_t{token} + index[r]) * width + head * D);
-        }
+        kernels_.attention->backward(tile, blocks.data(), static_cast<int>(blocks.size()), D, scale);
       }
     };
-    prompt.load(qkv, group.prompt, group.prompt_count, kv, shape);
-    sequence(group.prompt, group.prompt_count, nullptr, prompt);
-    for (int c = group.first; c < group.last; ++c) {
+    auto store = [&](KeyBlocks& keys, int token, int count) {
+      for (int i = 0; i < count; ++i) {
+        float* dk = dqkv + (int64_t{token} + i) * width + int64_t{H + kv} * D;
+        std::copy_n(keys.dk(i), D, dk);
+        std::copy_n(keys.dv(i), D, dk + int64_t{Hkv} * D);
+      }
+    };
+    prompt.load(*kernels_.matmul, qkv, group.prompt, group.prompt_count, kv, shape);
+    prompt.append(blocks, 0);
+    const size_t shared = blocks.size();
+    if (piece.prompt) sequence(group.prompt, group.prompt_count, 0);
+    for (int c = piece.first; c < piece.last; ++c) {
       const auto& completion = groups.completions[static_cast<size_t>(c)];
       if (completion.count == 0) continue;
-      own.load(qkv, completion.token, completion.count, kv, shape);
-      sequence(completion.token, completion.count, &prompt, own);
-      own.store(dqkv, completion.token, kv, shape);
+      own.load(*kernels_.matmul, qkv, completion.token, completion.count, kv, shape);
+      blocks.resize(shared);
+      own.append(blocks, group.prompt_count);
+      sequence(completion.token, completion.count, group.prompt_count);
+      store(own, completion.token, completion.count);
     }
-    prompt.store(dqkv, group.prompt, kv, shape);
+    if (piece.part < 0) return store(prompt, group.prompt, group.prompt_count);
+    float* part = &parts[static_cast<size_t>(piece.part + int64_t{kv} * 2 * group.prompt_count * D)];
+    for (int i = 0; i < group.prompt_count; ++i) {
+      std::copy_n(prompt.dk(i), D, part + int64_t{i} * D);
+      std::copy_n(prompt.dv(i), D, part + (int64_t{group.prompt_count} + i) * D);
+    }
   });
+
+  // The parts of one key of one head, added up: pieces of a group lie one behind the other.
+  for (size_t p = 0; p < pieces.size(); ++p) {
+    if (pieces[p].part < 0 || !pieces[p].prompt) continue;
+    const auto& group = groups.groups[static_cast<size_t>(pieces[p].group)];
+    const int count = group.prompt_count;
+    size_t end = p + 1;
+    while (end < pieces.size() && pieces[end].group == pieces[p].group) ++end;
+    pool_.run(2 * Hkv, [&](int half) {  // [head][key, value]
+      for (int i = 0; i < count; ++i) {
+        const int64_t at = (int64_t{half} * count + i) * D;
+        float* to = dqkv + (int64_t{group.prompt} + i) * width + (int64_t{H} + half / 2 + half % 2 * Hkv) * D;
+        std::copy_n(&parts[static_cast<size_t>(pieces[p].part + at)], D, to);
+        for (size_t q = p + 1; q < end; ++q) kernels_.pointwise->add(to, &parts[static_cast<size_t>(pieces[q].part + at)], D);
+      }
+    });
+  }
 }
 
 }  // namespace rank_grpo

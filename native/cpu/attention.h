@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "../core/backend.h"
+
 namespace rank_grpo {
 
 constexpr int kTileRows = 8;      // query rows (token x head) of one tile
@@ -9,6 +11,9 @@ constexpr int kMaxHeadDim = 256;  // local buffers are sized by it
 
 // One tile of queries that share a key/value head. Row r attends to positions 0 .. last[r].
 struct AttentionTile {
+  const float *keys, *values;     // of page 0 and this head: [D][kPageSize], [kPageSize][Dp]
+  int64_t page;                   // floats from one page to the next
+  const int32_t* table;           // the sequence's pages, up to that of the largest last[r]
   int rows;                       // 1 .. kTileRows
   const float* query[kTileRows];  // [D]
   float* out[kTileRows];          // [D]
@@ -16,23 +21,28 @@ struct AttentionTile {
   int last[kTileRows];
 };
 
-// The gradient's tile: rows share one key block of at most kPageSize keys.
+// The gradient's tile, over any number of key blocks.
 struct AttentionBackwardTile {
   int rows;
   const float* query[kTileRows];  // [D]
   const float* dout[kTileRows];   // [D]
-  float* dquery[kTileRows];       // [Dp], +=
+  float* dquery[kTileRows];       // [D], written
   float lse[kTileRows];
   float delta[kTileRows];  // dout . out
-  int valid[kTileRows];    // keys of the block that the row sees, 0 .. kPageSize
+  int last[kTileRows];     // position
+};
+
+// At most kPageSize keys at consecutive positions.
+struct KeyBlock {
+  const float *kt, *vt;  // [D][kPageSize]
+  const float* k;        // [kPageSize][Dp]
+  float *dk, *dv;        // [kPageSize][Dp], +=
+  int first, keys;       // position of the first, count
 };
 
 struct AttentionKernels {
-  // keys[p] [D][kPageSize] and values[p] [kPageSize][Dp] of page p, up to the page of the largest last[r]
-  void (*forward)(const AttentionTile& tile, const float* const* keys, const float* const* values, int D, float scale);
-  // kt, vt [D][kPageSize]; k, dk, dv [kPageSize][Dp]
-  void (*backward)(const AttentionBackwardTile& tile, const float* kt, const float* vt, const float* k, float* dk, float* dv, int D,
-                   float scale);
+  void (*forward)(const AttentionTile& tile, int D, float scale);
+  void (*backward)(const AttentionBackwardTile& tile, const KeyBlock* blocks, int count, int D, float scale);
   float (*dot)(const float* a, const float* b, int n);
 };
 

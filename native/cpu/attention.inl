@@ -3,152 +3,219 @@
 namespace rank_grpo {
 namespace RANK_GRPO_ISA {
 
-// s [R][kPageSize] = a [R][D] . bt [D][kPageSize]
-template <int R>
-inline void scores(float (*s)[kPageSize], const float (*a)[kMaxHeadDim], const float* bt, int D) {
-  Vec c0[R], c1[R];
+#if defined(RANK_GRPO_AVX512)
+constexpr int kGroupRows = 8;  // rows whose sums stay in registers together
+#else
+constexpr int kGroupRows = 2;
+#endif
+constexpr int kPages = 4;  // pages whose scores are computed together, for few rows: their sums hide each other's latency
+
+// s [R][stride] = a [R][D] . bt[p] [D][kPageSize], for P pages side by side
+template <int R, int P>
+inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const float* const* bt, int D) {
+  Vec c[R][P][2];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) c0[r] = c1[r] = zero();
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) c[r][p][0] = c[r][p][1] = zero();
   for (int d = 0; d < D; ++d) {
-    const Vec b0 = load(bt + d * kPageSize), b1 = load(bt + d * kPageSize + kVec);
+    Vec x[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) x[r] = set1(a[r][d]);
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      const Vec b0 = load(bt[p] + d * kPageSize), b1 = load(bt[p] + d * kPageSize + kVec);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        c[r][p][0] = fma(x[r], b0, c[r][p][0]);
+        c[r][p][1] = fma(x[r], b1, c[r][p][1]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      store(s + r * stride + p * kPageSize, c[r][p][0]);
+      store(s + r * stride + p * kPageSize + kVec, c[r][p][1]);
+    }
+}
+
+// y [R][d .. d + 16 V) = y * scale[r] + sum over j < n of p [R][j] x [j][Dp]; p rows are `stride` apart
+template <int R, int V>
+inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp,
+                             int d) {
+  Vec c[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) c[r][v] = load(y[r] + d + v * kVec) * set1(scale[r]);
+  for (int j = 0; j < n; ++j) {
+    Vec b[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) b[v] = load(x + j * Dp + d + v * kVec);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vec x = set1(a[r][d]);
-      c0[r] = fma(x, b0, c0[r]);
-      c1[r] = fma(x, b1, c1[r]);
+      const Vec w = set1(p[r * stride + j]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) c[r][v] = fma(w, b[v], c[r][v]);
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    store(s[r], c0[r]);
-    store(s[r] + kVec, c1[r]);
-  }
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(y[r] + d + v * kVec, c[r][v]);
+}
+template <int R>
+inline void weighted_rows(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp) {
+  int d = 0;
+  if (R * 4 <= 2 * kGroupRows)
+    for (; d + 4 * kVec <= Dp; d += 4 * kVec) weighted_columns<R, 4>(y, scale, p, stride, x, n, Dp, d);
+  for (; d + 2 * kVec <= Dp; d += 2 * kVec) weighted_columns<R, 2>(y, scale, p, stride, x, n, Dp, d);
+  if (d < Dp) weighted_columns<R, 1>(y, scale, p, stride, x, n, Dp, d);
 }
 
-// y [R][Dp] = y * scale[r] + sum over j < n of p [R][j] x [j][Dp]
-template <int R>
-inline void weighted_rows(float (*y)[kMaxHeadDim], const float* scale, const float (*p)[kPageSize], const float* x, int n, int Dp) {
-  for (int d = 0; d < Dp; d += kVec) {
-    Vec c[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) c[r] = load(y[r] + d) * set1(scale[r]);
-    for (int j = 0; j < n; ++j) {
-      const Vec b = load(x + j * Dp + d);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) c[r] = fma(set1(p[r][j]), b, c[r]);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) store(y[r] + d, c[r]);
-  }
+// Scores of keys that a row does not see count as e^-infinity = 0.
+inline void hide(float* s, int valid) {
+  for (int half = 0; half < kPageSize; half += kVec)
+    if (valid < half + kVec) store(s + half, keep_first(load(s + half), valid - half, -std::numeric_limits<float>::infinity()));
 }
 
 template <int R>
-inline void attend(const AttentionTile& tile, const float* const* keys, const float* const* values, int D, float scale) {
+inline void attend(const AttentionTile& tile, int first_row, int D, float scale) {
+  constexpr int P = R == 1 ? kPages : R <= 3 ? 2 : 1, stride = P * kPageSize;
   const int Dp = padded(D);
-  alignas(64) float q[R][kMaxHeadDim], y[R][kMaxHeadDim], p[R][kPageSize];
-  float top[R], sum[R], shrink[R];
+  alignas(64) float q[R][kMaxHeadDim], y[R][kMaxHeadDim], p[R * stride];
+  alignas(64) float fall[kVec] = {}, factor[kVec];
+  float top[R], sum[R];
   int last = 0;
   for (int r = 0; r < R; ++r) {
-    for (int d = 0; d < D; ++d) q[r][d] = tile.query[r][d] * scale;
+    for (int d = 0; d < D; ++d) q[r][d] = tile.query[first_row + r][d] * scale;
     for (int d = 0; d < Dp; ++d) y[r][d] = 0;
     top[r] = -std::numeric_limits<float>::infinity();
     sum[r] = 0;
-    last = std::max(last, tile.last[r]);
+    last = std::max(last, tile.last[first_row + r]);
   }
-  for (int page = 0; page * kPageSize <= last; ++page) {
-    scores<R>(p, q, keys[page], D);
-    for (int r = 0; r < R; ++r) {
-      const int valid = tile.last[r] + 1 - page * kPageSize;
-      for (int j = std::max(valid, 0); j < kPageSize; ++j) p[r][j] = -std::numeric_limits<float>::infinity();
-      const Vec s0 = load(p[r]), s1 = load(p[r] + kVec);
-      const float now = std::max(top[r], reduce_max(max(s0, s1)));
-      const Vec p0 = exp(s0 - set1(now)), p1 = exp(s1 - set1(now));
-      alignas(64) float factor[kVec];
-      store(factor, exp(set1(top[r] - now)));
-      shrink[r] = factor[0];
-      sum[r] = sum[r] * shrink[r] + reduce_add(p0 + p1);
-      top[r] = now;
-      store(p[r], p0);
-      store(p[r] + kVec, p1);
+  const int pages = last / kPageSize + 1;
+  for (int start = 0; start < pages; start += P) {
+    const int count = std::min(P, pages - start);
+    const float* keys[P];
+    for (int i = 0; i < count; ++i) keys[i] = tile.keys + tile.table[start + i] * tile.page;
+    if (count == P) {
+      scores<R, P>(p, stride, q, keys, D);
+    } else {
+      for (int i = 0; i < count; ++i) scores<R, 1>(p + i * kPageSize, stride, q, keys + i, D);
     }
-    // Keys beyond the tile's last one may never have been written: they are not read.
-    weighted_rows<R>(y, shrink, p, values[page], std::min(kPageSize, last + 1 - page * kPageSize), Dp);
+    for (int i = 0; i < count; ++i) {
+      const int page = start + i;
+      float* s = p + i * kPageSize;
+      float now[R];
+      for (int r = 0; r < R; ++r) {
+        hide(s + r * stride, tile.last[first_row + r] + 1 - page * kPageSize);
+        now[r] = std::max(top[r], reduce_max(max(load(s + r * stride), load(s + r * stride + kVec))));
+        fall[r] = top[r] - now[r];
+        top[r] = now[r];
+      }
+      store(factor, exp(load(fall)));
+      for (int r = 0; r < R; ++r) {
+        const Vec m = set1(now[r]), p0 = exp(load(s + r * stride) - m), p1 = exp(load(s + r * stride + kVec) - m);
+        sum[r] = sum[r] * factor[r] + reduce_add(p0 + p1);
+        store(s + r * stride, p0);
+        store(s + r * stride + kVec, p1);
+      }
+      // Keys beyond the tile's last one may never have been written: they are not read.
+      weighted_rows<R>(y, factor, s, stride, tile.values + tile.table[page] * tile.page, std::min(kPageSize, last + 1 - page * kPageSize),
+                       Dp);
+    }
   }
   for (int r = 0; r < R; ++r) {
     const Vec inverse = set1(1.f / sum[r]);
-    for_vectors(D, [&](int64_t d, int n) { store_n(tile.out[r] + d, n, load(y[r] + d) * inverse); });
-    if (tile.lse[r]) *tile.lse[r] = top[r] + std::log(sum[r]);
+    for_vectors(D, [&](int64_t d, int n) { store_n(tile.out[first_row + r] + d, n, load(y[r] + d) * inverse); });
+    if (tile.lse[first_row + r]) *tile.lse[first_row + r] = top[r] + std::log(sum[r]);
   }
 }
 
-// dx [j][Dp] += sum over r of w [r][j] a [r][Dp]
-template <int R>
-inline void outer_rows(float* dx, const float (*w)[kPageSize], const float (*a)[kMaxHeadDim], int n, int Dp) {
-  for (int d = 0; d < Dp; d += kVec) {
-    Vec row[R];
+// dx [j][d .. d + 16 V) += sum over r of w [r][j] a [r][..]
+template <int R, int V>
+inline void outer_columns(float* dx, const float* w, const float (*a)[kMaxHeadDim], int n, int Dp, int d) {
+  Vec row[R][V];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) row[r] = load(a[r] + d);
-    for (int j = 0; j < n; ++j) {
-      Vec c = load(dx + j * Dp + d);
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) row[r][v] = load(a[r] + d + v * kVec);
+  for (int j = 0; j < n; ++j) {
+    Vec c[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) c[v] = load(dx + j * Dp + d + v * kVec);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) c = fma(set1(w[r][j]), row[r], c);
-      store(dx + j * Dp + d, c);
+    for (int r = 0; r < R; ++r) {
+      const Vec x = set1(w[r * kPageSize + j]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) c[v] = fma(x, row[r][v], c[v]);
     }
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(dx + j * Dp + d + v * kVec, c[v]);
   }
+}
+template <int R>
+inline void outer_rows(float* dx, const float* w, const float (*a)[kMaxHeadDim], int n, int Dp) {
+  int d = 0;
+  for (; d + 2 * kVec <= Dp; d += 2 * kVec) outer_columns<R, 2>(dx, w, a, n, Dp, d);
+  if (d < Dp) outer_columns<R, 1>(dx, w, a, n, Dp, d);
 }
 
 template <int R>
-inline void attend_backward(const AttentionBackwardTile& tile, const float* kt, const float* vt, const float* k, float* dk, float* dv,
-                            int D, float scale) {
+inline void attend_backward(const AttentionBackwardTile& tile, int first_row, const KeyBlock* blocks, int count, int D, float scale) {
   const int Dp = padded(D);
-  alignas(64) float q[R][kMaxHeadDim], dy[R][kMaxHeadDim], dq[R][kMaxHeadDim], p[R][kPageSize], ds[R][kPageSize];
+  alignas(64) float q[R][kMaxHeadDim], dy[R][kMaxHeadDim], dq[R][kMaxHeadDim], p[R * kPageSize], ds[R * kPageSize];
   float one[R];
-  int keys = 0;
+  int last = 0;
   for (int r = 0; r < R; ++r) {
     for (int d = 0; d < D; ++d) {
-      q[r][d] = tile.query[r][d] * scale;
-      dy[r][d] = tile.dout[r][d];
+      q[r][d] = tile.query[first_row + r][d] * scale;
+      dy[r][d] = tile.dout[first_row + r][d];
     }
     for (int d = D; d < Dp; ++d) q[r][d] = dy[r][d] = 0;
     for (int d = 0; d < Dp; ++d) dq[r][d] = 0;
     one[r] = 1;
-    keys = std::max(keys, tile.valid[r]);
+    last = std::max(last, tile.last[first_row + r]);
   }
-  scores<R>(p, q, kt, D);
-  scores<R>(ds, dy, vt, D);
-  for (int r = 0; r < R; ++r) {
-    for (int j = tile.valid[r]; j < kPageSize; ++j) p[r][j] = -std::numeric_limits<float>::infinity();
-    for (int half = 0; half < kPageSize; half += kVec) {
-      const Vec weight = exp(load(p[r] + half) - set1(tile.lse[r]));
-      store(p[r] + half, weight);
-      store(ds[r] + half, weight * (load(ds[r] + half) - set1(tile.delta[r])));
+  for (const KeyBlock* b = blocks; b != blocks + count && b->first <= last; ++b) {
+    scores<R, 1>(p, kPageSize, q, &b->kt, D);
+    scores<R, 1>(ds, kPageSize, dy, &b->vt, D);
+    for (int r = 0; r < R; ++r) {
+      float *weight = p + r * kPageSize, *slope = ds + r * kPageSize;
+      hide(weight, std::min(b->keys, tile.last[first_row + r] + 1 - b->first));
+      for (int half = 0; half < kPageSize; half += kVec) {
+        const Vec w = exp(load(weight + half) - set1(tile.lse[first_row + r]));
+        store(weight + half, w);
+        store(slope + half, w * (load(slope + half) - set1(tile.delta[first_row + r])));
+      }
     }
+    const int keys = std::min(b->keys, last + 1 - b->first);
+    weighted_rows<R>(dq, one, ds, kPageSize, b->k, keys, Dp);
+    outer_rows<R>(b->dk, ds, q, keys, Dp);  // q carries the scale
+    outer_rows<R>(b->dv, p, dy, keys, Dp);
   }
-  weighted_rows<R>(dq, one, ds, k, keys, Dp);
   for (int r = 0; r < R; ++r)
-    for (int d = 0; d < Dp; d += kVec) store(tile.dquery[r] + d, fma(load(dq[r] + d), set1(scale), load(tile.dquery[r] + d)));
-  outer_rows<R>(dk, ds, q, keys, Dp);  // q carries the scale
-  outer_rows<R>(dv, p, dy, keys, Dp);
+    for (int d = 0; d < D; ++d) tile.dquery[first_row + r][d] = dq[r][d] * scale;
 }
 
-#define RANK_GRPO_ROWS(function, rows, ...)   \
-  switch (rows) {                             \
-    case 1: return function<1>(__VA_ARGS__);  \
-    case 2: return function<2>(__VA_ARGS__);  \
-    case 3: return function<3>(__VA_ARGS__);  \
-    case 4: return function<4>(__VA_ARGS__);  \
-    case 5: return function<5>(__VA_ARGS__);  \
-    case 6: return function<6>(__VA_ARGS__);  \
-    case 7: return function<7>(__VA_ARGS__);  \
-    default: return function<8>(__VA_ARGS__); \
-  }
+#define RANK_GRPO_ROWS(function, ...)                                              \
+  for (int row = 0; row < tile.rows; row += kGroupRows) switch (tile.rows - row) { \
+      case 1: function<1>(__VA_ARGS__); break;                                     \
+      case 2: function<2>(__VA_ARGS__); break;                                     \
+      case 3: function < kGroupRows<3 ? kGroupRows : 3>(__VA_ARGS__); break;       \
+      case 4: function < kGroupRows<4 ? kGroupRows : 4>(__VA_ARGS__); break;       \
+      case 5: function < kGroupRows<5 ? kGroupRows : 5>(__VA_ARGS__); break;       \
+      case 6: function < kGroupRows<6 ? kGroupRows : 6>(__VA_ARGS__); break;       \
+      case 7: function < kGroupRows<7 ? kGroupRows : 7>(__VA_ARGS__); break;       \
+      default: function<kGroupRows>(__VA_ARGS__); break;                           \
+    }
 
-inline void attention_tile(const AttentionTile& tile, const float* const* keys, const float* const* values, int D, float scale) {
-  RANK_GRPO_ROWS(attend, tile.rows, tile, keys, values, D, scale)
-}
-inline void attention_backward_tile(const AttentionBackwardTile& tile, const float* kt, const float* vt, const float* k, float* dk,
-                                    float* dv, int D, float scale) {
-  RANK_GRPO_ROWS(attend_backward, tile.rows, tile, kt, vt, k, dk, dv, D, scale)
+inline void attention_tile(const AttentionTile& tile, int D, float scale) { RANK_GRPO_ROWS(attend, tile, row, D, scale) }
+inline void attention_backward_tile(const AttentionBackwardTile& tile, const KeyBlock* blocks, int count, int D, float scale) {
+  RANK_GRPO_ROWS(attend_backward, tile, row, blocks, count, D, scale)
 }
 #undef RANK_GRPO_ROWS
 

@@ -130,6 +130,7 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   Scratch scratch_a_, scratch_b_;       // operands of the product at hand
   Scratch scratch_h_;                   // rows of the head
+  Scratch scratch_attention_;           // of the backward pass
   Scratch scratch_logits_;              // a chunk of the head's logits or their gradient
   Scratch scratch_few_, scratch_rows_;  // columns and rows of the head over few tokens
   std::vector<int32_t> few_places_;     // [V] column of a token in the head over few tokens, -1 elsewhere

@@ -1,5 +1,8 @@
 // The kernels compiled for avx512. Standard headers come before the target pragma: their inline functions must not be
 // compiled for an instruction set that another machine lacks.
+// GCC 12 takes the "undefined" operand inside its own intrinsics for a mistake of ours.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

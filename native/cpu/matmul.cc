@@ -114,7 +114,7 @@ void CpuBackend::pack_rows(CpuPanels& p, const float* W, int64_t N) {
     if (p.pairs) {
       kernels_.matmul->pack_transposed_bf16(to, from, p.columns, columns, p.columns);
     } else {
-      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), from, p.columns, columns, p.columns, round);
+      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), kPanel, from, p.columns, columns, p.columns, round);
     }
   });
 }

@@ -58,8 +58,8 @@ struct MatmulKernels {
   // Panels from X [K, columns]
   void (*pack)(float* out, const float* x, int64_t ldx, int columns, int64_t K, bool round);
   void (*pack_bf16)(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K);
-  // One panel of up to 48 columns from W [columns, K]
-  void (*pack_transposed)(float* out, const float* x, int64_t ldx, int columns, int64_t K, bool round);
+  // One panel from W [columns, K], `width` wide: columns beyond are zero
+  void (*pack_transposed)(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K, bool round);
   void (*pack_transposed_bf16)(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K);
 };
 

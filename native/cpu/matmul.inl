@@ -189,7 +189,7 @@ inline void pack(float* out, const float* x, int64_t ldx, int columns, int64_t K
   }
 }
 
-inline void pack_transposed(float* out, const float* x, int64_t ldx, int columns, int64_t K, bool round) {
+inline void pack_transposed(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K, bool round) {
   int c = 0;
 #if defined(RANK_GRPO_AVX512) || defined(RANK_GRPO_AVX2)
   if (!round) {  // 8 x 8 transposes in registers
@@ -213,19 +213,19 @@ inline void pack_transposed(float* out, const float* x, int64_t ldx, int columns
         }
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r) {
-          _mm256_storeu_ps(out + (k + r) * kPanel + c, _mm256_permute2f128_ps(v[r], v[r + 4], 0x20));
-          _mm256_storeu_ps(out + (k + r + 4) * kPanel + c, _mm256_permute2f128_ps(v[r], v[r + 4], 0x31));
+          _mm256_storeu_ps(out + (k + r) * width + c, _mm256_permute2f128_ps(v[r], v[r + 4], 0x20));
+          _mm256_storeu_ps(out + (k + r + 4) * width + c, _mm256_permute2f128_ps(v[r], v[r + 4], 0x31));
         }
       }
       for (; k < K; ++k)
-        for (int r = 0; r < 8; ++r) out[k * kPanel + c + r] = x[(c + r) * ldx + k];
+        for (int r = 0; r < 8; ++r) out[k * width + c + r] = x[(c + r) * ldx + k];
     }
   }
 #endif
   for (; c < columns; ++c)
-    for (int64_t k = 0; k < K; ++k) out[k * kPanel + c] = value(x[c * ldx + k], round);
-  for (; c < kPanel; ++c)
-    for (int64_t k = 0; k < K; ++k) out[k * kPanel + c] = 0;
+    for (int64_t k = 0; k < K; ++k) out[k * width + c] = value(x[c * ldx + k], round);
+  for (; c < width; ++c)
+    for (int64_t k = 0; k < K; ++k) out[k * width + c] = 0;
 }
 
 #if defined(RANK_GRPO_AVX512)

@@ -79,9 +79,7 @@ void CpuBackend::rotary(float* qkv, const int32_t* positions, const float* table
   const int half = shape.head_dim / 2, heads = shape.heads + shape.kv_heads;
   split_rows(pool_, T, shape.width(), [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t)
-      for (int h = 0; h < heads; ++h)
-        kernels_.pointwise->rotate(qkv + t * shape.width() + int64_t{h} * shape.head_dim, table + int64_t{positions[t]} * half * 2, half,
-                                   inverse ? -1.f : 1.f);
+      kernels_.pointwise->rotate(qkv + t * shape.width(), heads, table + int64_t{positions[t]} * half * 2, half, inverse ? -1.f : 1.f);
   });
 }
 

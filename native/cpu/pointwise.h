@@ -11,7 +11,7 @@ struct PointwiseKernels {
   void (*norm)(float* y, const float* x, const float* w, int64_t C, float inverse);  // y = x inverse w
   void (*norm_dx)(float* dx, const float* dy, const float* x, const float* w, int64_t C, float inverse, bool accumulate);
   void (*norm_dw)(float* dw, const float* dy, const float* x, int64_t n, float inverse);  // dw += dy x inverse
-  void (*rotate)(float* head, const float* table, int half, float sign);                  // table [half, 2]
+  void (*rotate)(float* row, int heads, const float* table, int half, float sign);        // heads [2 half] side by side, table [half, 2]
   void (*swiglu)(float* y, const float* gate, const float* up, int64_t n);
   void (*swiglu_backward)(float* dgate, float* dup, const float* dy, const float* gate, const float* up, int64_t n);
   void (*add)(float* x, const float* y, int64_t n);

@@ -40,12 +40,17 @@ inline void norm_dw(float* dw, const float* dy, const float* x, int64_t C, float
   for_vectors(C, [&](int64_t i, int n) { store_n(dw + i, n, fma(load_n(dy + i, n) * r, load_n(x + i, n), load_n(dw + i, n))); });
 }
 
-inline void rotate(float* head, const float* table, int half, float sign) {
-  for (int i = 0; i < half; ++i) {
-    const float c = table[2 * i], s = sign * table[2 * i + 1], a = head[i], b = head[i + half];
-    head[i] = a * c - b * s;
-    head[i + half] = b * c + a * s;
-  }
+inline void rotate(float* row, int heads, const float* table, int half, float sign) {
+  for_vectors(half, [&](int64_t i, int n) {
+    Vec c, s;
+    load_pairs(table + 2 * i, n, c, s);
+    s = s * set1(sign);
+    for (float *x = row + i, *end = x + int64_t{heads} * 2 * half; x != end; x += 2 * half) {
+      const Vec a = load_n(x, n), b = load_n(x + half, n);
+      store_n(x, n, a * c - b * s);
+      store_n(x + half, n, b * c + a * s);
+    }
+  });
 }
 
 // Below -89 e^-x is infinite and the sigmoid exactly 0, so that x sigmoid(x) is 0 for the largest negative x too; exp has its range to 100.

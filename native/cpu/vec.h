@@ -26,6 +26,9 @@ inline Vec load_part(const float* p, int n, float fill) {
   return {_mm512_mask_loadu_ps(_mm512_set1_ps(fill), static_cast<__mmask16>((1u << n) - 1), p)};
 }
 inline void store_part(float* p, int n, Vec a) { _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), a.v); }
+inline Vec keep_first(Vec a, int n, float fill) {  // lanes from n on become `fill`
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(n <= 0 ? 0 : n >= 16 ? 0xffff : (1u << n) - 1), _mm512_set1_ps(fill), a.v)};
+}
 inline Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, 0)}; }
 inline Vec scale2(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
 inline float reduce_add(Vec a) {
@@ -35,6 +38,14 @@ inline float reduce_add(Vec a) {
   return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
 }
 inline float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
+
+// n <= 16 pairs (a, b) that lie interleaved
+inline void load_pairs(const float* p, int n, Vec& a, Vec& b) {
+  const Vec lo = n >= 8 ? load(p) : load_part(p, 2 * n, 0.f), hi = n == 16 ? load(p + 16) : n > 8 ? load_part(p + 16, 2 * n - 16, 0.f) : lo;
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  a.v = _mm512_permutex2var_ps(lo.v, even, hi.v);
+  b.v = _mm512_permutex2var_ps(lo.v, _mm512_add_epi32(even, _mm512_set1_epi32(1)), hi.v);
+}
 
 #elif defined(RANK_GRPO_AVX2)
 
@@ -64,6 +75,12 @@ inline void store_part(float* p, int n, Vec a) {
   alignas(32) float t[16];
   store(t, a);
   for (int i = 0; i < n; ++i) p[i] = t[i];
+}
+inline Vec keep_first(Vec a, int n, float fill) {
+  alignas(32) float t[16];
+  store(t, a);
+  for (int i = n < 0 ? 0 : n; i < 16; ++i) t[i] = fill;
+  return load(t);
 }
 inline Vec round(Vec a) { return {_mm256_round_ps(a.lo, 8), _mm256_round_ps(a.hi, 8)}; }
 inline __m256 scale2_half(__m256 a, __m256 n) {
@@ -113,6 +130,7 @@ inline Vec load_part(const float* p, int n, float fill) { RANK_GRPO_EACH(i < n ?
 inline void store_part(float* p, int n, Vec a) {
   for (int i = 0; i < n; ++i) p[i] = a.v[i];
 }
+inline Vec keep_first(Vec a, int n, float fill) { RANK_GRPO_EACH(i < n ? a.v[i] : fill); }
 inline Vec round(Vec a) { RANK_GRPO_EACH(std::nearbyint(a.v[i])); }
 inline Vec scale2(Vec a, Vec n) { RANK_GRPO_EACH(std::ldexp(a.v[i], static_cast<int>(n.v[i]))); }
 #undef RANK_GRPO_EACH
@@ -127,6 +145,18 @@ inline float reduce_max(Vec a) {
   return a.v[0];
 }
 
+#endif
+
+#if !defined(RANK_GRPO_AVX512)
+inline void load_pairs(const float* p, int n, Vec& a, Vec& b) {
+  alignas(32) float x[16] = {}, y[16] = {};
+  for (int i = 0; i < n; ++i) {
+    x[i] = p[2 * i];
+    y[i] = p[2 * i + 1];
+  }
+  a = load(x);
+  b = load(y);
+}
 #endif
 
 inline Vec zero() { return set1(0.f); }

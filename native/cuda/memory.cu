@@ -99,7 +99,7 @@ void CudaBackend::zero(void* device, size_t bytes) {
   if (bytes) check(cudaMemsetAsync(device, 0, bytes, stream_), "clearing memory");
 }
 
-void Scratch::grow(size_t bytes) {
+void DeviceScratch::grow(size_t bytes) {
   if (bytes <= bytes_) return;
   backend_.release(data_, bytes_);
   data_ = nullptr;

@@ -149,8 +149,9 @@ class Scheduler {
     return memory.get();
   }
   unsigned char* dynamic() { return reinterpret_cast<unsigned char*>(dynamic_.get()); }
-  [[noreturn]] void report(const std::string& what) {  // on a fiber: the scheduler throws
-    failure_ = what + " (thread " + std::to_string(current_) + ")";
+  // On a fiber, which is then abandoned with all that lies on its stack: the scheduler throws.
+  [[noreturn]] void report_absent(int lane) {
+    failure_ = "shuffle from lane " + std::to_string(lane) + ", which is not in the mask (thread " + std::to_string(current_) + ")";
     for (;;) to_scheduler();
   }
 
@@ -299,7 +300,11 @@ void Scheduler::entry() {
 }  // namespace
 
 Settings& settings() {
-  static Settings instance;
+  static Settings instance = [] {
+    Settings initial;
+    if (const char* schedule = std::getenv("RANK_GRPO_SHIM_SCHEDULE")) initial.schedule = static_cast<unsigned>(std::atoi(schedule));
+    return initial;
+  }();
   return instance;
 }
 size_t allocated_bytes() { return counters().allocated; }
@@ -315,7 +320,7 @@ int lane() { return scheduler().lane(); }
 void* exchange_slot(int lane, bool next) { return scheduler().slot(lane, next); }
 int block_or(int predicate) { return scheduler().block_or(predicate); }
 void require_lane(unsigned mask, int lane) {
-  if (!(mask >> lane & 1)) scheduler().report("shuffle from lane " + std::to_string(lane) + ", which is not in the mask");
+  if (!(mask >> lane & 1)) scheduler().report_absent(lane);
 }
 
 }  // namespace shim

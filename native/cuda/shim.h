@@ -74,7 +74,7 @@ namespace shim {
 // What a test may set. One thread launches at a time.
 struct Settings {
   unsigned schedule = 0;                   // 0: threads in order; else the seed of their permutations
-  size_t memory_limit = SIZE_MAX;          // bytes that cudaMalloc gives in all
+  size_t memory_limit = size_t{64} << 30;  // bytes that cudaMalloc gives in all
   cudaError_t device_error = cudaSuccess;  // what cudaGetDeviceCount answers
   int devices = 1, major = 9, minor = 0, driver = 13000;
 };

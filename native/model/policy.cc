@@ -94,6 +94,7 @@ Policy::~Policy() = default;
 const ModelConfig& Policy::config() const { return impl_->config; }
 const ParameterTable& Policy::table() const { return impl_->table; }
 const PolicyOptions& Policy::options() const { return impl_->options; }
+const char* Policy::device() const { return impl_->backend->name(); }
 
 int64_t Policy::estimate_bytes(const ModelConfig& config, const PolicyOptions& options) {
   const int64_t parameters = ParameterTable(config).total;

@@ -2,7 +2,7 @@
 #include "../../native/cuda/gpu.h"
 #include "cuda_check.h"
 
-using namespace check;
+using namespace cuda_check;
 using namespace rank_grpo;
 
 namespace {
