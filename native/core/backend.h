@@ -92,6 +92,7 @@ class Backend {
 
   // -- memory: zeroed, 64-byte aligned; throws OUT_OF_MEMORY
   virtual void* allocate(size_t bytes) = 0;
+  virtual size_t available_bytes() const { return SIZE_MAX; }  // that allocate could still give; SIZE_MAX where unknown
   virtual void release(void* pointer, size_t bytes) noexcept = 0;
   virtual void upload(void* device, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* device, size_t bytes) = 0;

@@ -68,10 +68,10 @@ Transformer::Buffers Transformer::plan(Arena& arena, int64_t T, bool keep, bool 
   return b;
 }
 
-int64_t Transformer::activation_bytes(int64_t tokens, bool keep, bool recompute) const {
+size_t Transformer::growth(int64_t tokens, bool keep, bool recompute) const {
   Arena arena(nullptr);
   plan(arena, tokens, keep, recompute);
-  return arena.used() * static_cast<int64_t>(sizeof(float));
+  return arena_.growth(static_cast<size_t>(arena.used()) * sizeof(float));
 }
 
 void Transformer::forward_layer(int l, const Layout& layout, const Activations& a, float* out, float* cache, int64_t pages) {

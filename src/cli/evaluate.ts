@@ -41,7 +41,7 @@ export function evaluateCommand(): Command {
     .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
     .option("--train <file>", "training JSONL: adds the baselines popularity and neighbor voting")
     .option("--limit <rows>", "the first rows only", wholeNumber)
-    .option("--output <file>", "JSON with metrics (and the lists)")
+    .option("--output <file>", "JSON with metrics, and every row's list and metrics (for report and compare)")
     .option("--max-new-tokens <N>", "length limit of a list in tokens", wholeNumber, 512)
     .option("--max-rows <N>", "rows decoded together", wholeNumber, 64)
     .addOption(
@@ -100,7 +100,7 @@ async function run(flags: Flags): Promise<void> {
     const lists = samples.map((sample, i) => ({ id: sample.id, completion: main.evaluation.lists[i] }));
     await writeFileAtomic(
       flags.output,
-      `${JSON.stringify({ ...main.evaluation.metrics, source: main.name, data: flags.data, baselines, lists }, null, 1)}\n`,
+      `${JSON.stringify({ ...main.evaluation.metrics, source: main.name, data: flags.data, baselines, lists, row_metrics: main.evaluation.rows }, null, 1)}\n`,
     );
     process.stdout.write(`Written: ${flags.output}\n`);
   }

@@ -4,6 +4,8 @@ import { performance } from "node:perf_hooks";
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
+import type { Logger } from "../log/logger.ts";
+import { openLoggers } from "../log/open.ts";
 import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
 import { nativeObjective, type Objective, type RowPlan, resolveObjective, stepInputs } from "../objectives.ts";
 import { allowedTokens, type Group, Policy } from "../policy.ts";
@@ -31,6 +33,8 @@ export interface TrainOptions {
   objective?: CustomObjective;
   /** Called after every step; a promise is awaited. */
   onStep?: (report: StepReport) => void | Promise<void>;
+  /** Called after every step beside the configuration's `log`, without being waited for. */
+  loggers?: readonly Logger[];
   /** Finishes the step at hand, saves, and ends the run as interrupted. */
   signal?: AbortSignal;
 }
@@ -68,6 +72,10 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
         }),
       }));
   const run = await Run.open(options.output, "train", resolved, options.resume ?? false);
+  const loggers = openLoggers(
+    { folder: run.folder, kind: "train", config: resolved, resumedAt: run.resumed?.state.step ?? 0 },
+    options.loggers,
+  );
   const policy = await openModel(resolved, run);
   let reference: Policy | undefined;
   try {
@@ -98,7 +106,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
       step: (state, update) => trainer.step(state, update),
       ...(validate ? { validate } : {}),
     };
-    return yield* runStage(stage, run, options.signal);
+    return yield* runStage(stage, run, options.signal, loggers);
   } finally {
     reference?.dispose();
     policy.dispose();
