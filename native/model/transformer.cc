@@ -116,7 +116,8 @@ const float* Transformer::forward(const Layout& layout, float* cache, int64_t ca
   backend_.upload(indices_.ints() + T, layout.positions.data(), static_cast<size_t>(T) * sizeof(int32_t));
 
   const auto number = [](const void* p) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(p)); };
-  if (!keep && backend_.repeat(layout.plan, attention(), {number(this), number(arena.take(0)), number(indices_.ints()), number(cache), cache_stride, pages, T}))
+  if (!keep && backend_.repeat(layout.plan, attention(),
+                               {number(this), number(arena.take(0)), number(indices_.ints()), number(cache), cache_stride, pages, T}))
     return buffers_.hidden;
   backend_.embedding_forward(buffers_.layers.empty() ? buffers_.last : buffers_.layers[0].input, at(table_.embedding), indices_.ints(), T,
                              C);
