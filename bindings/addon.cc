@@ -56,11 +56,15 @@ Napi::Value checkpoint_metadata(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
+std::shared_ptr<Lifetime> lifetime_of(Napi::Env env) { return env.GetInstanceData<Environment>()->lifetime; }
+
 }  // namespace rank_grpo
 
 static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   using namespace rank_grpo;
-  env.SetInstanceData(std::make_unique<Environment>().release());  // the environment deletes it
+  auto environment = std::make_unique<Environment>();
+  env.AddCleanupHook([lifetime = environment->lifetime] { lifetime->end(); });
+  env.SetInstanceData(environment.release());  // the environment deletes it
   exports.Set("version", RANK_GRPO_VERSION);
   exports.Set("deviceInfo", Napi::Function::New(env, device_info, "deviceInfo"));
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));

@@ -2,13 +2,17 @@
 #pragma once
 #include <napi.h>
 
+#include <memory>
+
 #include "../native/objectives/objective.h"
 #include "arguments.h"
+#include "engine.h"
 
 namespace rank_grpo {
 
 struct Environment {
   Napi::FunctionReference policy, catalog, scores;
+  std::shared_ptr<Lifetime> lifetime = std::make_shared<Lifetime>();
 };
 
 void define_policy(Napi::Env env, Napi::Object exports);

@@ -41,6 +41,55 @@ class Engine {
   std::thread thread_;
 };
 
+// How long one JavaScript environment lives, for the engine thread: a worker may be terminated while its job runs. Its functions must not
+// be called from then on (Node frees them), and what lies in its arrays is gone, though references to them were held.
+class Lifetime {
+ public:
+  // Calls f, with the environment held open; does nothing where it has ended.
+  template <class F>
+  void during(F&& f) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!ended_) f();
+  }
+
+  // One job's hold on arrays of the environment, from its call to the end of its work.
+  class Loan {
+   public:
+    explicit Loan(std::shared_ptr<Lifetime> from) : from_(std::move(from)) {
+      std::lock_guard<std::mutex> lock(from_->mutex_);
+      ++from_->loans_;
+    }
+    ~Loan() {
+      std::lock_guard<std::mutex> lock(from_->mutex_);
+      --from_->loans_;
+      from_->returned_.notify_all();
+    }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+    void begin() const {  // ABORTED where the environment is ending
+      std::lock_guard<std::mutex> lock(from_->mutex_);
+      if (from_->ended_) fail("ABORTED", "Expected a running JavaScript environment, got one that ends.");
+    }
+
+   private:
+    std::shared_ptr<Lifetime> from_;
+  };
+
+  // The environment's last act: jobs that have not begun will not, and it waits for those that hold its arrays.
+  void end() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    ended_ = true;
+    returned_.wait(lock, [this] { return loans_ == 0; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable returned_;
+  int loans_ = 0;
+  bool ended_ = false;
+};
+std::shared_ptr<Lifetime> lifetime_of(Napi::Env env);
+
 Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message);
 
 // Runs `work` on the engine thread and settles a promise with what `convert` makes of its result on the JavaScript thread.
@@ -60,7 +109,7 @@ Napi::Value run_async(Napi::Env env, std::function<Result()> work, std::function
   job->convert = std::move(convert);
   job->finally = std::move(finally);
   auto done = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "rank-grpo", 0, 1);
-  Engine::instance().post([job, done, work = std::move(work)]() mutable {
+  Engine::instance().post([job, done, lifetime = lifetime_of(env), work = std::move(work)]() mutable {
     try {
       job->result = work();
     } catch (const Error& error) {
@@ -74,21 +123,22 @@ Napi::Value run_async(Napi::Env env, std::function<Result()> work, std::function
       job->message = error.what();
     }
     work = nullptr;
-    // Where the environment is being torn down the call is refused, and the job goes with its last owner.
-    done.BlockingCall([job](Napi::Env env, Napi::Function) {
-      if (job->finally) job->finally();
-      Napi::HandleScope scope(env);
-      if (!job->code.empty()) {
-        job->deferred.Reject(to_js_error(env, job->code, job->message).Value());
-        return;
-      }
-      try {
-        job->deferred.Resolve(job->convert(env, job->result));
-      } catch (const Napi::Error& error) {
-        job->deferred.Reject(error.Value());
-      }
+    lifetime->during([&] {  // where it has ended nobody waits, and the job goes with its last owner
+      done.BlockingCall([job](Napi::Env env, Napi::Function) {
+        if (job->finally) job->finally();
+        Napi::HandleScope scope(env);
+        if (!job->code.empty()) {
+          job->deferred.Reject(to_js_error(env, job->code, job->message).Value());
+          return;
+        }
+        try {
+          job->deferred.Resolve(job->convert(env, job->result));
+        } catch (const Napi::Error& error) {
+          job->deferred.Reject(error.Value());
+        }
+      });
+      done.Release();
     });
-    done.Release();
   });
   return job->deferred.Promise();
 }

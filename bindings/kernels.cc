@@ -73,9 +73,10 @@ float read_temperature(const Fields& f) {
   return static_cast<float>(temperature);
 }
 
-// Large arrays are not copied: they are kept alive by references until the promise settles, and the caller is told neither to
-// write to them nor to transfer them meanwhile. References live and die on the JavaScript thread: from hand_over() on only
-// release() deletes them, so a job dropped by the engine thread at teardown touches none.
+// Large arrays are not copied: references keep them until the promise settles, a loan keeps their environment until the work is done,
+// and
+// the caller is told neither to write to them nor to transfer them meanwhile. References live and die on the JavaScript thread: from
+// hand_over() on only release() deletes them, so a job dropped by the engine thread at teardown touches none.
 class PinList {
  public:
   void add(const Napi::Value& v) { references_.push_back(Napi::Persistent(v.As<Napi::Object>())); }
@@ -91,9 +92,19 @@ class PinList {
 };
 using Pins = std::shared_ptr<PinList>;
 
-std::function<void()> unpin(const Pins& pins) {
+// run_async over pinned arrays.
+template <class Result>
+Napi::Value run_pinned(Napi::Env env, const Pins& pins, std::function<Result()> work,
+                       std::function<Napi::Value(Napi::Env, Result&)> convert) {
   pins->hand_over();
-  return [pins] { pins->release(); };
+  auto loan = std::make_shared<Lifetime::Loan>(lifetime_of(env));
+  return run_async<Result>(
+      env,
+      [loan = std::move(loan), work = std::move(work)] {
+        loan->begin();
+        return work();
+      },
+      std::move(convert), [pins] { pins->release(); });
 }
 
 // A matrix of the caller's, f32 or bf16 bits.
@@ -172,8 +183,8 @@ struct LogitsCall {
 Napi::Value logprob_forward(const Napi::CallbackInfo& info) {
   LogitsCall call(info);
   const bool entropy = call.options.boolean("entropies", false);
-  return run_async<Forward>(
-      info.Env(),
+  return run_pinned<Forward>(
+      info.Env(), call.pins,
       [x = call.logits, targets = std::move(call.targets), T = call.T, V = call.V, temperature = call.temperature, entropy] {
         Forward out(targets.size(), entropy);
         auto& backend = *Engine::instance().backend();
@@ -184,15 +195,15 @@ Napi::Value logprob_forward(const Napi::CallbackInfo& info) {
         }
         return out;
       },
-      forward_to_js, unpin(call.pins));
+      forward_to_js);
 }
 
 Napi::Value logprob_backward(const Napi::CallbackInfo& info) {
   LogitsCall call(info);
   RowGradients rows(info.Env(), call.options, call.targets.size());
   float* out = read_output(call.options.get("out"), "out", static_cast<size_t>(call.T * call.V), call.pins);
-  return run_async<int>(
-      info.Env(),
+  return run_pinned<int>(
+      info.Env(), call.pins,
       [x = call.logits, targets = std::move(call.targets), rows = std::move(rows), T = call.T, V = call.V, temperature = call.temperature,
        out] {
         auto& backend = *Engine::instance().backend();
@@ -205,7 +216,7 @@ Napi::Value logprob_backward(const Napi::CallbackInfo& info) {
         }
         return 0;
       },
-      [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); }, unpin(call.pins));
+      [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); });
 }
 
 // hidden [T, C] x head [V, C] and targets [T], as both directions read them.
@@ -238,8 +249,8 @@ struct HeadCall {
 Napi::Value head_forward(const Napi::CallbackInfo& info) {
   HeadCall call(info);
   const bool entropy = call.options.boolean("entropies", false);
-  return run_async<Forward>(
-      info.Env(),
+  return run_pinned<Forward>(
+      info.Env(), call.pins,
       [h = call.hidden, W = call.head, targets = std::move(call.targets), T = call.T, C = call.C, V = call.V,
        temperature = call.temperature, compute = call.compute, entropy] {
         Forward out(targets.size(), entropy);
@@ -247,7 +258,7 @@ Napi::Value head_forward(const Napi::CallbackInfo& info) {
                                                          temperature, compute);
         return out;
       },
-      forward_to_js, unpin(call.pins));
+      forward_to_js);
 }
 
 Napi::Value head_backward(const Napi::CallbackInfo& info) {
@@ -257,15 +268,15 @@ Napi::Value head_backward(const Napi::CallbackInfo& info) {
   float* dhead = call.options.has("dhead")
                      ? read_output(call.options.get("dhead"), "dhead", static_cast<size_t>(call.V * call.C), call.pins)
                      : nullptr;
-  return run_async<int>(
-      info.Env(),
+  return run_pinned<int>(
+      info.Env(), call.pins,
       [h = call.hidden, W = call.head, targets = std::move(call.targets), rows = std::move(rows), T = call.T, C = call.C, V = call.V,
        temperature = call.temperature, compute = call.compute, dhidden, dhead] {
         Engine::instance().backend()->given_head_backward(dhidden, dhead, h, W, targets.data(), rows.lse.data(), rows.entropies(),
                                                           rows.dlogprob.data(), rows.dentropies(), T, C, V, temperature, compute);
         return 0;
       },
-      [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); }, unpin(call.pins));
+      [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); });
 }
 
 // CSR segments over `tokens` tokens, checked.
