@@ -18,6 +18,8 @@ interface Result {
   dialogues: number;
   items: number;
   seconds: { tables: number; remap: number; adjust: number; final: number };
+  /** Of all threads: what stays comparable on a machine that does other work too. */
+  cpuSeconds: { tables: number; remap: number; adjust: number; final: number };
   iterations: number;
   converged: boolean;
   lossPerPositive: { initial: number; final: number };
@@ -57,10 +59,15 @@ async function measure(dialogues: number): Promise<Result> {
   const every = (step: number): Int32Array => Int32Array.from({ length: dialogues + 1 }, (_, d) => step * d);
   const rows = Int32Array.from({ length: dialogues }, (_, d) => d);
   const seconds = { tables: 0, remap: 0, adjust: 0, final: 0 };
+  const cpuSeconds = { ...seconds };
   let started = performance.now();
+  let used = process.cpuUsage();
   const lap = (part: keyof typeof seconds): void => {
+    const { user, system } = process.cpuUsage(used);
+    cpuSeconds[part] = Math.round((user + system) / 1e4) / 100;
     seconds[part] = Math.round(performance.now() - started) / 1000;
     started = performance.now();
+    used = process.cpuUsage();
   };
 
   const { width, rows: embedded } = tfidf([itemTexts, itemTexts, contexts]);
@@ -94,6 +101,7 @@ async function measure(dialogues: number): Promise<Result> {
     dialogues,
     items: ITEMS,
     seconds,
+    cpuSeconds,
     iterations: fit.iterations,
     converged: fit.converged,
     lossPerPositive: { initial: fit.initialLoss / (2 * dialogues), final: fit.loss / (2 * dialogues) },
@@ -119,9 +127,9 @@ else {
       throw new Error(`The run of ${thousands} thousand dialogues ended with ${child.status ?? child.signal}.`);
     const result = JSON.parse(child.stdout.trim().split("\n").at(-1)!) as Result;
     results.push(result);
-    const { seconds, peakMB, iterations } = result;
+    const { seconds, cpuSeconds, peakMB, iterations } = result;
     console.log(
-      `${String(result.dialogues).padStart(7)} dialogues x ${ITEMS} items: tables ${seconds.tables} s, Remap ${seconds.remap} s, Adjust ${seconds.adjust} s (${iterations} iterations), final lists ${seconds.final} s, peak ${peakMB} MB`,
+      `${String(result.dialogues).padStart(7)} dialogues x ${ITEMS} items, s (CPU s): tables ${seconds.tables} (${cpuSeconds.tables}), Remap ${seconds.remap} (${cpuSeconds.remap}), Adjust ${seconds.adjust} (${cpuSeconds.adjust}) in ${iterations} iterations, final lists ${seconds.final} (${cpuSeconds.final}); peak ${peakMB} MB`,
     );
   }
   console.log(
