@@ -3,12 +3,14 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 
+import { compareCommand } from "./compare.ts";
 import { devicesCommand } from "./devices.ts";
 import { evaluateCommand } from "./evaluate.ts";
 import { generateCommand, scoreCommand } from "./generate.ts";
 import { buildCommand, objectiveCommand } from "./objective.ts";
 import { objectivesCommand } from "./objectives.ts";
 import { quickstartCommand } from "./quickstart.ts";
+import { reportCommand } from "./report.ts";
 import { sftCommand, trainCommand } from "./train.ts";
 
 const version = (
@@ -25,6 +27,8 @@ for (const command of [
   sftCommand(),
   trainCommand(),
   evaluateCommand(),
+  compareCommand(),
+  reportCommand(),
   generateCommand(),
   scoreCommand(),
   objectivesCommand(),
