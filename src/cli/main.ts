@@ -12,6 +12,7 @@ import { objectivesCommand } from "./objectives.ts";
 import { quickstartCommand } from "./quickstart.ts";
 import { reportCommand } from "./report.ts";
 import { sftCommand, trainCommand } from "./train.ts";
+import { watchCommand } from "./watch.ts";
 
 const version = (
   JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }
@@ -29,6 +30,7 @@ for (const command of [
   evaluateCommand(),
   compareCommand(),
   reportCommand(),
+  watchCommand(),
   generateCommand(),
   scoreCommand(),
   objectivesCommand(),
