@@ -298,7 +298,7 @@ describe("Adjust", () => {
     scores.dispose();
   });
 
-  it("many rows, which are fitted to a tenth of them first, end where the same few rows end", async () => {
+  it("ten copies of every row with ten times the decays end where the rows end, over many blocks", async () => {
     const given = problem(2100, 9, 12, 4, false, 5);
     const scores = await addon.NativeStage1.create(given);
     // decays that make the minimum sharper than the float32 noise of the loss (1e-7 of it) can blur: 0.006 in w and b
