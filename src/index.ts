@@ -32,8 +32,9 @@ export { type Completion, createReward, type Reward } from "./ranking/rewards.ts
 export type { RuleParameters } from "./rules.ts";
 export { loadTokenizer } from "./text/tokenizer.ts";
 export type { Tokenizer } from "./text/types.ts";
-export { readConfig, type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./training/config.ts";
+export { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./training/config.ts";
 export type { StepReport, Summary } from "./training/loop.ts";
+export { readConfig } from "./training/parse.ts";
 export type { Metrics } from "./training/run.ts";
 export { type SftOptions, sft, sftSteps } from "./training/sft.ts";
 export { type TrainOptions, train, trainSteps } from "./training/train.ts";
