@@ -1,4 +1,5 @@
 // Stage 1: native scores against a float64 reference and central differences, the parts of each stage, and the whole on ReDial.
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -217,6 +218,45 @@ describe("native scores", () => {
       }
     }
     scores.dispose();
+  });
+
+  it("gives the same bits with one thread and with two", () => {
+    const script = join(folder, "threads.mts");
+    const source = new URL("../src/native.ts", import.meta.url).href;
+    const given = problem(300, 40, 61, 9, false, 6);
+    const dense = problem(300, 40, 61, 9, true, 6);
+    const plain = JSON.stringify(
+      [given, dense].map(({ s: _s, ...inputs }) => inputs),
+      (_key, value: unknown) =>
+        value instanceof Int32Array ? { i: [...value] } : value instanceof Float32Array ? { f: [...value] } : value,
+    );
+    writeFileSync(
+      script,
+      `import { createHash } from "node:crypto";
+       import { addon } from ${JSON.stringify(source)};
+       const revive = (_key, value) => (value?.i ? Int32Array.from(value.i) : value?.f ? Float32Array.from(value.f) : value);
+       const hash = createHash("sha256");
+       for (const inputs of JSON.parse(${JSON.stringify(plain)}, revive)) {
+         const scores = await addon.NativeStage1.create(inputs);
+         const rows = Int32Array.from({ length: 300 }, (_, i) => i);
+         const { loss, dw, db } = await scores.slope(rows, new Float32Array(61).fill(1.5), new Float32Array(61).fill(0.25));
+         const { items } = await scores.rank(rows, { n: 7 });
+         hash.update(new Float64Array([loss])).update(dw).update(db).update(items);
+       }
+       console.log(addon.deviceInfo().threads, hash.digest("hex"));`,
+    );
+    const loader = new URL("../node_modules/tsx/dist/loader.mjs", import.meta.url).href;
+    const outputs = ["1", "2"].map((threads) =>
+      spawnSync(process.execPath, ["--import", loader, script], {
+        encoding: "utf8",
+        env: { ...process.env, RANK_GRPO_THREADS: threads },
+      })
+        .stdout.trim()
+        .split(" "),
+    );
+    expect(outputs.map(([threads]) => threads)).toEqual(["1", "2"]);
+    expect(outputs[0]![1]).toMatch(/^[0-9a-f]{64}$/);
+    expect(outputs[1]![1]).toBe(outputs[0]![1]);
   });
 
   it("refuses what does not fit together", async () => {
