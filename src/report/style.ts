@@ -94,7 +94,7 @@ li.unreadable,li.outside{color:var(--muted)}
 .mark{font-size:.8rem;font-weight:600;border:1px solid currentColor;border-radius:4px;padding:0 .3em;white-space:nowrap}
 .mark.hit{color:var(--hit)}.mark.outside,.mark.unreadable{color:var(--bad)}.mark.repeat,.mark.seen{color:var(--warn)}
 .reward{font-size:.8rem;color:var(--muted)}
-.key .mark{margin-right:.4rem}
+.key{font-size:.85rem;color:var(--muted)}.key .mark:not(:first-child){margin-left:.9rem}
 .instruction{white-space:pre-wrap;color:var(--muted);font-size:.9rem}
 [hidden]{display:none!important}
 footer{padding:2rem 1.25rem;font-size:.9rem}
