@@ -14,7 +14,7 @@ const marks: Readonly<Record<Mark, readonly [sign: string, word: string, meaning
 const line = ({ text, marks: set, reward }: MarkedLine): Markup =>
   html`<li class="${set.join(" ")}">${text}${set.map(
     (mark) => html` <span class="mark ${mark}">${marks[mark][0]} ${marks[mark][1]}</span>`,
-  )}${reward !== undefined && reward !== 0 && html` <span class="reward">${shortNumber(reward)}</span>`}</li>`;
+  )}${reward !== undefined && reward !== 0 && html` <span class="reward">reward ${shortNumber(reward)}</span>`}</li>`;
 
 const list = ({ caption, lines, ndcg }: MarkedList): Markup =>
   html`<div class="list"><h5>${caption}${ndcg !== undefined && html` <small>NDCG@20 ${shortNumber(ndcg)}</small>`}</h5><ol>${lines.map(line)}</ol></div>`;

@@ -102,7 +102,6 @@ footer{padding:2rem 1.25rem;font-size:.9rem}
 @media print{body{font-size:10pt}.skip,nav,.controls,.more,details.values,.legend input{display:none!important}.legend{position:static}main,header,footer,.legend fieldset{max-width:none;padding:0}
 .grid{grid-template-columns:1fr 1fr}.chart,.dialogue{break-inside:avoid;background:none}h2,h4{break-after:avoid}.conversation{max-height:none;overflow:visible}.lists{grid-template-columns:repeat(3,1fr)}.dialogues{display:block}.dialogue{margin-bottom:1rem}
 svg .band,svg .cell,.bar,.parts i,.ramp{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-@media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
 `;
 
 /** Toggles of groups, read-out of charts by pointer and arrow keys, filters of dialogues. The page can be read without it. */
