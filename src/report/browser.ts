@@ -2,19 +2,19 @@
 import { html, type Markup, shortNumber } from "./html.ts";
 import type { Dialogue, Mark, MarkedLine, MarkedList } from "./lists.ts";
 
-/** Sign and word of a mark; colour comes on top. */
-const marks: Readonly<Record<Mark, readonly [sign: string, word: string]>> = {
-  hit: ["✓", "hit"],
-  repeat: ["↻", "repeat"],
-  outside: ["✗", "not in catalogue"],
-  seen: ["◦", "named before"],
-  unreadable: ["?", "unreadable"],
+/** Sign and word of a mark, and what it means; colour comes on top. */
+const marks: Readonly<Record<Mark, readonly [sign: string, word: string, meaning: string]>> = {
+  hit: ["✓", "hit", "a wanted title"],
+  repeat: ["↻", "repeat", "stands in the list already"],
+  outside: ["✗", "outside", "not in the catalogue"],
+  seen: ["◦", "seen", "named in the dialogue"],
+  unreadable: ["?", "unreadable", "no title with a year"],
 };
 
 const line = ({ text, marks: set, reward }: MarkedLine): Markup =>
   html`<li class="${set.join(" ")}">${text}${set.map(
     (mark) => html` <span class="mark ${mark}">${marks[mark][0]} ${marks[mark][1]}</span>`,
-  )}${reward !== undefined && reward !== 0 && html` <span class="reward">${shortNumber(reward)}</span>`}</li>`;
+  )}${reward !== undefined && reward !== 0 && html` <span class="reward">reward ${shortNumber(reward)}</span>`}</li>`;
 
 const list = ({ caption, lines, ndcg }: MarkedList): Markup =>
   html`<div class="list"><h5>${caption}${ndcg !== undefined && html` <small>NDCG@20 ${shortNumber(ndcg)}</small>`}</h5><ol>${lines.map(line)}</ol></div>`;
@@ -88,7 +88,7 @@ export function browser(dialogues: readonly Dialogue[]): Markup {
     compared &&
     html`<label>Order <select name="order"><option value="">of the file</option><option value="gain">most gained first</option><option value="loss">most lost first</option></select></label>`
   }<label>Search <input type="search" name="words" placeholder="title, word, id"></label><output class="count"></output></form>
-<p class="key">${Object.entries(marks).map(([mark, [sign, word]]) => html`<span class="mark ${mark}">${sign} ${word}</span> `)}</p>
+<p class="key">${Object.entries(marks).map(([mark, [sign, word, meaning]]) => html`<span class="mark ${mark}">${sign} ${word}</span> ${meaning} `)}</p>
 ${start.length > 60 && html`<details><summary>Instruction, the same in every prompt</summary><p class="instruction">${start}</p></details>`}
 <div class="dialogues">${dialogues.map((dialogue) => card(dialogue, dialogue.prompt === "" ? 0 : start.length > 60 ? start.length : 0))}</div>
 <button type="button" class="more" hidden>Show more</button></div>`;

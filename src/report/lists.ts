@@ -103,7 +103,7 @@ export function evaluatedDialogues(
 }
 
 /** Rollouts of a group that are shown, the first ones. */
-const shownRollouts = 3;
+const shownRollouts = 2;
 
 /** Rollouts of `count` steps, evenly spaced from the first to the last. */
 export function rolloutDialogues(

@@ -36,9 +36,9 @@ export interface ReportOptions {
   /** Evaluation files whose lists are shown side by side; both or neither, with `data` and `catalog`. */
   before?: string;
   after?: string;
-  /** The samples that were evaluated, or trained on. Default for the rollouts: the run's training file, where it is at hand. */
+  /** The samples that were evaluated. Rollouts are of the run's own training file; this one where that is not at hand. */
   data?: string;
-  /** Default for the rollouts: the run's, where it is at hand. */
+  /** Of the evaluated samples; for rollouts likewise. */
   catalog?: string;
   /** Dialogues in the browser, the first of the file; default 200. */
   dialogues?: number;
@@ -101,12 +101,11 @@ async function rollouts(options: ReportOptions, groups: readonly RunGroup[]): Pr
   for (const [index, group] of groups.entries()) {
     const run = group.runs[0]!;
     if (run.samples.length === 0) continue;
-    const file = (given: string | undefined, key: string): string | undefined => {
-      const path = given ?? run.config[key];
-      return typeof path === "string" && existsSync(path) ? path : undefined;
-    };
-    const data = file(options.before === undefined ? options.data : undefined, "train");
-    const catalog = file(options.catalog, "catalog");
+    // what the run itself used, where it still lies there, before what was given for all
+    const file = (key: string, given: string | undefined): string | undefined =>
+      [run.config[key], given].find((path): path is string => typeof path === "string" && existsSync(path));
+    const data = file("train", options.data);
+    const catalog = file("catalog", options.catalog);
     if (data !== undefined && !read.has(data)) read.set(data, readSamples(data));
     const samples = data === undefined ? [] : await read.get(data)!;
     const dialogues = rolloutDialogues(

@@ -94,7 +94,7 @@ li.unreadable,li.outside{color:var(--muted)}
 .mark{font-size:.8rem;font-weight:600;border:1px solid currentColor;border-radius:4px;padding:0 .3em;white-space:nowrap}
 .mark.hit{color:var(--hit)}.mark.outside,.mark.unreadable{color:var(--bad)}.mark.repeat,.mark.seen{color:var(--warn)}
 .reward{font-size:.8rem;color:var(--muted)}
-.key .mark{margin-right:.4rem}
+.key{font-size:.85rem;color:var(--muted)}.key .mark:not(:first-child){margin-left:.9rem}
 .instruction{white-space:pre-wrap;color:var(--muted);font-size:.9rem}
 [hidden]{display:none!important}
 footer{padding:2rem 1.25rem;font-size:.9rem}
@@ -102,7 +102,6 @@ footer{padding:2rem 1.25rem;font-size:.9rem}
 @media print{body{font-size:10pt}.skip,nav,.controls,.more,details.values,.legend input{display:none!important}.legend{position:static}main,header,footer,.legend fieldset{max-width:none;padding:0}
 .grid{grid-template-columns:1fr 1fr}.chart,.dialogue{break-inside:avoid;background:none}h2,h4{break-after:avoid}.conversation{max-height:none;overflow:visible}.lists{grid-template-columns:repeat(3,1fr)}.dialogues{display:block}.dialogue{margin-bottom:1rem}
 svg .band,svg .cell,.bar,.parts i,.ramp{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-@media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
 `;
 
 /** Toggles of groups, read-out of charts by pointer and arrow keys, filters of dialogues. The page can be read without it. */
