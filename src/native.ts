@@ -129,7 +129,7 @@ export interface NativeCompletions {
 export interface NativePolicyOptions {
   compute?: "f32" | "bf16";
   trainable?: boolean;
-  recompute?: boolean;
+  activationMiB?: number;
 }
 
 export interface NativeOptimizerOptions {
@@ -147,6 +147,8 @@ export interface NativePolicyInfo {
   vocabSize: number;
   maxPositions: number;
   bytes: number;
+  /** What training will hold, in bytes; activations is the most a pass may keep. */
+  memory: { weights: number; packedWeights: number; gradients: number; optimizer: number; activations: number };
   optimizerSteps: number;
   stopIds: Int32Array;
   parameters: string[];

@@ -16,37 +16,52 @@ namespace {
 
 constexpr size_t kMapped = size_t{1} << 20;  // blocks of this size and more are mapped
 
-// Linux promises more memory than there is and kills later; so ask first.
-size_t available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  for (size_t value; file >> key >> value;) {
-    std::getline(file, unit);
-    if (key == "MemAvailable:") return value * 1024;
+// A number behind `key` in a file of "key: number" lines, or the file's only number; SIZE_MAX where there is none ("max").
+size_t read_number(const char* path, const std::string& key) {
+  std::ifstream file(path);
+  std::string word, rest;
+  if (key.empty()) {
+    size_t value;
+    return file >> value ? value : SIZE_MAX;
   }
+  for (size_t value; file >> word >> value; std::getline(file, rest))
+    if (word == key) return value;
   return SIZE_MAX;
+}
+
+// Linux promises more memory than there is and kills later; so ask first: the machine, and the group of processes that shares a limit.
+size_t available_memory() {
+  const size_t machine = read_number("/proc/meminfo", "MemAvailable:");
+  size_t free = machine == SIZE_MAX ? SIZE_MAX : machine * 1024;
+  const size_t limit = read_number("/sys/fs/cgroup/memory.max", ""), used = read_number("/sys/fs/cgroup/memory.current", "");
+  const size_t cache = read_number("/sys/fs/cgroup/memory.stat", "inactive_file");  // given back when needed
+  if (limit != SIZE_MAX && used != SIZE_MAX && cache != SIZE_MAX)
+    free = std::min(free, limit - std::min(limit, used - std::min(used, cache)));
+  return free;
 }
 
 [[noreturn]] void out_of_memory(size_t bytes, size_t available) {
   fail("OUT_OF_MEMORY", "Expected " + std::to_string(bytes >> 20) + " MiB of free memory, got " + std::to_string(available >> 20) +
-                            " MiB. Lower microBatchTokens or maxRows, set recompute, or use bf16 compute.");
+                            " MiB. Lower microBatchTokens, maxRows or activationMiB, or use bf16 compute.");
 }
 
 }  // namespace
 
+int64_t CpuBackend::available_bytes() const { return static_cast<int64_t>(std::min<size_t>(available_memory(), INT64_MAX)); }
+
 void* CpuBackend::allocate(size_t bytes) {
   if (bytes == 0) bytes = 64;
   if (bytes >= kMapped) {
-    const size_t available = bytes >= (kMapped << 6) ? available_bytes() : SIZE_MAX;
+    const size_t available = bytes >= (kMapped << 6) ? available_memory() : SIZE_MAX;
     if (bytes > available) out_of_memory(bytes, available);
     void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) out_of_memory(bytes, available_bytes());
+    if (p == MAP_FAILED) out_of_memory(bytes, available_memory());
     madvise(p, bytes, MADV_HUGEPAGE);
     return p;
   }
   const size_t rounded = (bytes + 63) / 64 * 64;
   void* p = std::aligned_alloc(64, rounded);
-  if (!p) out_of_memory(bytes, available_bytes());
+  if (!p) out_of_memory(bytes, available_memory());
   std::memset(p, 0, rounded);
   return p;
 }

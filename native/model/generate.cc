@@ -41,7 +41,7 @@ class Generator {
     pages_ = int64_t{groups} * (longest / kPageSize) + int64_t{rows_limit_} * own;
     for (int64_t page = pages_; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
     layer_bytes_ = policy.backend->cache_bytes(pages_, policy.transformer.attention());
-    policy.decode_cache.reserve(*policy.backend, layer_bytes_ * static_cast<size_t>(policy.config.layers));
+    policy.store.reserve(*policy.backend, layer_bytes_ * static_cast<size_t>(policy.config.layers));
     groups_.resize(static_cast<size_t>(prompts));
     done_.resize(static_cast<size_t>(prompts) * static_cast<size_t>(request.group_size));
   }
@@ -146,8 +146,7 @@ class Generator {
     auto& p = policy_;
     auto& backend = *p.backend;
     const int64_t R = layout.R(), C = p.config.hidden;
-    const float* hidden =
-        p.transformer.forward(layout, p.decode_cache.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, false, false);
+    const float* hidden = p.transformer.forward(layout, p.store.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, {});
     p.head.reserve(backend, static_cast<size_t>(R * C) * sizeof(float) + static_cast<size_t>(R + 16) * sizeof(int32_t));
     float* h = p.head.floats();
     int32_t* index = reinterpret_cast<int32_t*>(h + R * C);
@@ -173,7 +172,7 @@ class Generator {
         allowed.offsets.push_back(static_cast<int32_t>(allowed.ids.size()));
       }
     }
-    backend.head_sample(tokens.data(), logprobs.data(), h, p.transformer.head(), p.weights.floats() + p.table.head,
+    backend.head_sample(tokens.data(), logprobs.data(), h, p.transformer.head(), p.transformer.head_rows(),
                         request_.catalog ? &allowed : nullptr, random.data(), R, request_.sampling);
     for (size_t r = 0; r < rows.size(); ++r) take(rows[r], tokens[r], logprobs[r]);
   }

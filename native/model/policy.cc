@@ -10,6 +10,27 @@ namespace {
 
 size_t parameter_bytes(const ParameterTable& table) { return static_cast<size_t>(table.total) * sizeof(float); }
 
+bool held_in_panels(const Backend& backend, const PolicyOptions& options) { return !options.trainable && backend.panels_hold_weights(); }
+
+MemoryUse plan_memory(const Backend& backend, const ParameterTable& full, const ParameterTable& held, const PolicyOptions& options) {
+  MemoryUse use;
+  use.weights = static_cast<int64_t>(parameter_bytes(held));
+  use.panels = full.total * (options.compute == Compute::bf16 ? 2 : 4);
+  if (options.trainable) {
+    use.gradients = use.weights;
+    use.moments = 2 * use.weights;
+    use.activations = options.activation_bytes < 0 ? backend.activation_budget() : options.activation_bytes;
+  }
+  // Memory is promised before it is there: so the whole is asked for before the first part is taken.
+  const int64_t least = use.weights + use.gradients + use.moments + use.panels, free = backend.available_bytes();
+  auto mib = [](int64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
+  if (least > free)
+    fail("OUT_OF_MEMORY", "Expected " + mib(least) + " of free memory for the policy (weights " + mib(use.weights) + ", packed weights " +
+                              mib(use.panels) + ", gradients " + mib(use.gradients) + ", optimizer " + mib(use.moments) + "), got " +
+                              mib(free) + ". Use bf16 compute, or a smaller model.");
+  return use;
+}
+
 std::vector<float> slice(const std::vector<float>& values, int64_t first, int64_t count) {
   if (values.empty()) return {};
   return {values.begin() + first, values.begin() + first + count};
@@ -81,11 +102,13 @@ Policy::Impl::Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o)
       config((c.validate(), std::move(c))),
       table(config),
       options(o),
-      weights(*backend, parameter_bytes(table)),
-      gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      transformer(*backend, config, table, weights.floats(), o.compute) {}
+      held(config, !held_in_panels(*backend, o)),
+      memory(plan_memory(*backend, table, held, o)),
+      weights(*backend, parameter_bytes(held)),
+      gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
+      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
+      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
+      transformer(*backend, config, held, weights.floats(), o.compute) {}
 
 Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options)
     : impl_(std::make_unique<Impl>(std::move(backend), std::move(config), options)) {}
@@ -95,14 +118,13 @@ const ModelConfig& Policy::config() const { return impl_->config; }
 const ParameterTable& Policy::table() const { return impl_->table; }
 const PolicyOptions& Policy::options() const { return impl_->options; }
 
-int64_t Policy::estimate_bytes(const ModelConfig& config, const PolicyOptions& options) {
-  const int64_t parameters = ParameterTable(config).total;
-  return parameters * (options.trainable ? 16 : 4) + parameters * (options.compute == Compute::bf16 ? 2 : 4);
-}
+MemoryUse Policy::memory() const { return impl_->memory; }
 
 int64_t Policy::bytes() const {
   const auto& i = *impl_;
-  return estimate_bytes(i.config, i.options) + static_cast<int64_t>(i.cache.bytes() + i.head.bytes() + i.decode_cache.bytes());
+  size_t bytes = static_cast<size_t>(i.memory.panels);
+  for (const auto* buffer : {&i.weights, &i.gradients, &i.m, &i.v, &i.cache, &i.head, &i.store}) bytes += buffer->bytes();
+  return static_cast<int64_t>(bytes) + i.transformer.scratch_bytes();
 }
 
 void Policy::initialize(uint64_t seed, float std) {
@@ -130,6 +152,12 @@ void Policy::initialize(uint64_t seed, float std) {
 
 void Policy::set_vocabulary(std::vector<std::string> bytes) { impl_->vocabulary = std::move(bytes); }
 
+int64_t Policy::Impl::micro_batch_tokens(const ForwardOptions& o) const {
+  const int64_t sample = 64, least = transformer.kept_bytes(sample, 0) / sample;  // bytes a token
+  // Not below a few hundred: a prompt is computed once a pass, and a pass's scratch is of the same size.
+  return std::clamp<int64_t>(memory.activations / least, std::min<int64_t>(256, o.micro_batch_tokens), o.micro_batch_tokens);
+}
+
 Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, const ForwardOptions& o, bool keep, bool entropies) {
   check_abort(o.abort);
   Pass pass;
@@ -144,18 +172,23 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
     pass.lse = a.take(R);
     pass.rows = reinterpret_cast<int32_t*>(a.take(R));
     pass.dh = keep ? a.take(R * C) : nullptr;
-    pass.dhidden = keep ? a.take(T * C) : nullptr;
   };
   carve(sizes);
   head.reserve(*backend, static_cast<size_t>(sizes.used()) * sizeof(float));
   arena = Arena(head.floats());
   carve(arena);
-  const float* hidden = transformer.forward(pass.layout, cache.floats(), 0, pass.layout.pages, keep, options.recompute);
+  Transformer::Kept kept;
+  if (keep) {
+    kept.whole = transformer.fit(T, memory.activations);
+    store.reserve(*backend, static_cast<size_t>(transformer.kept_bytes(T, kept.whole)));
+    kept.memory = store.floats();
+  }
+  const float* hidden = transformer.forward(pass.layout, cache.floats(), 0, pass.layout.pages, kept);
   backend->upload(pass.rows, pass.layout.head_rows.data(), static_cast<size_t>(R) * sizeof(int32_t));
   backend->gather_rows(pass.h, hidden, pass.rows, R, C);
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
   if (!entropies) pass.entropy = nullptr;
-  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), weights.floats() + table.head,
+  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), transformer.head_rows(),
                         pass.layout.targets.data(), allowed, R, o.temperature);
   return pass;
 }
@@ -163,12 +196,12 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
 void Policy::Impl::backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature) {
   const int64_t T = pass.layout.T(), R = pass.layout.R(), C = config.hidden;
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
-  backend->head_backward(pass.dh, gradients.floats() + table.head, pass.h, weights.floats() + table.head, transformer.head(),
+  backend->head_backward(pass.dh, gradients.floats() + held.head, pass.h, transformer.head_rows(), transformer.head(),
                          pass.layout.targets.data(), allowed, pass.lse, pass.entropy, dlogp.data(),
                          dentropy.empty() ? nullptr : dentropy.data(), R, temperature);
-  backend->zero(pass.dhidden, static_cast<size_t>(T * C) * sizeof(float));
-  backend->scatter_add_rows(pass.dhidden, pass.dh, pass.rows, R, C);
-  transformer.backward(pass.layout, pass.dhidden, gradients.floats(), cache.floats(), pass.layout.pages);
+  backend->zero(transformer.dhidden(), static_cast<size_t>(T * C) * sizeof(float));
+  backend->scatter_add_rows(transformer.dhidden(), pass.dh, pass.rows, R, C);
+  transformer.backward(pass.layout, gradients.floats(), cache.floats(), pass.layout.pages);
 }
 
 Scores Policy::score(const Batch& batch, const ForwardOptions& o, bool entropies) {
@@ -215,7 +248,7 @@ StepResult Policy::accumulate(const Batch& batch, const StepInputs& inputs, cons
   }
   const int64_t covered_tokens = std::count(covered.begin(), covered.end(), 1);
 
-  for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
+  for (const auto& micro : split_batch(batch, i.micro_batch_tokens(o))) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
     i.backend->download(&result.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
@@ -258,7 +291,7 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
   Scores scores;
   scores.logprobs.resize(static_cast<size_t>(batch.tokens()));
   if (entropies) scores.entropies.resize(scores.logprobs.size());
-  for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
+  for (const auto& micro : split_batch(batch, i.micro_batch_tokens(o))) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
     i.backend->download(&scores.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
@@ -271,7 +304,7 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
 double Policy::optimizer_step(const OptimizerOptions& o) {
   auto& i = *impl_;
   expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
-  const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.table.total));
+  const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.held.total));
   if (!std::isfinite(norm)) {
     zero_gradients();
     fail("NOT_FINITE", "Expected a finite gradient, got norm " + std::to_string(norm) +
@@ -285,14 +318,14 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   adamw.weight_decay = static_cast<float>(o.weight_decay);
   adamw.step = ++i.steps;
   adamw.grad_scale = o.max_grad_norm > 0 ? static_cast<float>(std::min(1.0, o.max_grad_norm / (norm + 1e-6))) : 1.f;
-  i.backend->adamw(i.weights.floats(), i.m.floats(), i.v.floats(), i.gradients.floats(), i.table.total, adamw);
+  i.backend->adamw(i.weights.floats(), i.m.floats(), i.v.floats(), i.gradients.floats(), i.held.total, adamw);
   zero_gradients();
   parameters_changed();
   return norm;
 }
 
 void Policy::zero_gradients() {
-  if (impl_->options.trainable) impl_->backend->zero(impl_->gradients.data(), parameter_bytes(impl_->table));
+  if (impl_->options.trainable) impl_->backend->zero(impl_->gradients.data(), parameter_bytes(impl_->held));
 }
 
 namespace {
@@ -303,12 +336,24 @@ const Parameter& checked(const ParameterTable& table, size_t index) {
 }  // namespace
 
 void Policy::get_parameter(size_t index, float* out) const {
-  const auto& p = checked(impl_->table, index);
-  impl_->backend->download(out, impl_->weights.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
+  const auto& p = checked(impl_->held, index);
+  auto& backend = *impl_->backend;
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  if (p.offset >= 0) return backend.download(out, impl_->weights.floats() + p.offset, bytes);
+  const auto place = impl_->transformer.place(impl_->table, index);
+  const DeviceBuffer rows(backend, bytes);
+  backend.unpack_rows(rows.floats(), *place.panels, place.row, p.rows);
+  backend.download(out, rows.data(), bytes);
 }
 void Policy::set_parameter(size_t index, const float* values) {
-  const auto& p = checked(impl_->table, index);
-  impl_->backend->upload(impl_->weights.floats() + p.offset, values, static_cast<size_t>(p.size()) * sizeof(float));
+  const auto& p = checked(impl_->held, index);
+  auto& backend = *impl_->backend;
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  if (p.offset >= 0) return backend.upload(impl_->weights.floats() + p.offset, values, bytes);
+  const auto place = impl_->transformer.place(impl_->table, index);
+  const DeviceBuffer rows(backend, bytes);
+  backend.upload(rows.data(), values, bytes);
+  backend.pack_rows(*place.panels, rows.floats(), place.row, p.rows);
 }
 void Policy::get_gradient(size_t index, float* out) const {
   const auto& p = checked(impl_->table, index);
@@ -329,6 +374,8 @@ void Policy::set_moments(size_t index, const float* m, const float* v) {
 }
 int64_t Policy::optimizer_steps() const { return impl_->steps; }
 void Policy::set_optimizer_steps(int64_t steps) { impl_->steps = steps; }
-void Policy::parameters_changed() { impl_->transformer.pack(); }
+void Policy::parameters_changed() {
+  if (impl_->held.total == impl_->table.total) impl_->transformer.pack();
+}
 
 }  // namespace rank_grpo

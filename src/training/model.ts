@@ -11,7 +11,7 @@ import type { Run } from "./run.ts";
 export async function openModel(
   config: ResolvedSftConfig | ResolvedTrainConfig,
   run: Pick<Run, "resumed">,
-  options: PolicyOptions = { compute: config.compute, recompute: config.recompute },
+  options: PolicyOptions = { compute: config.compute, activationMiB: config.activationMiB },
 ): Promise<Policy> {
   if (run.resumed) {
     const policy = await Policy.load(run.resumed.folder, options);
