@@ -2,8 +2,13 @@
 #include "addon.h"
 
 #include "engine.h"
+#include "../native/core/device.h"
 #include "../native/cpu/kernels.h"
 #include "../native/model/checkpoint.h"
+
+#ifndef RANK_GRPO_VERSION
+#error "Define RANK_GRPO_VERSION as the version of package.json: src/native.ts refuses an addon of another one."
+#endif
 
 namespace rank_grpo {
 namespace {
@@ -20,6 +25,17 @@ Napi::Value device_info(const Napi::CallbackInfo& info) {
     throw to_js_error(env, error.code(), error.what());
   }
   out.Set("threads", Engine::instance().threads());
+  auto devices = Napi::Array::New(env);
+  for (const DeviceStatus& status : list_devices()) {
+    auto device = Napi::Object::New(env);
+    device.Set("device", status.device);
+    device.Set("usable", status.usable());
+    if (!status.usable()) device.Set("reason", status.reason);
+    if (!status.name.empty()) device.Set("name", status.name);
+    if (status.memory_bytes) device.Set("memoryBytes", static_cast<double>(status.memory_bytes));
+    devices.Set(devices.Length(), device);
+  }
+  out.Set("devices", devices);
   return out;
 }
 
@@ -45,6 +61,7 @@ Napi::Value checkpoint_metadata(const Napi::CallbackInfo& info) {
 static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   using namespace rank_grpo;
   env.SetInstanceData(std::make_unique<Environment>().release());  // the environment deletes it
+  exports.Set("version", RANK_GRPO_VERSION);
   exports.Set("deviceInfo", Napi::Function::New(env, device_info, "deviceInfo"));
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));
   exports.Set("checkpointMetadata", Napi::Function::New(env, checkpoint_metadata, "checkpointMetadata"));

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 
+#include "../native/core/device.h"
 #include "../native/cpu/backend.h"
 
 namespace rank_grpo {
@@ -46,6 +47,12 @@ void Engine::post(std::function<void()> job) {
 std::shared_ptr<CpuBackend> Engine::backend() {
   if (!backend_) backend_ = std::make_shared<CpuBackend>(threads_);
   return backend_;
+}
+
+std::shared_ptr<Backend> Engine::backend(const std::string& device) {
+  if (resolve_device(device) == "cpu") return backend();
+  if (!cuda_) cuda_ = make_backend("cuda", threads_);
+  return cuda_;
 }
 
 void Engine::run() {

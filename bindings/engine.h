@@ -23,7 +23,9 @@ class Engine {
   void set_threads(int threads);  // before the first job; INVALID_ARGUMENT later
   int threads() const { return threads_; }
   void post(std::function<void()> job);
-  std::shared_ptr<CpuBackend> backend();  // on the engine thread
+  // On the engine thread. Made at first use and kept: policies of one device share its scratch memory.
+  std::shared_ptr<CpuBackend> backend();                        // the host's
+  std::shared_ptr<Backend> backend(const std::string& device);  // "cpu", "cuda" or "auto"; NO_DEVICE where it cannot be used
 
  private:
   Engine();
@@ -35,6 +37,7 @@ class Engine {
   std::condition_variable wake_;
   std::deque<std::function<void()>> jobs_;
   std::shared_ptr<CpuBackend> backend_;
+  std::shared_ptr<Backend> cuda_;
   std::thread thread_;
 };
 

@@ -19,6 +19,15 @@ struct PolicyState {
 };
 using State = std::shared_ptr<PolicyState>;
 
+std::string read_device(const Napi::Value& value) {
+  if (value.IsUndefined()) return "cpu";
+  const Fields f(value, "options");
+  const std::string device = f.text("device", "cpu");
+  if (device != "auto" && device != "cpu" && device != "cuda")
+    type_error(value.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", f.get("device"));
+  return device;
+}
+
 PolicyOptions read_options(const Napi::Value& value) {
   PolicyOptions options;
   if (value.IsUndefined()) return options;
@@ -63,10 +72,10 @@ Napi::Value scores_to_js(Napi::Env env, Scores& scores) {
   return out;
 }
 
-State load_policy(const std::string& path, const PolicyOptions& options) {
+State load_policy(const std::string& path, const PolicyOptions& options, const std::string& device) {
   const auto checkpoint = Checkpoint::open(path);
   auto state = std::make_shared<PolicyState>();
-  state->policy = std::make_unique<Policy>(Engine::instance().backend(), checkpoint->config(), options);
+  state->policy = std::make_unique<Policy>(Engine::instance().backend(device), checkpoint->config(), options);
   state->metadata = checkpoint->metadata_json();
   std::vector<float> values;
   const auto& parameters = state->policy->table().parameters;
@@ -135,6 +144,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
                        {StaticMethod("load", &PolicyWrap::load),
                         StaticMethod("create", &PolicyWrap::create),
                         InstanceMethod("generate", &PolicyWrap::generate),
+                        InstanceMethod("recommend", &PolicyWrap::recommend),
                         InstanceMethod("score", &PolicyWrap::score),
                         InstanceMethod("accumulate", &PolicyWrap::accumulate),
                         InstanceMethod("backward", &PolicyWrap::backward),
@@ -168,8 +178,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   static Napi::Value load(const Napi::CallbackInfo& info) {
     const std::string path = to_text(info[0], "path");
     const auto options = read_options(info[1]);
+    const std::string device = read_device(info[1]);
     return run_async<State>(
-        info.Env(), [path, options] { return load_policy(path, options); }, wrap);
+        info.Env(), [path, options, device] { return load_policy(path, options, device); }, wrap);
   }
 
   static Napi::Value create(const Napi::CallbackInfo& info) {
@@ -177,9 +188,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const auto options = read_options(info[1]);
     return run_async<State>(
         info.Env(),
-        [json, options] {
+        [json, options, device = read_device(info[1])] {
           auto state = std::make_shared<PolicyState>();
-          state->policy = std::make_unique<Policy>(Engine::instance().backend(), parse_config(json, "config"), options);
+          state->policy = std::make_unique<Policy>(Engine::instance().backend(device), parse_config(json, "config"), options);
           return state;
         },
         wrap);
@@ -260,6 +271,27 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
           out.Set("offsets", from_vector(env, c.offsets));
           out.Set("logprobs", from_vector(env, c.logprobs));
           out.Set("finish", from_vector(env, c.finish));
+          return out;
+        });
+  }
+
+  Napi::Value recommend(const Napi::CallbackInfo& info) {
+    const Fields f(info[0], "request");
+    RecommendRequest r;
+    r.prompt_ids = f.array<int32_t>("promptIds");
+    r.catalog = to_catalog(f.get("catalog"), "catalog");
+    r.excluded = read_excluded(info.Env(), f, 1, r.catalog->items())[0];
+    r.top = static_cast<int>(f.integer("top", 20, 1, 1 << 24));
+    r.branches = static_cast<int>(f.integer("branches", 32, 1, 1 << 12));
+    r.temperature = static_cast<float>(f.number("temperature", 1));
+    r.abort = &state_->abort;
+    return operate<Recommendations>(
+        info.Env(), [r = std::move(r)](Policy& p) { return p.recommend(r); },
+        [](Napi::Env env, Recommendations& c) -> Napi::Value {
+          auto out = Napi::Object::New(env);
+          out.Set("items", from_vector(env, c.items));
+          out.Set("logprobs", from_vector(env, c.logprobs));
+          out.Set("evaluated", static_cast<double>(c.evaluated));
           return out;
         });
   }
@@ -429,6 +461,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const auto env = info.Env();
     const auto& p = *state_->policy;
     auto out = Napi::Object::New(env);
+    out.Set("device", p.device());
     out.Set("metadata", state_->metadata);
     out.Set("config", config_json(p.config(), StorageType::f32));
     out.Set("vocabSize", p.config().vocab);

@@ -5,7 +5,14 @@ import type { Policy } from "./policy.ts";
 import type { Catalog } from "./ranking/catalog.ts";
 import type { CatalogConstraint } from "./ranking/constraint.ts";
 import { readList } from "./ranking/list.ts";
-import { dialogueOf, type ListMetrics, type MetricOptions, measureLists } from "./ranking/metrics.ts";
+import {
+  dialogueOf,
+  type ListMetrics,
+  type MetricOptions,
+  meanMetrics,
+  measureRow,
+  type RowMetrics,
+} from "./ranking/metrics.ts";
 import { groundTruths, seenTitles } from "./ranking/rewards.ts";
 import { encodePrompt } from "./text/encode.ts";
 
@@ -34,7 +41,12 @@ export interface Evaluation {
   metrics: ListMetrics;
   /** The list of every sample, as text. */
   lists: string[];
+  /** The metrics of every sample: what a paired comparison needs. */
+  rows: MeasuredRow[];
 }
+
+/** Recall and NDCG are absent for a row without ground truths. */
+export type MeasuredRow = { readonly id: string; readonly dialogue: string } & RowMetrics;
 
 /** The plain means among the metrics, without standard errors: what a training logs. */
 export const meansOf = (metrics: ListMetrics): Record<string, number> =>
@@ -93,13 +105,16 @@ export function evaluateLists(
 ): Evaluation {
   if (samples.length !== lists.length)
     refuse("INVALID_ARGUMENT", `${samples.length} lists (one for each sample)`, "lists", lists.length);
-  const rows = samples.map((sample, i) => ({
-    dialogue: dialogueOf(sample.id, sample.columns["dialogue"]),
-    slots: readList(lists[i]!),
-    truths: groundTruths(sample),
-    seen: seenTitles(sample),
-  }));
-  return { metrics: measureLists(rows, options.catalog, options), lists: [...lists] };
+  const dialogues = samples.map((sample) => dialogueOf(sample.id, sample.columns["dialogue"]));
+  const measured = samples.map((sample, i) => {
+    const row = { slots: readList(lists[i]!), truths: groundTruths(sample), seen: seenTitles(sample) };
+    return measureRow(row, options.catalog, options);
+  });
+  return {
+    metrics: meanMetrics(measured, dialogues, options),
+    lists: [...lists],
+    rows: measured.map((row, i) => ({ id: samples[i]!.id, dialogue: dialogues[i]!, ...row })),
+  };
 }
 
 /** Generates and measures. */

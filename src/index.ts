@@ -4,7 +4,17 @@ export { readSamples } from "./data/samples.ts";
 export { type ErrorCode, RankGrpoError } from "./errors.ts";
 export { type EvaluateOptions, evaluateLists, evaluatePolicy, generateLists } from "./evaluate.ts";
 export { addon } from "./native.ts";
-export { type Objective, type PresetName, presets, resolveObjective } from "./objectives.ts";
+export {
+  type CustomObjective,
+  checkCustomObjective,
+  defineObjective,
+  type ObjectiveInput,
+  type ObjectiveOutput,
+  sampleStep,
+} from "./objective/custom.ts";
+export { type EntropyTargetOptions, entropyTarget } from "./objective/entropy.ts";
+export { dpo, type PreferenceOptions, sDpo } from "./objective/preference.ts";
+export { type Objective, type ObjectiveOf, type PresetName, presets, resolveObjective } from "./objectives.ts";
 export {
   type ForwardOptions,
   type Generated,
@@ -19,6 +29,7 @@ export { Catalog } from "./ranking/catalog.ts";
 export { CatalogConstraint, type Constraint, type ConstraintOptions } from "./ranking/constraint.ts";
 export { compact, formatItem, type Item, readList, type Slot } from "./ranking/list.ts";
 export { type Completion, createReward, type Reward } from "./ranking/rewards.ts";
+export type { RuleParameters } from "./rules.ts";
 export { loadTokenizer } from "./text/tokenizer.ts";
 export type { Tokenizer } from "./text/types.ts";
 export { readConfig, type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./training/config.ts";

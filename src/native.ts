@@ -1,6 +1,7 @@
 // Loads the addon and describes it: the single TypeScript account of what crosses the native boundary (docs/native.md).
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
+import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { RankGrpoError } from "./errors.ts";
@@ -127,6 +128,8 @@ export interface NativeCompletions {
 }
 
 export interface NativePolicyOptions {
+  /** Default "cpu". "cuda": an NVIDIA GPU (NO_DEVICE with the reason where it cannot be used). "auto": cuda where it can be used. */
+  device?: "auto" | "cpu" | "cuda";
   compute?: "f32" | "bf16";
   trainable?: boolean;
   activationMiB?: number;
@@ -142,6 +145,7 @@ export interface NativeOptimizerOptions {
 }
 
 export interface NativePolicyInfo {
+  device: "cpu" | "cuda";
   metadata: string;
   config: string;
   vocabSize: number;
@@ -157,7 +161,17 @@ export interface NativePolicyInfo {
 
 export interface NativePolicy {
   generate(request: NativeGenerateRequest): Promise<NativeCompletions>;
+  recommend(
+    request: {
+      promptIds: Int32Array;
+      catalog: NativeCatalog;
+      top?: number;
+      branches?: number;
+      temperature?: number;
+    } & NativeExclusions,
+  ): Promise<{ items: Int32Array; logprobs: Float32Array; evaluated: number }>;
   score(batch: NativeBatch, options?: NativeForwardOptions): Promise<NativeScores>;
+  /** logprobs are NaN for tokens that cannot carry a gradient (no KL, no entropy bonus, behind the row's last non-zero advantage). */
   accumulate(
     batch: NativeBatch,
     inputs: NativeStepInputs,
@@ -238,7 +252,17 @@ export interface NativeRule {
   parameters: { name: string; value: number; min: number; max: number; reason: string }[];
 }
 
+/** A device, and where it cannot be used the reason. */
+export interface DeviceStatus {
+  device: "cpu" | "cuda";
+  usable: boolean;
+  reason?: string;
+  name?: string;
+  memoryBytes?: number;
+}
+
 export interface DeviceInfo {
+  devices: DeviceStatus[];
   device: string;
   isa: string;
   bf16: boolean;
@@ -266,6 +290,8 @@ export interface NativeHeadOptions {
 }
 
 export interface Addon {
+  /** Of the package it was built from. */
+  version: string;
   deviceInfo(): DeviceInfo;
   setThreads(threads: number): void;
   objectiveList(): NativeRule[];
@@ -324,26 +350,63 @@ export interface Addon {
   ): NativeObjectiveResult;
 }
 
-function load(): Addon {
-  const require = createRequire(import.meta.url);
-  const tried: string[] = [];
-  // cmake-js's folder first, then node-gyp's; the addon lies in the package's root, one level above src and dist alike
-  for (const folder of ["build-cmake/Release", "build/Release"]) {
-    const path = fileURLToPath(new URL(`../${folder}/rank_grpo.node`, import.meta.url));
-    if (!existsSync(path)) {
-      tried.push(`${path}: not there`);
-      continue;
-    }
-    try {
-      return require(path) as Addon;
-    } catch (error) {
-      tried.push(`${path}: ${error instanceof Error ? error.message : String(error)}`);
-    }
+const root = fileURLToPath(new URL("..", import.meta.url)); // the package, one level above src and dist alike
+
+/** Folder where `rank-grpo build` puts an addon: looked for from the working directory up to the project's package.json. */
+export const PROJECT_FOLDER = ".rank-grpo";
+export const ADDON_FILE = "rank_grpo.node";
+
+function projectAddon(): string | undefined {
+  for (let folder = process.cwd(); ; folder = dirname(folder)) {
+    const path = join(folder, PROJECT_FOLDER, ADDON_FILE);
+    if (existsSync(path)) return path;
+    if (folder === dirname(folder) || existsSync(join(folder, "package.json"))) return undefined;
   }
+}
+
+/** What to do about an addon that is missing or of another version. */
+const howToBuild = existsSync(join(root, "src"))
+  ? "Run `npm run build:native` (needs cmake and a C++17 compiler)."
+  : "Run `npx rank-grpo build` (needs cmake and a C++17 compiler; --objectives DIR adds own rules).";
+
+/** Opens one addon and refuses that of another version, whose functions may mean something else. */
+function open(path: string): Addon {
+  const { version } = createRequire(import.meta.url)(join(root, "package.json")) as { version: string };
+  const addon = createRequire(import.meta.url)(path) as Addon;
+  if (addon.version === version) return addon;
+  const got = typeof addon.version === "string" ? `one of ${addon.version}` : "one that names no version";
   throw new RankGrpoError(
     "NO_DEVICE",
-    `Expected the native addon, got:\n  ${tried.join("\n  ")}\nRun \`npm run build:native\` (needs cmake and a C++17 compiler).`,
+    `Expected an addon of rank-grpo ${version} in ${path}, got ${got}. ${howToBuild}`,
   );
 }
 
-export const addon: Addon = load();
+/** RANK_GRPO_ADDON, else the project's own addon, else the package's: what is found first must work, or it is refused in words. */
+function load(): Addon {
+  const chosen = process.env["RANK_GRPO_ADDON"] || projectAddon();
+  // cmake-js's folder first, then node-gyp's
+  const places = chosen
+    ? [chosen]
+    : ["build-cmake/Release", "build/Release"].map((folder) => join(root, folder, ADDON_FILE));
+  const tried: string[] = [];
+  for (const path of places) {
+    try {
+      if (existsSync(path)) return open(resolve(path));
+      tried.push(`${path}: not there`);
+    } catch (error) {
+      if (error instanceof RankGrpoError) throw error;
+      tried.push(`${path}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  throw new RankGrpoError("NO_DEVICE", `Expected the native addon, got:\n  ${tried.join("\n  ")}\n${howToBuild}`);
+}
+
+let loaded: Addon | undefined;
+
+/** The addon, opened when it is first used: what needs none (building one, reading help) works without. @throws NO_DEVICE */
+export const addon: Addon = new Proxy({} as Addon, {
+  get(_, key) {
+    loaded ??= load();
+    return Reflect.get(loaded, key);
+  },
+});

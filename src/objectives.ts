@@ -2,6 +2,7 @@
 // driver into token-, rank- and sequence-level objectives. docs/objectives.md has the mathematics in the same words.
 import { nearest, refuse } from "./errors.ts";
 import { addon, type NativeObjective, type NativeRule } from "./native.ts";
+import type { RuleParameters } from "./rules.ts";
 
 /** What one importance ratio covers: a token (GRPO), an item of the list (Rank-GRPO), the whole completion (GSPO). */
 export type Level = "token" | "rank" | "sequence";
@@ -56,6 +57,13 @@ export interface Objective {
   /** Paper or code this setting comes from. */
   source: string;
 }
+
+/** An objective with a certain rule, its parameters checked by the compiler; for `resolveObjective`. */
+export type ObjectiveOf<R extends keyof RuleParameters> = {
+  name: string;
+  rule: R;
+  params?: RuleParameters[R];
+} & Partial<Omit<Objective, "name" | "rule" | "params">>;
 
 export type PresetName = "rank-grpo" | "rank-grpo-reference" | "grpo" | "gspo" | "dapo" | "dr-grpo" | "cispo";
 
@@ -181,17 +189,26 @@ const settings: Record<PresetName, Omit<Objective, "name">> = {
   },
 };
 
-/** Every preset, resolved. */
+/** Every preset, resolved (with the rule's own table) when it is first read. */
 export const presets: Readonly<Record<PresetName, Objective>> = Object.freeze(
-  Object.fromEntries(
-    (Object.keys(settings) as PresetName[]).map((name) => {
-      const preset = settings[name];
-      return [
-        name,
-        Object.freeze({ name, ...preset, params: Object.freeze(ruleParams(ruleOf(preset.rule), preset.params)) }),
-      ];
-    }),
-  ) as Record<PresetName, Objective>,
+  Object.defineProperties(
+    {} as Record<PresetName, Objective>,
+    Object.fromEntries(
+      (Object.keys(settings) as PresetName[]).map((name) => {
+        let resolved: Objective | undefined;
+        const get = (): Objective => {
+          const { params, ...preset } = settings[name];
+          resolved ??= Object.freeze({
+            name,
+            ...preset,
+            params: Object.freeze(ruleParams(ruleOf(preset.rule), params)),
+          });
+          return resolved;
+        };
+        return [name, { get, enumerable: true }];
+      }),
+    ),
+  ),
 );
 
 const choices: Partial<Record<keyof Objective, readonly (string | number | boolean)[]>> = {

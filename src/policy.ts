@@ -21,6 +21,8 @@ import { loadTokenizer, tokenizerFiles } from "./text/tokenizer.ts";
 import type { Tokenizer } from "./text/types.ts";
 
 export interface PolicyOptions {
+  /** Default "cpu". "cuda": an NVIDIA GPU (NO_DEVICE with the reason where it cannot be used). "auto": cuda where it can be used. */
+  device?: "auto" | "cpu" | "cuda";
   /** Matrix products in f32 (default), or with bf16 operands and f32 accumulation; master weights are f32 either way. */
   compute?: "f32" | "bf16";
   /** Default true. false: no gradients or optimizer state (a reference, or inference). */
@@ -246,6 +248,26 @@ export class Policy {
           logprobs: out.logprobs.slice(begin, end),
           finish: out.finish[row] === 0 ? ("stop" as const) : ("length" as const),
         };
+      }),
+    );
+  }
+
+  /**
+   * The most probable items of a catalog as the next line, exactly: best-first search proves that none outside the answer is more
+   * probable. `constraint` has one set of exclusions. Log-probs (nats) are those of the distribution over the catalog.
+   */
+  async recommend(
+    prompt: Int32Array,
+    constraint: Constraint,
+    options: { top: number; temperature?: number; branches?: number; signal?: AbortSignal },
+  ): Promise<{ items: Int32Array; logprobs: Float32Array; evaluated: number }> {
+    const { signal, ...rest } = options;
+    return this.#run(signal, () =>
+      this.#native.recommend({
+        promptIds: prompt,
+        catalog: constraint.native,
+        ...exclusions(constraint, [1]),
+        ...rest,
       }),
     );
   }

@@ -139,12 +139,12 @@ export class World {
     return topItems(inclusion, this.ranks, named);
   }
 
-  /** A teacher's list: genre share among the named items and popularity, with noise; biased to the popular. */
+  /** A teacher's list: genre share among the named items and popularity, with noise; too fond of the popular, which rewards can mend. */
   teacherList(named: readonly number[], index: number): number[] {
     const score = this.weight.map((w, i) => {
       const share = named.filter((j) => this.genreOf[j] === this.genreOf[i]).length / named.length;
       const gumbel = -Math.log(-Math.log(uniform(this.#seed, Stream.demonstrate, index, i) + 1e-12));
-      return Math.log(0.5 * share + 0.12) + 1.3 * Math.log(w) + 0.4 * gumbel;
+      return Math.log(0.5 * share + 0.3) + 1.3 * Math.log(w) + 0.4 * gumbel;
     });
     return topItems(score, this.ranks, named);
   }

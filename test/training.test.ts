@@ -48,6 +48,7 @@ const configs = (): { sft: SftConfig; train: TrainConfig } => {
       maxNewTokens: 48,
       maxRows: 16,
       limit: 40,
+      constrain: "none",
       validation: undefined,
       schedule: { type: "cosine", warmup: 2 },
     },
@@ -78,7 +79,13 @@ describe("sft", () => {
     const metrics = lines(join(root, "sft/metrics.jsonl"));
     expect(metrics.map((row) => row["step"])).toEqual(Array.from({ length: 60 }, (_, i) => i + 1));
     expect(metrics.at(-1)!["sft/loss"] as number).toBeLessThan(0.75 * (metrics[0]!["sft/loss"] as number));
-    expect(readdirSync(join(root, "sft")).sort()).toEqual(["checkpoints", "config.yaml", "final", "metrics.jsonl"]);
+    expect(readdirSync(join(root, "sft")).sort()).toEqual([
+      "checkpoints",
+      "config.yaml",
+      "final",
+      "metrics.jsonl",
+      "status.json",
+    ]);
     expect(readdirSync(join(root, "sft/final"))).toEqual(
       expect.arrayContaining(["config.json", "model.safetensors", "tokenizer.json", "generation_config.json"]),
     );
@@ -286,7 +293,7 @@ describe("schedules", () => {
     expect(scheduleFactor(cosine, 60, 110)).toBeCloseTo(0.55);
     expect(scheduleFactor(cosine, 110, 110)).toBeCloseTo(0.1);
     expect(scheduleFactor({ type: "linear", warmup: 0.1, floor: 0 }, 55, 100)).toBeCloseTo(0.5);
-    const step = { type: "step", warmup: 0, at: [5, 9], factor: 0.1 } as const;
+    const step = { type: "step" as const, warmup: 0, at: [5, 9], factor: 0.1 };
     expect([4, 5, 9].map((u) => scheduleFactor(step, u, 10))).toEqual([1, 0.1, expect.closeTo(0.01)]);
   });
 });

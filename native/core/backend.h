@@ -92,12 +92,12 @@ class Backend {
 
   // -- memory: zeroed, 64-byte aligned; throws OUT_OF_MEMORY
   virtual void* allocate(size_t bytes) = 0;
+  virtual size_t available_bytes() const { return SIZE_MAX; }  // that allocate could still give; SIZE_MAX where unknown
   virtual void release(void* pointer, size_t bytes) noexcept = 0;
   virtual void upload(void* device, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* device, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;  // device to device
   virtual void zero(void* device, size_t bytes) = 0;
-  virtual int64_t available_bytes() const { return INT64_MAX; }  // free now, where it is known
   // Activations a pass keeps for its backward pass where the caller names no budget: what does not fit is computed again.
   virtual int64_t activation_budget() const { return INT64_MAX; }
 
@@ -129,6 +129,12 @@ class Backend {
   // dqkv [T, width] = gradient; every row of every group is written
   virtual void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
                                   const AttentionGroups& groups, const AttentionShape& shape) = 0;
+
+  // -- a step that comes again: the operations of a pass over single tokens (decoding), with the same pointers and sizes each time
+  // True where the backend did them all by itself, with what now lies at those pointers and in the plan: then the caller leaves them out.
+  // `key`: whatever else tells one such pass from another. Each call that says false is followed by end_repeat().
+  virtual bool repeat(const AttentionPlan&, const AttentionShape&, const std::vector<int64_t>& /*key*/) { return false; }
+  virtual void end_repeat() {}
 
   // -- pointwise
   virtual void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) = 0;
@@ -162,7 +168,8 @@ class Backend {
                              const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
                              const float* dentropy, int64_t R, float temperature) = 0;
   // Draws one token a row: token[r], logprob[r] of the temperature-scaled, untruncated distribution (what training sees),
-  // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host.
+  // bit-equal to head_forward's. random [R]: a Philox block a row, made by the caller. Results lie on the host. Where the logits of a row
+  // are not all numbers, its token is 0 and its log-prob NaN or infinite: sorting what has no order would be undefined.
   virtual void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
                            const uint32_t* random, int64_t R, const Sampling& sampling) = 0;
 

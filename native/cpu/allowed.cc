@@ -1,6 +1,7 @@
 // The head where each row may use few tokens: only the columns that some row needs are multiplied, a row without an alternative
 // needs none, and every logit has the bits of the full product. Sampler and trainer read the same compacted logits.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "logprob.h"
@@ -187,9 +188,11 @@ void CpuBackend::allowed_sample(int32_t* token, float* logprob, const float* h, 
       std::vector<BlockStats> pieces;
       for (size_t j = 0; j < count; ++j) own[j] = logits[i * U + few_places_[static_cast<size_t>(allowed.ids[begin + j])]];
       piece_stats(*kernels_.logprob, own, inverse, false, pieces);
-      const int chosen = choose_token(own.data(), static_cast<int64_t>(count), pieces.data(), inverse, s, random + r * 4);
+      const float sum = merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1).lse;
+      const int chosen =
+          std::isfinite(sum) ? choose_token(own.data(), static_cast<int64_t>(count), pieces.data(), inverse, s, random + r * 4) : 0;
       token[r] = allowed.ids[begin + static_cast<size_t>(chosen)];
-      logprob[r] = own[static_cast<size_t>(chosen)] * inverse - merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1).lse;
+      logprob[r] = std::isfinite(sum) ? own[static_cast<size_t>(chosen)] * inverse - sum : sum;
     });
   });
 }

@@ -42,12 +42,12 @@ class CpuBackend final : public Backend {
   ThreadPool& pool() { return pool_; }
 
   void* allocate(size_t bytes) override;
+  size_t available_bytes() const override;
   void release(void* pointer, size_t bytes) noexcept override;
   void upload(void* device, const void* host, size_t bytes) override;
   void download(void* host, const void* device, size_t bytes) override;
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* device, size_t bytes) override;
-  int64_t available_bytes() const override;
   int64_t activation_budget() const override { return int64_t{1} << 30; }  // 1 GiB: half of what SmolLM2-135M's optimizer holds
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;

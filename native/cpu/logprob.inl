@@ -73,7 +73,7 @@ inline void row_gradient(float* dx, const float* x, int64_t count, float inverse
     return;
   }
   for_vectors(count, [&](int64_t j, int n) {
-    const Vec y = max(load_n(x + j, n) * t - l, set1(-1000.f)), p = exp(y);  // 0 from there on; -infinity stays out of the product
+    const Vec y = max(set1(-1000.f), load_n(x + j, n) * t - l), p = exp(y);  // 0 from there on; -infinity stays out of the product
     store_n(dx + j, n, p * fma(gh, y + h, g) * scale);
   });
 }

@@ -12,6 +12,8 @@ namespace rank_grpo {
 namespace {
 
 constexpr int kLargestHead = 256;
+constexpr int kDecodeWarps = 8;  // and pages at a time
+constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 
 struct QueryTile {  // rows first .. first + kAttentionRows of (token x head of the group) of span or sequence `owner`
   int32_t owner, first;
@@ -66,12 +68,22 @@ __device__ __forceinline__ void load_rows(float* to, int stride, int width, cons
 __device__ __forceinline__ void load_queries(float* to, const float* from, int64_t distance, int kv, int first, int rows, const Heads& s,
                                              float scale) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp, Dp = padded4(s.head_dim);
-  for (int r = warp; r < kAttentionRows; r += kAttentionWarps) {
+  for (int r = warp; r < kAttentionRows; r += static_cast<int>(blockDim.x) / kWarp) {
     const bool live = first + r < rows;
     const int token = (first + r) / s.per_kv, head = kv * s.per_kv + (first + r) % s.per_kv;
     for (int d = lane; d < Dp; d += kWarp)
       to[r * Dp + d] = live && d < s.head_dim ? from[token * distance + int64_t{head} * s.head_dim + d] * scale : 0.f;
   }
+}
+
+template <int PER_LANE>
+__device__ __forceinline__ void store_row(float* out, float* lse, const RowState<PER_LANE>& state, int64_t token, int head, int lane,
+                                          const Heads& s) {
+  float* to = out + (token * s.heads + head) * s.head_dim;
+  GPU_UNROLL
+  for (int c = 0; c < PER_LANE; ++c)
+    if (lane + c * kWarp < s.head_dim) to[lane + c * kWarp] = state.y[c] / state.sum;
+  if (lse && lane == 0) lse[token * s.heads + head] = state.lse();
 }
 
 template <int PER_LANE>
@@ -108,16 +120,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
     __syncthreads();
     float score[kWarpRows], top[kWarpRows], sum[kWarpRows], y[kWarpRows][PER_LANE];
     scores(score, q + own * Dp, k + lane * (Dp + 1), Dp);
-    GPU_UNROLL
-    for (int i = 0; i < kWarpRows; ++i) {
-      const float x = page * kPageSize + lane <= last[i] ? score[i] : kNegativeInfinity;
-      top[i] = warp_max(x);
-      const float weight = top[i] == kNegativeInfinity ? 0.f : exp_f32(x - top[i]);
-      sum[i] = warp_sum(weight);
-      p[(own + i) * kPageSize + lane] = weight;
-    }
-    __syncwarp();
-    weighted_rows<PER_LANE>(y, p + own * kPageSize, v, D, D, lane);
+    page_weights(p + own * kPageSize, top, sum, score, last, page * kPageSize, lane);
+    weighted_rows<PER_LANE>(y, p + own * kPageSize, v, D, kPageSize, D, lane);
     GPU_UNROLL
     for (int i = 0; i < kWarpRows; ++i)
       if (page * kPageSize <= last[i]) state[i].merge(top[i], sum[i], y[i]);
@@ -126,12 +130,80 @@ __global__ void __launch_bounds__(kAttentionThreads)
   GPU_UNROLL
   for (int i = 0; i < kWarpRows; ++i) {
     if (last[i] < 0) continue;
-    const int row = tile.first + own + i, head = kv * s.per_kv + row % s.per_kv;
-    const int64_t token = span.token + row / s.per_kv;
+    const int row = tile.first + own + i;
+    store_row(out, lse, state[i], span.token + row / s.per_kv, kv * s.per_kv + row % s.per_kv, lane, s);
+  }
+}
+
+// The same for spans of few rows (decoding): a block's warps take pages of their own, eight at a time, straight from memory, and the
+// pages' pieces are merged in ascending order. D is a multiple of 4.
+template <int PER_LANE>
+__global__ void __launch_bounds__(kDecodeThreads)
+    decode_kernel(float* __restrict__ out, float* __restrict__ lse, const float* __restrict__ qkv, const float* __restrict__ cache,
+                  const AttentionPlan::Span* __restrict__ spans, const int32_t* __restrict__ tables, Heads s) {
+  GPU_DYNAMIC_SHARED(shared);
+  const AttentionPlan::Span span = spans[blockIdx.x];
+  const int kv = static_cast<int>(blockIdx.y), D = s.head_dim, rows = span.count * s.per_kv;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  constexpr int kRowsOfWarp = kAttentionRows / kDecodeWarps;                      // that a warp merges: warp, warp + kDecodeWarps, ...
+  float* q = reinterpret_cast<float*>(shared);                                    // [kAttentionRows][D]
+  float* p = q + kAttentionRows * D + warp * kWarpRows * kPageSize;               // of this warp
+  float* values = q + kAttentionRows * D + kDecodeWarps * kWarpRows * kPageSize;  // [kDecodeWarps pages][kAttentionRows][D]
+  float* tops = values + kDecodeWarps * kAttentionRows * D;                       // [kDecodeWarps][kAttentionRows]
+  float* sums = tops + kDecodeWarps * kAttentionRows;                             // the same
+  load_queries(q, qkv + int64_t{span.token} * s.width, s.width, kv, 0, rows, s, s.scale);
+  RowState<PER_LANE> state[kRowsOfWarp];
+  GPU_UNROLL
+  for (int i = 0; i < kRowsOfWarp; ++i) state[i].clear();
+  __syncthreads();
+  const int end = span.position + span.count, pages = (end + kPageSize - 1) / kPageSize;
+  for (int base = 0; base < pages; base += kDecodeWarps) {
+    const int page = base + warp, first_key = page * kPageSize;
+    if (page < pages) {
+      const int64_t number = tables[span.table + page];
+      const int present = smaller_of(kPageSize, end - first_key);
+      const float* k = cache + cache_row(number, kv, 0, lane < present ? lane : 0, s);
+      const float* v = cache + cache_row(number, kv, 1, 0, s);
+      for (int own = 0; own < rows; own += kWarpRows) {
+        float score[kWarpRows], top[kWarpRows], sum[kWarpRows], y[kWarpRows][PER_LANE];
+        int last[kWarpRows];
+        GPU_UNROLL
+        for (int i = 0; i < kWarpRows; ++i) last[i] = own + i < rows ? span.position + (own + i) / s.per_kv : -1;
+        scores(score, q + own * D, k, D);
+        page_weights(p, top, sum, score, last, first_key, lane);
+        weighted_rows<PER_LANE>(y, p, v, D, present, D, lane);
+        __syncwarp();  // p has been read
+        GPU_UNROLL
+        for (int i = 0; i < kWarpRows; ++i) {
+          const int at = warp * kAttentionRows + own + i;
+          if (lane == 0) {
+            tops[at] = top[i];
+            sums[at] = sum[i];
+          }
+          GPU_UNROLL
+          for (int c = 0; c < PER_LANE; ++c)
+            if (lane + c * kWarp < D) values[at * D + lane + c * kWarp] = y[i][c];
+        }
+      }
+    }
+    __syncthreads();
     GPU_UNROLL
-    for (int c = 0; c < PER_LANE; ++c)
-      if (lane + c * kWarp < D) out[(token * s.heads + head) * D + lane + c * kWarp] = state[i].y[c] / state[i].sum;
-    if (lse && lane == 0) lse[token * s.heads + head] = state[i].lse();
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      const int row = warp + i * kDecodeWarps, last = row < rows ? span.position + row / s.per_kv : -1;
+      for (int w = 0; w < kDecodeWarps && (base + w) * kPageSize <= last; ++w) {
+        float y[PER_LANE];
+        GPU_UNROLL
+        for (int c = 0; c < PER_LANE; ++c) y[c] = lane + c * kWarp < D ? values[(w * kAttentionRows + row) * D + lane + c * kWarp] : 0.f;
+        state[i].merge(tops[w * kAttentionRows + row], sums[w * kAttentionRows + row], y);
+      }
+    }
+    __syncthreads();
+  }
+  GPU_UNROLL
+  for (int i = 0; i < kRowsOfWarp; ++i) {
+    const int row = warp + i * kDecodeWarps;
+    if (row >= rows) continue;
+    store_row(out, lse, state[i], span.token + row / s.per_kv, kv * s.per_kv + row % s.per_kv, lane, s);
   }
 }
 
@@ -224,7 +296,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
     GPU_UNROLL
     for (int i = 0; i < kWarpRows; ++i) ds[(own + i) * kPageSize + lane] = slope[i];
     __syncwarp();
-    weighted_rows<PER_LANE>(y, ds + own * kPageSize, k, Dp + 1, D, lane);
+    weighted_rows<PER_LANE>(y, ds + own * kPageSize, k, Dp + 1, kPageSize, D, lane);
     GPU_UNROLL
     for (int i = 0; i < kWarpRows; ++i) {
       GPU_UNROLL
@@ -341,9 +413,20 @@ void CudaBackend::attention_forward(float* out, float* lse, const float* qkv, vo
   float* memory = static_cast<float*>(cache);
   launch("attention_write", stream_, write_kernel, dim3(static_cast<unsigned>(plan.writes.size())), dim3(kAttentionThreads), 0, memory, qkv,
          writes_.get(plan.writes), s);
+  const int D = s.head_dim, Dp = padded4(D);
+  const bool few =
+      std::all_of(plan.spans.begin(), plan.spans.end(), [&](const auto& span) { return span.count * s.per_kv <= kAttentionRows; });
+  if (few && D % 4 == 0) {
+    const size_t floats = static_cast<size_t>(kAttentionRows * D + kDecodeWarps * (kWarpRows * kPageSize + kAttentionRows * (D + 2)));
+    with_lanes(D, [&](auto lanes) {
+      launch("attention_decode", stream_, decode_kernel<lanes()>,
+             dim3(static_cast<unsigned>(plan.spans.size()), static_cast<unsigned>(s.kv_heads)), dim3(kDecodeThreads),
+             floats * sizeof(float), out, lse, qkv, memory, spans_.get(plan.spans), tables_.get(plan.tables), s);
+    });
+    return;
+  }
   std::vector<QueryTile> tiles;
   for (size_t i = 0; i < plan.spans.size(); ++i) add_tiles(tiles, i, plan.spans[i].count, s.per_kv);
-  const int D = s.head_dim, Dp = padded4(D);
   const size_t shared = static_cast<size_t>(kAttentionRows * (Dp + kPageSize) + kPageSize * (D + Dp + 1)) * sizeof(float);
   with_lanes(D, [&](auto lanes) {
     launch("attention_forward", stream_, forward_kernel<lanes()>,

@@ -40,9 +40,9 @@ __device__ __forceinline__ void scores(float* s, const float* rows, const float*
   }
 }
 
-// y[i][c] = sum over keys j ascending of p[i][j] x[j][lane + 32 c]; x at a stride of `stride`.
+// y[i][c] = sum over keys j ascending of p[i][j] x[j][lane + 32 c]; x at a stride of `stride`. Keys from n on are not read and count 0.
 template <int PER_LANE>
-__device__ __forceinline__ void weighted_rows(float (*y)[PER_LANE], const float* p, const float* x, int stride, int D, int lane) {
+__device__ __forceinline__ void weighted_rows(float (*y)[PER_LANE], const float* p, const float* x, int stride, int n, int D, int lane) {
   GPU_UNROLL
   for (int i = 0; i < kWarpRows; ++i) {
     GPU_UNROLL
@@ -56,7 +56,8 @@ __device__ __forceinline__ void weighted_rows(float (*y)[PER_LANE], const float*
     for (int c = 0; c < PER_LANE; ++c) {
       const int d = lane + c * kWarp;
       if (d >= D) continue;
-      const float x0 = x[j * stride + d], x1 = x[(j + 1) * stride + d], x2 = x[(j + 2) * stride + d], x3 = x[(j + 3) * stride + d];
+      const float x0 = j < n ? x[j * stride + d] : 0.f, x1 = j + 1 < n ? x[(j + 1) * stride + d] : 0.f;
+      const float x2 = j + 2 < n ? x[(j + 2) * stride + d] : 0.f, x3 = j + 3 < n ? x[(j + 3) * stride + d] : 0.f;
       GPU_UNROLL
       for (int i = 0; i < kWarpRows; ++i) {
         y[i][c] = fmaf(w[i].x, x0, y[i][c]);
@@ -66,6 +67,21 @@ __device__ __forceinline__ void weighted_rows(float (*y)[PER_LANE], const float*
       }
     }
   }
+}
+
+// Softmax pieces of one page for this warp's rows: weights p [kWarpRows][kPageSize] in shared memory, their maximum and sum.
+// last[i]: position of the last key that row i sees.
+__device__ __forceinline__ void page_weights(float* p, float* top, float* sum, const float* score, const int* last, int first_key,
+                                             int lane) {
+  GPU_UNROLL
+  for (int i = 0; i < kWarpRows; ++i) {
+    const float x = first_key + lane <= last[i] ? score[i] : kNegativeInfinity;
+    top[i] = warp_max(x);
+    const float weight = top[i] == kNegativeInfinity ? 0.f : exp_f32(x - top[i]);
+    sum[i] = warp_sum(weight);
+    p[i * kPageSize + lane] = weight;
+  }
+  __syncwarp();
 }
 
 // Softmax state of one query row: maximum, sum of weights, and this lane's part of the weighted values.

@@ -8,6 +8,7 @@ namespace rank_grpo {
 constexpr float kNegativeInfinity = -__builtin_huge_valf();
 
 __device__ __forceinline__ float larger(float a, float b) { return a > b ? a : b; }
+__device__ __forceinline__ float at_least(float x, float floor) { return x < floor ? floor : x; }  // NaN stays
 template <class T>
 __host__ __device__ constexpr T smaller_of(T a, T b) {
   return a < b ? a : b;
@@ -17,9 +18,10 @@ __host__ __device__ constexpr T larger_of(T a, T b) {
   return a > b ? a : b;
 }
 
-// e^x for x <= 88, the polynomial and order of native/cpu/vec.h; relative error 1.2e-7. Below -104 it is 0; -infinity gives 0.
+// e^x for x <= 100 (infinite from 88.8 on), the polynomial and order of native/cpu/vec.h; relative error 1.2e-7. Below -104 it is 0;
+// -infinity gives 0, NaN stays NaN.
 __device__ __forceinline__ float exp_f32(float x) {
-  x = larger(x, -110.f);
+  x = at_least(x, -110.f);
   const float n = rintf(x * 1.44269504088896341f);
   float r = fmaf(-n, 0.693359375f, x);
   r = fmaf(-n, -2.12194440e-4f, r);
@@ -31,12 +33,12 @@ __device__ __forceinline__ float exp_f32(float x) {
   p = fmaf(p, r, 5.0000001201e-1f);
   p = fmaf(p, r * r, r + 1.f);
   // 2^n as two factors, so that results below 2^-126 come out denormal
-  const int i = static_cast<int>(n), half = i >> 1;
+  const int i = n == n ? static_cast<int>(n) : 0, half = i >> 1;
   return p * __uint_as_float(static_cast<unsigned>(half + 127) << 23) * __uint_as_float(static_cast<unsigned>(i - half + 127) << 23);
 }
 
-// Below -87 the sigmoid is smaller than any normal float, and exp(-x) would leave its range.
-__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + exp_f32(-larger(x, -87.f))); }
+// Below -89 e^-x is infinite and the sigmoid exactly 0, so that x sigmoid(x) is 0 for the largest negative x too.
+__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + exp_f32(-at_least(x, -100.f))); }
 
 // bf16 bits, rounded to nearest even; NaN stays NaN.
 __device__ __forceinline__ uint16_t to_bf16(float x) {

@@ -20,6 +20,96 @@ __global__ void __launch_bounds__(kTileThreads)
   });
 }
 
+// -- few rows (decoding): the chunks of k go to blocks of their own, so that every processor reads weights; then their sums are added in
+// the order of tile.h. The same bits as the tiles, at the speed of reading the weights once.
+
+constexpr int kFewRowsBf16 = 64, kFewRowsF32 = 32;
+constexpr int kFewColumnsBf16 = kTileThreads / kWarp * 8, kFewColumnsF32 = kWarp;
+constexpr int kChunkStride = kChunk + 8;  // of a row of x in shared memory: the eight rows of a fragment in different banks
+
+// partial [chunks][rows][N]: a warp eight columns, its weights straight from memory, all of the chunk's loads in flight at once.
+__global__ void __launch_bounds__(kTileThreads)
+    few_rows_bf16_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, TileOperand<uint16_t, true> W) {
+  GPU_DYNAMIC_SHARED(shared);
+  uint16_t* sx = reinterpret_cast<uint16_t*>(shared);  // [rows up to 16][kChunkStride]
+  const int tid = static_cast<int>(threadIdx.x), lane = tid % kWarp, g = lane / 4, t = lane % 4, K = static_cast<int>(W.depth);
+  const int k0 = static_cast<int>(blockIdx.y) * kChunk, tiles = (rows + 15) / 16;
+  const int64_t n = int64_t{blockIdx.x} * kFewColumnsBf16 + tid / kWarp * 8 + g;
+  uint32_t weights[kChunk / 8];
+  GPU_UNROLL
+  for (int i = 0; i < kChunk / 8; ++i) {  // rows are padded with zeros to a multiple of 8
+    const int k = k0 + i * 8 + 2 * t;
+    weights[i] = n < W.rows && k < W.stride ? *reinterpret_cast<const uint32_t*>(W.at(n, k)) : 0u;
+  }
+  for (int r = tid / kWarp; r < tiles * 16; r += kTileThreads / kWarp)
+    for (int k = lane; k < kChunk; k += kWarp)
+      sx[r * kChunkStride + k] = r < rows && k0 + k < K ? to_bf16(x[int64_t{r} * K + k0 + k]) : uint16_t{0};
+  __syncthreads();
+  for (int tile = 0; tile < tiles; ++tile) {
+    float sum[4] = {0.f, 0.f, 0.f, 0.f};
+    GPU_UNROLL
+    for (int i = 0; i < kChunk / 16; ++i) {
+      if (k0 + i * 16 < K) {  // as many steps as the tiles take
+        const uint16_t* at = sx + (tile * 16 + g) * kChunkStride + i * 16 + 2 * t;
+        const uint32_t a[4] = {*reinterpret_cast<const uint32_t*>(at), *reinterpret_cast<const uint32_t*>(at + 8 * kChunkStride),
+                               *reinterpret_cast<const uint32_t*>(at + 8), *reinterpret_cast<const uint32_t*>(at + 8 * kChunkStride + 8)};
+        mma_bf16(sum, a, weights + 2 * i);
+      }
+    }
+    const int64_t column = int64_t{blockIdx.x} * kFewColumnsBf16 + tid / kWarp * 8 + 2 * t;
+    GPU_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const int row = tile * 16 + g + e / 2 * 8;
+      if (row < rows && column + e % 2 < W.rows) partial[(int64_t{blockIdx.y} * rows + row) * W.rows + column + e % 2] = sum[e];
+    }
+  }
+}
+
+// The same in f32: a lane a column, four rows a warp.
+__global__ void __launch_bounds__(kTileThreads)
+    few_rows_f32_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, TileOperand<float, true> W) {
+  constexpr int kStep = 64, kRowsOfWarp = kFewRowsF32 * kWarp / kTileThreads;
+  GPU_SHARED(float, sw, kStep*(kFewColumnsF32 + 1));
+  GPU_SHARED(float, sx, kFewRowsF32* kStep);
+  const int tid = static_cast<int>(threadIdx.x), lane = tid % kWarp, warp = tid / kWarp, K = static_cast<int>(W.depth);
+  const int end = smaller_of(K, (static_cast<int>(blockIdx.y) + 1) * kChunk);
+  const int64_t n0 = int64_t{blockIdx.x} * kFewColumnsF32;
+  float sum[kRowsOfWarp];
+  GPU_UNROLL
+  for (int i = 0; i < kRowsOfWarp; ++i) sum[i] = 0.f;
+  for (int k0 = static_cast<int>(blockIdx.y) * kChunk; k0 < end; k0 += kStep) {
+    for (int i = tid; i < kStep * kFewColumnsF32; i += kTileThreads) {
+      const int c = i / kStep, k = i % kStep;
+      sw[k * (kFewColumnsF32 + 1) + c] = n0 + c < W.rows && k0 + k < end ? *W.at(n0 + c, k0 + k) : 0.f;
+    }
+    for (int i = tid; i < kStep * kFewRowsF32; i += kTileThreads) {
+      const int r = i / kStep, k = i % kStep;
+      sx[i] = r < rows && k0 + k < end ? x[int64_t{r} * K + k0 + k] : 0.f;
+    }
+    __syncthreads();
+    for (int k = 0; k < kStep; ++k) {
+      const float w = sw[k * (kFewColumnsF32 + 1) + lane];
+      GPU_UNROLL
+      for (int i = 0; i < kRowsOfWarp; ++i) sum[i] = fmaf(sx[(warp * kRowsOfWarp + i) * kStep + k], w, sum[i]);
+    }
+    __syncthreads();
+  }
+  GPU_UNROLL
+  for (int i = 0; i < kRowsOfWarp; ++i) {
+    const int row = warp * kRowsOfWarp + i;
+    if (row < rows && n0 + lane < W.rows) partial[(int64_t{blockIdx.y} * rows + row) * W.rows + n0 + lane] = sum[i];
+  }
+}
+
+__global__ void add_chunks_kernel(float* __restrict__ y, const float* __restrict__ partial, const float* __restrict__ bias, int chunks,
+                                  int64_t count, int64_t N) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  float total = 0.f;
+  for (int c = 0; c < chunks; ++c) total += partial[c * count + i];
+  y[i] = bias ? total + bias[i % N] : total;
+}
+
 __global__ void to_bf16_kernel(uint16_t* __restrict__ out, const float* __restrict__ W, int64_t N, int64_t K, int64_t stride) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < N * stride) out[i] = i % stride < K ? to_bf16(W[i / stride * K + i % stride]) : uint16_t{0};
@@ -61,7 +151,23 @@ void CudaBackend::pack(Panels& panels, const float* W) {
 
 void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) {
   const auto& p = static_cast<const CudaPanels&>(W);
-  const Operand<float, true> a{x, p.columns, T, p.columns};
+  if (T == 0) return;
+  if (T <= (p.bf16 ? kFewRowsBf16 : kFewRowsF32)) {
+    const unsigned chunks = blocks_of(p.columns, kChunk);
+    const int rows = static_cast<int>(T);
+    float* partial = partial_.reserve<float>(chunks * T * p.rows);
+    if (p.bf16) {
+      launch("linear_few_rows", stream_, few_rows_bf16_kernel, dim3(blocks_of(p.rows, kFewColumnsBf16), chunks), dim3(kTileThreads),
+             static_cast<size_t>((rows + 15) / 16 * 16 * kChunkStride) * sizeof(uint16_t), partial, x, rows, p.bf16_rows());
+    } else {
+      launch("linear_few_rows", stream_, few_rows_f32_kernel, dim3(blocks_of(p.rows, kFewColumnsF32), chunks), dim3(kTileThreads), 0,
+             partial, x, rows, p.f32_rows());
+    }
+    launch("linear_few_rows", stream_, add_chunks_kernel, dim3(blocks_of(T * p.rows, kTileThreads)), dim3(kTileThreads), 0, y, partial,
+           bias, static_cast<int>(chunks), T * p.rows, p.rows);
+    return;
+  }
+  const TileOperand<float, true> a{x, p.columns, T, p.columns};
   if (p.bf16) {
     product<TileBf16>(stream_, "linear_forward", y, a, p.bf16_rows(), bias, false);
   } else {
@@ -71,14 +177,14 @@ void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, cons
 
 void CudaBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                                         bool accumulate) {
-  const Operand<float, true> a{dy, N, T, N};
-  const Operand<float, false> b{W, K, K, N};
+  const TileOperand<float, true> a{dy, N, T, N};
+  const TileOperand<float, false> b{W, K, K, N};
   product(compute, stream_, "linear_backward_input", dx, a, b, accumulate);
 }
 
 void CudaBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                                          Compute compute) {
-  const Operand<float, false> a{dy, N, N, T}, b{x, K, K, T};
+  const TileOperand<float, false> a{dy, N, N, T}, b{x, K, K, T};
   product(compute, stream_, "linear_backward_weight", dW, a, b, true);
   if (dbias) add_column_sums(dbias, dy, T, N);
 }

@@ -174,7 +174,7 @@ __global__ void swiglu_backward_kernel(float* dgate_up, const float* __restrict_
   if (i >= T * F) return;
   const int64_t at = i / F * 2 * F + i % F;
   const float g = gate_up[at], u = gate_up[at + F], s = sigmoid(g), d = dy[i];
-  dgate_up[at + F] = d * g * s;
+  dgate_up[at + F] = d * (g * s);
   dgate_up[at] = d * u * s * fmaf(g, 1.f - s, 1.f);
 }
 

@@ -100,6 +100,12 @@ int64_t Transformer::kept_bytes(int64_t T, int whole) const {
   return kept.used() * static_cast<int64_t>(sizeof(float));
 }
 
+size_t Transformer::growth(int64_t T, bool keep, int whole) const {
+  Arena scratch(nullptr), kept(nullptr);
+  plan(scratch, kept, T, keep, whole);
+  return arena_.growth(static_cast<size_t>(scratch.used()) * sizeof(float));
+}
+
 int Transformer::fit(int64_t T, int64_t budget) const {
   const int64_t least = kept_bytes(T, 0);
   Arena one(nullptr);
@@ -160,6 +166,10 @@ const float* Transformer::forward(const Layout& layout, float* cache, int64_t ca
   backend_.upload(indices_.ints(), layout.ids.data(), static_cast<size_t>(T) * sizeof(int32_t));
   backend_.upload(indices_.ints() + T, layout.positions.data(), static_cast<size_t>(T) * sizeof(int32_t));
 
+  const auto number = [](const void* p) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(p)); };
+  if (!keep && backend_.repeat(layout.plan, attention(),
+                               {number(this), number(scratch.take(0)), number(indices_.ints()), number(cache), cache_stride, pages, T}))
+    return buffers_.hidden;
   embed(buffers_.layers.empty() ? buffers_.last : buffers_.layers[0].input, T);
   for (int l = 0; l < config_.layers; ++l) {
     const auto& a = buffers_.layers[static_cast<size_t>(l)];
@@ -167,6 +177,7 @@ const float* Transformer::forward(const Layout& layout, float* cache, int64_t ca
     forward_layer(l, layout, a, out, cache + l * cache_stride, pages);
   }
   backend_.norm_forward(buffers_.hidden, buffers_.last, at(held_.final_norm), T, C, C, C, config_.norm_eps);
+  if (!keep) backend_.end_repeat();
   return buffers_.hidden;
 }
 

@@ -5,13 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "rule.h"
+#include "token.h"
 
 namespace rank_grpo {
-
-enum class Kl { k1, k2, k3 };
-enum class Pool { mean, sum };        // geometric mean of the tokens' ratios, or their product (the segment's own likelihood ratio)
-enum class Spread { pooled, token };  // gradient through the segment's mean, or to the token's own log-prob alone
 
 // One objective as a caller asks for it.
 struct ObjectiveSpec {
@@ -22,6 +18,7 @@ struct ObjectiveSpec {
   Kl kl = Kl::k3;
   double kl_beta = 0;       // 0: no KL term
   double entropy_coef = 0;  // loss -= entropy_coef * mean entropy over covered tokens
+  TokenSettings settings() const { return {spread, kl, kl_beta}; }
 };
 
 // Per-token data of T tokens lying flat, and the segments they are pooled over (CSR; a token in no segment is masked out).
@@ -46,6 +43,9 @@ struct ObjectiveResult {
 };
 
 ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs);
+
+// The values of spec.params, checked against the rule's table; INVALID_ARGUMENT names the parameter.
+std::vector<double> checked_parameters(const ObjectiveSpec& spec, const ObjectiveParameter* table, size_t count);
 
 // Mean log-ratio of the tokens [begin, end) of one segment in float64; 0 for an empty one, or without old log-probs.
 double pool_segment(const float* logprobs, const float* old_logprobs, const int32_t* begin, const int32_t* end);

@@ -10,13 +10,8 @@ import { splitData } from "../data/split.ts";
 import { RankGrpoError } from "../errors.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
-import { wholeNumber } from "./generate.ts";
-
-export const parseNumber = (text: string): number => {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("Expected a number.");
-  return value;
-};
+import { demonstrateCommands } from "./demonstrate.ts";
+import { realNumber, wholeNumber } from "./generate.ts";
 
 const columnKeys = ["id", "prompt", "completion", "messages", "groundtruth", "seen"] as const;
 
@@ -35,7 +30,14 @@ const collect = (value: string, before: string[] = []): string[] => [...before, 
 
 export function dataCommand(): Command {
   const data = new Command("data").description("Import, inspect, split and export dialogue data; make demonstrations");
-  for (const command of [importCommand(), inspectCommand(), splitCommand(), catalogCommand(), exportCommand()])
+  for (const command of [
+    importCommand(),
+    inspectCommand(),
+    splitCommand(),
+    catalogCommand(),
+    exportCommand(),
+    ...demonstrateCommands(),
+  ])
     data.addCommand(command);
   return data;
 }
@@ -58,7 +60,7 @@ function importCommand(): Command {
       "interactions: file with item ids and titles (default: movies.csv or items.csv beside the input)",
     )
     .option("--instruct", "generic: put each prompt into the recommendation instruction of the paper")
-    .option("--min-rating <x>", "interactions: ratings below it are not likes", parseNumber, 4)
+    .option("--min-rating <x>", "interactions: ratings below it are not likes", realNumber, 4)
     .option("--history <N>", "interactions: liked titles that the prompt names", wholeNumber, 20)
     .option("--targets <N>", "interactions: last liked titles that are the ground truth", wholeNumber, 1)
     .option("--strict", "fail at the first line that cannot be used (default: count them, show ten)")
@@ -157,10 +159,10 @@ function splitCommand(): Command {
         .choices(["dialogue", "time"])
         .default("dialogue"),
     )
-    .option("--validation <share>", "share of the dialogues", parseNumber, 0.1)
-    .option("--test <share>", "share of the dialogues", parseNumber, 0.1)
+    .option("--validation <share>", "share of the dialogues", realNumber, 0.1)
+    .option("--test <share>", "share of the dialogues", realNumber, 0.1)
     .option("--time-column <name>", "column with a number or date", "time")
-    .option("--seed <N>", "of the shuffle", parseNumber, 0)
+    .option("--seed <N>", "of the shuffle", realNumber, 0)
     .option("--overwrite", "replace files in the folder")
     .action(
       async (flags: {

@@ -9,5 +9,10 @@ export function devicesCommand(): Command {
     process.stdout.write(
       `cpu  ${info.threads} threads, ${info.isa}${info.bf16 ? " with bf16 products" : ""} (RANK_GRPO_THREADS, RANK_GRPO_ISA change it)\n`,
     );
+    for (const { device, usable, reason, name, memoryBytes } of info.devices) {
+      if (device === "cpu") continue;
+      const size = memoryBytes === undefined ? "" : `, ${(memoryBytes / 2 ** 30).toFixed(0)} GiB`;
+      process.stdout.write(`${device} ${usable ? `${name ?? ""}${size}` : `not usable: ${reason ?? ""}`}\n`);
+    }
   });
 }

@@ -13,10 +13,11 @@ import { neighborLists, popularityLists } from "../ranking/baselines.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { formatItem, type Item } from "../ranking/list.ts";
 import { cutoffs, type ListMetrics, type MetricOptions } from "../ranking/metrics.ts";
+import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
 import { wholeNumber } from "./generate.ts";
 import { ItemProgress } from "./progress.ts";
 
-interface Flags {
+interface Flags extends ConstrainFlags {
   model?: string;
   completions?: string;
   data: string;
@@ -32,7 +33,7 @@ interface Flags {
 }
 
 export function evaluateCommand(): Command {
-  return new Command("evaluate")
+  const command = new Command("evaluate")
     .description("Recall@k and NDCG@k (k = 5, 10, 15, 20) of a model's lists, with standard errors")
     .option("--model <path>", "Hugging Face folder or .gguf file; lists are generated greedily")
     .option("--completions <file>", "instead: JSONL with id and completion (text), made by any system")
@@ -40,7 +41,7 @@ export function evaluateCommand(): Command {
     .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
     .option("--train <file>", "training JSONL: adds the baselines popularity and neighbor voting")
     .option("--limit <rows>", "the first rows only", wholeNumber)
-    .option("--output <file>", "JSON with metrics (and the lists)")
+    .option("--output <file>", "JSON with metrics, and every row's list and metrics (for report and compare)")
     .option("--max-new-tokens <N>", "length limit of a list in tokens", wholeNumber, 512)
     .option("--max-rows <N>", "rows decoded together", wholeNumber, 64)
     .addOption(
@@ -53,7 +54,8 @@ export function evaluateCommand(): Command {
         .choices(["standard", "filtered"])
         .default("standard"),
     )
-    .option("--compute <type>", "f32 or bf16", "f32")
+    .option("--compute <type>", "f32 or bf16", "f32");
+  return withConstrainFlags(command, { catalog: false, constrain: true })
     .addHelpText(
       "after",
       "\nExample:\n  rank-grpo evaluate --model runs/train/best --data test.jsonl --catalog catalog.tsv --train train.jsonl\n",
@@ -98,7 +100,7 @@ async function run(flags: Flags): Promise<void> {
     const lists = samples.map((sample, i) => ({ id: sample.id, completion: main.evaluation.lists[i] }));
     await writeFileAtomic(
       flags.output,
-      `${JSON.stringify({ ...main.evaluation.metrics, source: main.name, data: flags.data, baselines, lists }, null, 1)}\n`,
+      `${JSON.stringify({ ...main.evaluation.metrics, source: main.name, data: flags.data, baselines, lists, row_metrics: main.evaluation.rows }, null, 1)}\n`,
     );
     process.stdout.write(`Written: ${flags.output}\n`);
   }
@@ -112,10 +114,12 @@ async function evaluateModel(
   const policy = await Policy.load(flags.model!, { compute: flags.compute, trainable: false });
   let progress: ItemProgress | undefined;
   try {
+    const constraint = await readConstraint(flags, policy, options.catalog);
     return await evaluatePolicy(policy, samples, {
       ...options,
       maxNewTokens: flags.maxNewTokens,
       maxRows: flags.maxRows,
+      ...(constraint ? { constraint } : {}),
       onProgress: (done, total) => {
         progress ??= new ItemProgress("evaluate", total);
         progress.update(done);

@@ -7,6 +7,7 @@ import { refuse } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
 import { type Generated, type Group, Policy } from "../policy.ts";
 import { encodeCompletion, encodePrompt } from "../text/encode.ts";
+import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
 import { ItemProgress } from "./progress.ts";
 
 export const wholeNumber = (text: string): number => {
@@ -32,7 +33,7 @@ const promptOf = (policy: Policy, sample: Sample, room: number): Int32Array => {
   return ids;
 };
 
-interface GenerateFlags {
+interface GenerateFlags extends ConstrainFlags {
   model: string;
   input: string;
   output: string;
@@ -50,7 +51,7 @@ interface GenerateFlags {
 }
 
 export function generateCommand(): Command {
-  return new Command("generate")
+  const command = new Command("generate")
     .description("Sample completions for the prompts of a JSONL file")
     .requiredOption("--model <path>", "Hugging Face folder or .gguf file")
     .requiredOption("--input <file>", "JSONL lines with prompt (text or messages) or prompt_ids")
@@ -65,7 +66,8 @@ export function generateCommand(): Command {
     .option("--min-p <P>", "in [0, 1]; 0: off", realNumber, 0)
     .option("--seed <S>", "same seed, same completions, whatever the batch", wholeNumber, 0)
     .option("--ignore-eos", "go on to --max-new-tokens")
-    .option("--compute <type>", "f32 or bf16", "f32")
+    .option("--compute <type>", "f32 or bf16", "f32");
+  return withConstrainFlags(command, { catalog: true, constrain: true })
     .addHelpText(
       "after",
       "\nExample:\n  rank-grpo generate --model runs/sft/final --input prompts.jsonl --output lists.jsonl --greedy\n",
@@ -75,6 +77,7 @@ export function generateCommand(): Command {
       const policy = await Policy.load(flags.model, { compute: flags.compute, trainable: false });
       try {
         const prompts = samples.map((sample) => promptOf(policy, sample, policy.maxPositions - flags.maxNewTokens + 1));
+        const constraint = await readConstraint(flags, policy);
         const progress = new ItemProgress("generate", samples.length);
         const part = Math.max(1, Math.floor((4 * flags.maxRows) / flags.numGenerations));
         const lines: string[] = [];
@@ -92,6 +95,7 @@ export function generateCommand(): Command {
             seed: flags.seed,
             ignoreStop: flags.ignoreEos ?? false,
             promptKeys: chunk.map((_, i) => first + i),
+            ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + part)) } : {}),
           });
           for (const [i, group] of generated.entries())
             lines.push(
@@ -118,7 +122,7 @@ const describe = (policy: Policy, { ids, logprobs, finish }: Generated): object 
   finish_reason: finish,
 });
 
-interface ScoreFlags {
+interface ScoreFlags extends ConstrainFlags {
   model: string;
   input: string;
   output: string;
@@ -128,7 +132,7 @@ interface ScoreFlags {
 }
 
 export function scoreCommand(): Command {
-  return new Command("score")
+  const command = new Command("score")
     .description("Log-probs and entropies of given completions")
     .requiredOption("--model <path>", "Hugging Face folder or .gguf file")
     .requiredOption(
@@ -138,50 +142,52 @@ export function scoreCommand(): Command {
     .requiredOption("--output <file>", "JSONL: the line with completion_ids, logprobs, entropies (nats)")
     .option("--temperature <T>", "of the scored distribution, above 0", realNumber, 1)
     .option("--micro-batch-tokens <N>", "tokens of one pass", wholeNumber, 2048)
-    .option("--compute <type>", "f32 or bf16", "f32")
-    .action(async (flags: ScoreFlags) => {
-      const samples = await readSamples(flags.input);
-      const policy = await Policy.load(flags.model, { compute: flags.compute, trainable: false });
-      try {
-        const groups = samples.map((sample): Group => {
-          if (sample.completion === undefined)
-            refuse("BAD_DATA", "a completion", `sample ${sample.id} of ${flags.input}`, "none");
-          const completion = encodeCompletion(policy.tokenizer, sample.completion, policy.stopId);
-          return {
-            prompt: promptOf(policy, sample, policy.maxPositions - completion.length),
-            completions: [completion],
-          };
+    .option("--compute <type>", "f32 or bf16", "f32");
+  return withConstrainFlags(command, { catalog: true, constrain: true }).action(async (flags: ScoreFlags) => {
+    const samples = await readSamples(flags.input);
+    const policy = await Policy.load(flags.model, { compute: flags.compute, trainable: false });
+    try {
+      const groups = samples.map((sample): Group => {
+        if (sample.completion === undefined)
+          refuse("BAD_DATA", "a completion", `sample ${sample.id} of ${flags.input}`, "none");
+        const completion = encodeCompletion(policy.tokenizer, sample.completion, policy.stopId);
+        return {
+          prompt: promptOf(policy, sample, policy.maxPositions - completion.length),
+          completions: [completion],
+        };
+      });
+      const constraint = await readConstraint(flags, policy);
+      const progress = new ItemProgress("score", samples.length);
+      const lines: string[] = [];
+      for (let first = 0; first < groups.length; first += 64) {
+        const chunk = groups.slice(first, first + 64);
+        const { logprobs, entropies } = await policy.score(chunk, {
+          temperature: flags.temperature,
+          microBatchTokens: flags.microBatchTokens,
+          entropies: true,
+          ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + 64)) } : {}),
         });
-        const progress = new ItemProgress("score", samples.length);
-        const lines: string[] = [];
-        for (let first = 0; first < groups.length; first += 64) {
-          const chunk = groups.slice(first, first + 64);
-          const { logprobs, entropies } = await policy.score(chunk, {
-            temperature: flags.temperature,
-            microBatchTokens: flags.microBatchTokens,
-            entropies: true,
-          });
-          let at = 0;
-          for (const [i, group] of chunk.entries()) {
-            const ids = group.completions[0]!;
-            const end = at + ids.length;
-            lines.push(
-              JSON.stringify({
-                ...samples[first + i]!.columns,
-                completion_ids: [...ids],
-                logprobs: [...logprobs.subarray(at, end)],
-                entropies: [...entropies!.subarray(at, end)],
-              }),
-            );
-            at = end;
-          }
-          progress.update(lines.length);
+        let at = 0;
+        for (const [i, group] of chunk.entries()) {
+          const ids = group.completions[0]!;
+          const end = at + ids.length;
+          lines.push(
+            JSON.stringify({
+              ...samples[first + i]!.columns,
+              completion_ids: [...ids],
+              logprobs: [...logprobs.subarray(at, end)],
+              entropies: [...entropies!.subarray(at, end)],
+            }),
+          );
+          at = end;
         }
-        progress.done();
-        await writeFileAtomic(flags.output, `${lines.join("\n")}\n`);
-      } finally {
-        policy.dispose();
+        progress.update(lines.length);
       }
-      process.stdout.write(`${samples.length} lines: ${flags.output}\n`);
-    });
+      progress.done();
+      await writeFileAtomic(flags.output, `${lines.join("\n")}\n`);
+    } finally {
+      policy.dispose();
+    }
+    process.stdout.write(`${samples.length} lines: ${flags.output}\n`);
+  });
 }

@@ -129,16 +129,29 @@ function idealGain(hits: number): number {
  * @throws RankGrpoError `BAD_DATA` if no row has a ground truth.
  */
 export function measureLists(rows: readonly RankedRow[], catalog: Catalog, options: MetricOptions = {}): ListMetrics {
-  const keys = rows.map((row, index) => row.dialogue ?? `row ${index}`);
   const measured = rows.map((row) => measureRow(row, catalog, options));
+  return meanMetrics(
+    measured,
+    rows.map((row) => row.dialogue),
+    options,
+  );
+}
+
+/** The second half of `measureLists`, for rows already measured, each with its dialogue (undefined: one of its own). */
+export function meanMetrics(
+  measured: readonly RowMetrics[],
+  dialogues: readonly (string | undefined)[],
+  options: MetricOptions = {},
+): ListMetrics {
+  const keys = dialogues.map((dialogue, index) => dialogue ?? `row ${index}`);
   const withTruths = measured.filter((row) => row["recall@5"] !== undefined).length;
   if (withTruths === 0)
-    refuse("BAD_DATA", "at least one row with a ground truth", "the evaluation", `${rows.length} rows without`);
+    refuse("BAD_DATA", "at least one row with a ground truth", "the evaluation", `${measured.length} rows without`);
 
   const result: Record<string, unknown> = {
     truncation: options.truncation ?? "filter-then-cut",
     ideal: options.ideal ?? "standard",
-    rows: rows.length,
+    rows: measured.length,
     rows_with_truths: withTruths,
     dialogues: new Set(keys).size,
   };

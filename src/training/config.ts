@@ -6,6 +6,7 @@ import { z } from "zod";
 
 import { nearest, RankGrpoError } from "../errors.ts";
 import { asIoError } from "../files.ts";
+import { logSchema } from "../log/schema.ts";
 import { scheduleSchema } from "./schedule.ts";
 
 const positive = z.number().int().min(1);
@@ -85,6 +86,7 @@ const common = {
   optimizer,
   schedule: scheduleSchema.prefault({ type: "constant" }),
   validation: validation.optional(),
+  log: logSchema,
   checkpoint: z
     .strictObject({
       every: positive.default(100).describe("steps between two checkpoints"),
@@ -110,7 +112,11 @@ const constraint = {
   catalogCache: z.string().optional().describe("where the tokenised catalog is kept between runs; default: made anew"),
 };
 
+/** Stands in the configuration a run keeps of itself, which so can be used again as it is. */
+const kind = <K extends "sft" | "train">(name: K) => z.literal(name).optional();
+
 export const sftSchema = z.strictObject({
+  kind: kind("sft"),
   ...common,
   ...constraint,
   ranks: positive.default(20).describe("list length of a constrained validation"),
@@ -125,6 +131,7 @@ export const sftSchema = z.strictObject({
 });
 
 export const trainSchema = z.strictObject({
+  kind: kind("train"),
   ...common,
   ...constraint,
   forced: z

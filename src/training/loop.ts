@@ -1,8 +1,9 @@
 // The loop that sft and train share: steps, validation, best checkpoint, early stop, checkpoints, interruption, resume.
 import { performance } from "node:perf_hooks";
 
+import { type Ended, type Loggers, reportLine } from "../log/logger.ts";
 import type { Policy } from "../policy.ts";
-import { freshState, type Metrics, metricValue, type Run, type RunState } from "./run.ts";
+import { freshState, type Metrics, metricValue, type Run, type RunState, type StepSample } from "./run.ts";
 import { type Schedule, scheduleFactor } from "./schedule.ts";
 
 /** What is left to sft and train: one step, and one validation. */
@@ -29,7 +30,7 @@ export interface Stage {
 export interface StepOutcome {
   metrics: Metrics;
   /** Lines for samples.jsonl. */
-  samples?: readonly object[];
+  samples?: readonly StepSample[];
 }
 
 export interface StepReport {
@@ -41,6 +42,8 @@ export interface StepReport {
   validation?: Metrics;
   /** Set where this validation is the best so far. */
   best?: boolean;
+  /** Rollouts of the step to look at, where it made any. */
+  samples?: readonly StepSample[];
   secondsLeft: number;
 }
 
@@ -63,6 +66,7 @@ export async function* runStage(
   stage: Stage,
   run: Run,
   signal: AbortSignal | undefined,
+  loggers: Loggers,
 ): AsyncGenerator<StepReport, Summary> {
   await run.start();
   const state: RunState = run.resumed ? { ...run.resumed.state } : freshState();
@@ -72,6 +76,7 @@ export async function* runStage(
   let validation: Metrics | undefined;
   let ended: Summary["ended"] = "finished";
   let saved = run.resumed ? state.step : -1;
+  let outcome: Ended = "interrupted"; // where the caller leaves the iteration
 
   const update = async (): Promise<{ gradNorm: number; learningRate: number }> => {
     const learningRate = stage.optimizer.learningRate * scheduleFactor(stage.schedule, state.updates, totalUpdates);
@@ -98,52 +103,64 @@ export async function* runStage(
     } else state.stale++;
     return stage.validation.patience !== undefined && state.stale >= stage.validation.patience;
   };
-  const log = (report: StepReport): Promise<void> => {
-    const line: { step: number } & Metrics = { step: report.step, ...report.metrics };
-    for (const [name, value] of Object.entries(report.validation ?? {})) line[`validation/${name}`] = value;
-    return run.log(line);
+  const log = async (report: StepReport): Promise<void> => {
+    await run.log(reportLine(report));
+    await run.samples(report.samples ?? []);
+    loggers.report(report);
   };
 
-  if (state.step === 0 && stage.validate && stage.validation) {
-    const report: StepReport = { step: 0, steps: stage.steps, metrics: {}, secondsLeft: 0 };
-    await validate(report);
-    await log(report);
-    yield report;
-  }
-  while (state.step < stage.steps) {
-    if (signal?.aborted) {
-      ended = "interrupted";
-      break;
+  await run.status("running", state.step, stage.steps);
+  try {
+    if (state.step === 0 && stage.validate && stage.validation) {
+      const report: StepReport = { step: 0, steps: stage.steps, metrics: {}, secondsLeft: 0 };
+      await validate(report);
+      await log(report);
+      yield report;
     }
-    const outcome = await stage.step(state, update);
-    state.step++;
-    const perStep = (performance.now() - started) / 1000 / (state.step - first);
-    const report: StepReport = {
-      step: state.step,
-      steps: stage.steps,
-      metrics: outcome.metrics,
-      secondsLeft: perStep * (stage.steps - state.step),
+    while (state.step < stage.steps) {
+      if (signal?.aborted) {
+        ended = "interrupted";
+        break;
+      }
+      const done = await stage.step(state, update);
+      state.step++;
+      const perStep = (performance.now() - started) / 1000 / (state.step - first);
+      const report: StepReport = {
+        step: state.step,
+        steps: stage.steps,
+        metrics: done.metrics,
+        secondsLeft: perStep * (stage.steps - state.step),
+        ...(done.samples ? { samples: done.samples } : {}),
+      };
+      const due = stage.validation && (state.step % stage.validation.every === 0 || state.step === stage.steps);
+      const stop = due ? await validate(report) : false;
+      await log(report);
+      if (state.step % stage.checkpoint.every === 0) await save();
+      yield report;
+      if (stop) {
+        ended = "early-stop";
+        break;
+      }
+    }
+    await save();
+    if (ended !== "interrupted") await run.save("final", stage.policy);
+    outcome = ended;
+    return {
+      folder: run.folder,
+      steps: state.step,
+      ended,
+      best: state.best && stage.validation ? { ...state.best, metric: stage.validation.metric } : null,
+      validation,
     };
-    const due = stage.validation && (state.step % stage.validation.every === 0 || state.step === stage.steps);
-    const stop = due ? await validate(report) : false;
-    await log(report);
-    await run.samples(outcome.samples ?? []);
-    if (state.step % stage.checkpoint.every === 0) await save();
-    yield report;
-    if (stop) {
-      ended = "early-stop";
-      break;
-    }
+  } catch (error) {
+    outcome = "failed";
+    throw error;
+  } finally {
+    const told = run.status(outcome, state.step, stage.steps);
+    // what ended the run is the news, not that its end could not be written down
+    await (outcome === "failed" ? told.catch(() => {}) : told);
+    await loggers.close(outcome);
   }
-  await save();
-  if (ended !== "interrupted") await run.save("final", stage.policy);
-  return {
-    folder: run.folder,
-    steps: state.step,
-    ended,
-    best: state.best && stage.validation ? { ...state.best, metric: stage.validation.metric } : null,
-    validation,
-  };
 }
 
 /** Drains a run; what `sft` and `train` return. */

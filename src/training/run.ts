@@ -1,7 +1,8 @@
-// A run folder: config.yaml, metrics.jsonl, samples.jsonl, checkpoints/step-N, best, final. Whatever a crash leaves, it can be resumed:
+// A run folder: config.yaml, status.json, metrics.jsonl, samples.jsonl, checkpoints/step-N, best, final. Whatever a crash leaves, it can be resumed:
 // checkpoints appear whole or not at all, and the logs are cut back to the checkpoint that is resumed from.
 import { existsSync } from "node:fs";
 import { appendFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
 
@@ -11,6 +12,23 @@ import type { Policy } from "../policy.ts";
 
 /** Values by name (docs/metrics.md); arrays are by rank. */
 export type Metrics = Record<string, number | readonly number[]>;
+
+/** A line of samples.jsonl: the rollouts of one prompt of a step, rewards by rank. */
+export interface StepSample {
+  step: number;
+  id: string;
+  completions: { text: string; rewards: number[] }[];
+}
+
+/** status.json: how far a run is and how it ended; with the process, a reader can tell a crash. */
+export interface RunStatus {
+  state: "running" | "finished" | "early-stop" | "interrupted" | "failed";
+  /** Steps done when the file was written. */
+  step: number;
+  /** Steps to do. */
+  steps: number;
+  process: { host: string; pid: number };
+}
 
 /** What a resume needs beside weights and optimizer. */
 export interface RunState {
@@ -102,11 +120,16 @@ export class Run {
       await truncateLog(join(this.folder, log), this.resumed?.state.step ?? -1);
   }
 
+  async status(state: RunStatus["state"], step: number, steps: number): Promise<void> {
+    const status: RunStatus = { state, step, steps, process: { host: hostname(), pid: process.pid } };
+    await writeFileAtomic(join(this.folder, "status.json"), `${JSON.stringify(status)}\n`);
+  }
+
   async log(metrics: { step: number } & Metrics): Promise<void> {
     await this.#append("metrics.jsonl", [metrics]);
   }
 
-  async samples(lines: readonly object[]): Promise<void> {
+  async samples(lines: readonly StepSample[]): Promise<void> {
     await this.#append("samples.jsonl", lines);
   }
 

@@ -3,6 +3,8 @@ import { performance } from "node:perf_hooks";
 
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
+import type { Logger } from "../log/logger.ts";
+import { openLoggers } from "../log/open.ts";
 import type { Group } from "../policy.ts";
 import { permutation, Stream } from "../random.ts";
 import { Catalog } from "../ranking/catalog.ts";
@@ -19,6 +21,8 @@ export interface SftOptions {
   output: string;
   resume?: boolean;
   onStep?: (report: StepReport) => void | Promise<void>;
+  /** Called after every step beside the configuration's `log`, without being waited for. */
+  loggers?: readonly Logger[];
   /** Finishes the step at hand, saves, and ends the run as interrupted. */
   signal?: AbortSignal;
 }
@@ -50,6 +54,10 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
     ? await readSamples(validation.data, validation.limit === undefined ? {} : { limit: validation.limit })
     : [];
   const run = await Run.open(options.output, "sft", resolved, options.resume ?? false);
+  const loggers = openLoggers(
+    { folder: run.folder, kind: "sft", config: resolved, resumedAt: run.resumed?.state.step ?? 0 },
+    options.loggers,
+  );
   const policy = await openModel(resolved, run);
   try {
     const groupsOf = (rows: typeof samples): Group[] =>
@@ -126,7 +134,7 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
           }
         : {}),
     };
-    return yield* runStage(stage, run, options.signal);
+    return yield* runStage(stage, run, options.signal, loggers);
   } finally {
     policy.dispose();
   }

@@ -4,6 +4,9 @@ import { performance } from "node:perf_hooks";
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
+import type { Logger } from "../log/logger.ts";
+import { openLoggers } from "../log/open.ts";
+import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
 import { nativeObjective, type Objective, type RowPlan, resolveObjective, stepInputs } from "../objectives.ts";
 import { allowedTokens, type Group, Policy } from "../policy.ts";
 import { permutation, Stream } from "../random.ts";
@@ -26,8 +29,12 @@ export interface TrainOptions {
   resume?: boolean;
   /** Own rewards, instead of the configuration's. */
   rewards?: readonly (Reward | WeightedReward)[];
+  /** An own loss (`defineObjective`); the configuration's objective still makes segments, weights and advantages. */
+  objective?: CustomObjective;
   /** Called after every step; a promise is awaited. */
   onStep?: (report: StepReport) => void | Promise<void>;
+  /** Called after every step beside the configuration's `log`, without being waited for. */
+  loggers?: readonly Logger[];
   /** Finishes the step at hand, saves, and ends the run as interrupted. */
   signal?: AbortSignal;
 }
@@ -65,14 +72,29 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
         }),
       }));
   const run = await Run.open(options.output, "train", resolved, options.resume ?? false);
+  const loggers = openLoggers(
+    { folder: run.folder, kind: "train", config: resolved, resumedAt: run.resumed?.state.step ?? 0 },
+    options.loggers,
+  );
   const policy = await openModel(resolved, run);
   let reference: Policy | undefined;
   try {
-    if (objective.beta > 0) reference = await openReference(resolved, policy);
+    if (options.objective ? options.objective.reference : objective.beta > 0)
+      reference = await openReference(resolved, policy);
     const constraint = await openConstraint(resolved, policy, catalog);
     const validate =
       resolved.validation && (await validator(resolved.validation, policy, catalog, resolved, constraint));
-    const trainer = new Trainer(resolved, objective, policy, reference, samples, rewards, catalog, constraint);
+    const trainer = new Trainer(
+      resolved,
+      objective,
+      options.objective,
+      policy,
+      reference,
+      samples,
+      rewards,
+      catalog,
+      constraint,
+    );
     const stage: Stage = {
       policy,
       steps,
@@ -84,7 +106,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
       step: (state, update) => trainer.step(state, update),
       ...(validate ? { validate } : {}),
     };
-    return yield* runStage(stage, run, options.signal);
+    return yield* runStage(stage, run, options.signal, loggers);
   } finally {
     reference?.dispose();
     policy.dispose();
@@ -127,6 +149,7 @@ const mean = (values: readonly number[]): number => values.reduce((sum, x) => su
 class Trainer {
   readonly #config: ResolvedTrainConfig;
   readonly #objective: Objective;
+  readonly #custom: CustomObjective | undefined;
   readonly #policy: Policy;
   readonly #reference: Policy | undefined;
   readonly #samples: readonly Sample[];
@@ -141,6 +164,7 @@ class Trainer {
   constructor(
     config: ResolvedTrainConfig,
     objective: Objective,
+    custom: CustomObjective | undefined,
     policy: Policy,
     reference: Policy | undefined,
     samples: readonly Sample[],
@@ -150,6 +174,7 @@ class Trainer {
   ) {
     this.#config = config;
     this.#objective = objective;
+    this.#custom = custom;
     this.#policy = policy;
     this.#reference = reference;
     this.#samples = samples;
@@ -279,12 +304,15 @@ class Trainer {
       rows: all.length,
       covered: all.reduce((sum, row) => sum + row.item.filter((x) => x >= 0).length, 0),
     };
-    // a group without advantages adds nothing but KL and entropy
+    // a group without advantages adds nothing but KL and entropy; what an own loss makes of it nobody knows
     const needed = groups
       .map((group, index) => ({ group, index, plan: plans[index]! }))
       .filter(
         ({ plan }) =>
-          objective.beta > 0 || objective.entropyCoef > 0 || plan.some((row) => row.advantage.some((a) => a !== 0)),
+          this.#custom !== undefined ||
+          objective.beta > 0 ||
+          objective.entropyCoef > 0 ||
+          plan.some((row) => row.advantage.some((a) => a !== 0)),
       );
     metrics["update/rows"] = needed.length * config.groupSize;
     if (needed.length === 0) return;
@@ -307,6 +335,27 @@ class Trainer {
     };
     const sampled = Float32Array.from(needed.flatMap(({ group }) => group.rollouts.flatMap((r) => [...r.logprobs])));
     const refLogprobs = this.#reference ? (await this.#reference.score(batch, forward)).logprobs : undefined;
+    if (this.#custom) {
+      const groupsUsed = needed.map(({ group }) => group);
+      const counts = (lengths: readonly number[]): Int32Array => {
+        const offsets = new Int32Array(lengths.length + 1);
+        for (const [i, n] of lengths.entries()) offsets[i + 1] = offsets[i]! + n;
+        return offsets;
+      };
+      const step = {
+        ...inputs,
+        oldLogprobs: sampled,
+        ...(refLogprobs ? { refLogprobs } : {}),
+        rowOffsets: counts(groupsUsed.flatMap((group) => group.rollouts.map(({ ids }) => ids.length))),
+        groupOffsets: counts(groupsUsed.map((group) => group.rollouts.length)),
+        rewards: Float64Array.from(
+          groupsUsed.flatMap((group) => group.rewards.map((r) => r.reduce((a, b) => a + b, 0))),
+        ),
+      };
+      for (let u = 0; u < config.updatesPerRollout; u++)
+        await this.#updateCustom(this.#custom, batch, step, forward, metrics, update);
+      return;
+    }
     for (let u = 0; u < config.updatesPerRollout; u++) {
       const result = await this.#policy.accumulate(
         batch,
@@ -324,9 +373,10 @@ class Trainer {
       );
       if (u === 0) {
         let mismatch = 0;
-        for (const [t, x] of result.logprobs.entries()) mismatch = Math.max(mismatch, Math.abs(x - sampled[t]!));
+        const computed = [...result.logprobs.entries()].filter(([, x]) => !Number.isNaN(x)); // dead ends are left out
+        for (const [t, x] of computed) mismatch = Math.max(mismatch, Math.abs(x - sampled[t]!));
         metrics["policy/mismatch_max"] = mismatch;
-        metrics["policy/logprob_mean"] = mean([...result.logprobs]);
+        metrics["policy/logprob_mean"] = mean(computed.map(([, x]) => x));
       }
       const { gradNorm, learningRate } = await update();
       metrics["policy/loss"] = result.loss;
@@ -339,6 +389,27 @@ class Trainer {
       metrics["optimizer/grad_norm"] = gradNorm;
       metrics["optimizer/learning_rate"] = learningRate;
     }
+  }
+
+  /** One update by an own loss: log-probs out, gradient back. */
+  async #updateCustom(
+    custom: CustomObjective,
+    batch: readonly Group[],
+    step: Omit<ObjectiveInput, "logprobs" | "entropies">,
+    forward: { temperature: number; microBatchTokens: number },
+    metrics: Record<string, number | readonly number[]>,
+    update: () => Promise<{ gradNorm: number; learningRate: number }>,
+  ): Promise<void> {
+    const scores = await this.#policy.score(batch, { ...forward, entropies: custom.entropies ?? false });
+    const output = custom.evaluate({ ...step, ...scores });
+    const { dentropy } = output;
+    await this.#policy.backward(batch, output.dlogp, { ...forward, ...(dentropy ? { dentropies: dentropy } : {}) });
+    const { gradNorm, learningRate } = await update();
+    metrics["policy/loss"] = output.loss;
+    metrics["policy/logprob_mean"] = mean([...scores.logprobs]);
+    for (const [name, value] of Object.entries(output.metrics ?? {})) metrics[`objective/${name}`] = value;
+    metrics["optimizer/grad_norm"] = gradNorm;
+    metrics["optimizer/learning_rate"] = learningRate;
   }
 
   /** What the rollouts look like, before the update. */

@@ -13,6 +13,9 @@
 #include <vector>
 
 #include "../../native/core/backend.h"
+#ifdef RANK_GRPO_CUDA_TABLE
+#include "../../native/core/device.h"
+#endif
 #include "../../native/core/error.h"
 #include "../../native/core/philox.h"
 #include "check.h"
@@ -35,6 +38,9 @@ struct Device {
 
 inline std::vector<Device> devices() {
   static const std::vector<Device> list = [] {
+#ifdef RANK_GRPO_CUDA_TABLE  // the CUDA backend, on the host's shim or on a GPU
+    return std::vector<Device>{{"cuda", ""}};
+#endif
     const char* only = std::getenv("RANK_GRPO_ISA");
     if (only) return std::vector<Device>{{std::string("cpu ") + only, only}};
     return std::vector<Device>{{"cpu avx512", "avx512"}, {"cpu avx2", "avx2"}, {"cpu plain", "plain"}};
@@ -48,6 +54,9 @@ inline int test_threads() {
 }
 
 inline std::unique_ptr<Backend> make_backend(const Device& device, int threads) {
+#ifdef RANK_GRPO_CUDA_TABLE
+  if (device.name == "cuda") return rank_grpo::make_cuda_backend();
+#endif
   setenv("RANK_GRPO_ISA", device.isa.c_str(), 1);
   try {
     return rank_grpo::make_cpu_backend(threads);

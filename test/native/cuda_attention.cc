@@ -3,7 +3,7 @@
 
 #include "../../native/model/layout.h"
 
-using namespace check;
+using namespace cuda_check;
 using namespace rank_grpo;
 
 namespace {

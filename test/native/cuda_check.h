@@ -10,7 +10,9 @@
 #include "../../native/model/memory.h"
 #include "check.h"
 
-namespace check {
+namespace cuda_check {
+
+using namespace check;
 
 using Floats = std::vector<float>;
 using Ints = std::vector<int32_t>;
@@ -94,6 +96,6 @@ void compare(double tolerance, const char* what, int line, F&& body) {
     near(got[i], wanted[i], tolerance, (std::string(what) + ", result " + std::to_string(i)).c_str(), line);
 }
 
-}  // namespace check
+}  // namespace cuda_check
 
-#define COMPARE(tolerance, what, ...) check::compare(tolerance, (what), __LINE__, __VA_ARGS__)
+#define COMPARE(tolerance, what, ...) cuda_check::compare(tolerance, (what), __LINE__, __VA_ARGS__)

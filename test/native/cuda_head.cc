@@ -5,7 +5,7 @@
 #include "../../native/cuda/logits.h"
 #include "cuda_check.h"
 
-using namespace check;
+using namespace cuda_check;
 using namespace rank_grpo;
 
 namespace {
@@ -59,7 +59,9 @@ TEST(cuda_head) {
           const AllowedTokens sets = random_sets(target, static_cast<int>(V)), *allowed = constrained ? &sets : nullptr;
           const std::string what = "head R " + std::to_string(R) + " V " + std::to_string(V) + (compute == Compute::bf16 ? " bf16" : "") +
                                    (constrained ? " allowed" : "") + (entropies ? " entropies" : "");
-          COMPARE(compute == Compute::f32 ? 5e-6 : 1e-4, what.c_str(), [&](Backend& b) {
+          // Both round h and W to bf16 alike; with allowed sets the CPU rounds the logits' gradient too, to 8 bits, and this backend does not.
+          const double tolerance = compute == Compute::f32 ? 5e-6 : constrained ? 0x1p-7 : 1e-4;
+          COMPARE(tolerance, what.c_str(), [&](Backend& b) {
             const Head head(b, h, W, V, C, compute);
             const Floats blank(static_cast<size_t>(R), NAN);
             const Device<float> logprob(b, blank), entropy(b, blank), lse(b, blank), dh(b, Floats(h.size(), NAN)), dW(b, dW0);
@@ -96,7 +98,7 @@ TEST(cuda_head_rows_do_not_see_each_other) {
 }
 
 TEST(cuda_sample) {
-  const int64_t R = 90, V = 700, C = 16;
+  const int64_t R = 70, V = 400, C = 16;
   const Floats h = random_floats(R * C), W = random_floats(V * C, 0.6f);
   const Ints any = random_ints(R, static_cast<int>(V));
   const AllowedTokens sets = random_sets(any, static_cast<int>(V));
@@ -121,7 +123,7 @@ TEST(cuda_sample) {
           const Device<float> trained(*b, Floats(static_cast<size_t>(R))), lse(*b, Floats(static_cast<size_t>(R)));
           b->head_forward(trained, nullptr, lse, head.h, *head.panels, nullptr, token.data(), allowed, R, s.temperature);
           CHECK(same_bits(trained.get(), logprob));
-          const int64_t row = 77;  // alone
+          const int64_t row = 67;  // alone
           const AllowedTokens* single = nullptr;
           AllowedTokens own;
           if (allowed) {

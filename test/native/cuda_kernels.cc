@@ -2,7 +2,7 @@
 // and, where there is one, on a GPU.
 #include "cuda_check.h"
 
-using namespace check;
+using namespace cuda_check;
 using namespace rank_grpo;
 
 namespace {

@@ -4,7 +4,7 @@
 #include "../../native/model/policy.h"
 #include "cuda_check.h"
 
-using namespace check;
+using namespace cuda_check;
 using namespace rank_grpo;
 
 namespace {

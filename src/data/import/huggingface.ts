@@ -13,6 +13,7 @@ import { recordOf } from "./columns.ts";
 
 /** Plain JavaScript values: Arrow's vectors and struct rows as arrays and objects, whole numbers as numbers where they fit. */
 function plain(value: unknown): unknown {
+  if (value === undefined) return null; // how hyparquet gives a struct that is null
   if (typeof value === "bigint") return Number.isSafeInteger(Number(value)) ? Number(value) : value.toString();
   if (value === null || typeof value !== "object" || value instanceof Date || value instanceof Uint8Array) return value;
   if (Symbol.iterator in value && !("toJSON" in value && !Array.isArray(value) && !("length" in value)))

@@ -67,7 +67,7 @@ export const redial: Importer = {
           text: collapseBlanks(
             text.replace(mention, (whole, id: string) => {
               const movie = movieOf(id);
-              return movie ? movieText(movie) : whole;
+              return movie ? movieText(movie) : (mentions[id]?.trim() ?? whole); // a name that is all year stays as it is
             }),
           ),
           movies: ids.flatMap((id) => movieOf(id) ?? []),

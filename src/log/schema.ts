@@ -1,0 +1,33 @@
+// The configuration's `log`: which loggers a run writes to, beside metrics.jsonl.
+import { z } from "zod";
+
+const tags = z.record(z.string(), z.string()).default({});
+
+export const wandbSchema = z.strictObject({
+  project: z.string().min(1).default("rank-grpo"),
+  entity: z.string().optional().describe("team or user; default: the key's own"),
+  name: z.string().optional().describe("default: the run folder's name"),
+  group: z.string().optional().describe("runs shown together, such as the seeds of one experiment"),
+  tags: z.array(z.string()).default([]),
+  url: z.url().optional().describe("of the server; default: WANDB_BASE_URL, then the public one"),
+});
+
+export const mlflowSchema = z.strictObject({
+  url: z.url().optional().describe("of the tracking server; default: MLFLOW_TRACKING_URI"),
+  experiment: z.string().min(1).default("rank-grpo"),
+  name: z.string().optional().describe("default: the run folder's name"),
+  tags,
+});
+
+export const logSchema = z
+  .array(
+    z.union([
+      z.enum(["tensorboard", "csv", "wandb", "mlflow"]),
+      z.strictObject({ wandb: wandbSchema }),
+      z.strictObject({ mlflow: mlflowSchema }),
+    ]),
+  )
+  .default([])
+  .describe("where metrics go beside metrics.jsonl; keys of servers come from the environment, never from here");
+
+export type LogConfig = z.output<typeof logSchema>;

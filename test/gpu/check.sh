@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Everything on a bare machine with nvcc, cmake and a GPU, no Node: build, kernel table, compute-sanitizer, whole models against the
+# CPU, exactness as bits, benchmarks. Usage: test/gpu/check.sh [results folder] [model folder]
+#
+# Writes results.jsonl (a line a step and a line a measurement) and prints a summary; exits with 1 where any step failed.
+# RANK_GRPO_SHARED names the folder with models/tiny for the model goldens (skipped without). SHIM=1 runs the same steps on the host.
+set -u
+cd "$(dirname "$0")/../.."
+results=${1:-build-gpu/results}
+model=${2:-}
+build=build-gpu
+small=()
+[ "${SHIM:-0}" = 1 ] && build=build-gpu-shim && small=(--small)
+mkdir -p "$results"
+results=$(cd "$results" && pwd)
+json=$results/results.jsonl
+: >"$json"
+failed=0
+summary=()
+
+# step NAME COMMAND...: runs it, keeps its output, notes how it ended.
+step() {
+  local name=$1 start=$SECONDS status
+  shift
+  echo "== $name"
+  "$@" >"$results/$name.log" 2>&1
+  status=$?
+  tail -n 3 "$results/$name.log"
+  printf '{"step": "%s", "status": %d, "seconds": %d}\n' "$name" "$status" $((SECONDS - start)) >>"$json"
+  summary+=("$(printf '%-24s %-6s %5d s' "$name" "$([ $status = 0 ] && echo ok || echo "FAIL $status")" $((SECONDS - start)))")
+  [ $status = 0 ] || failed=1
+  return $status
+}
+skip() {
+  echo "== $1: skipped, $2"
+  printf '{"step": "%s", "skipped": "%s"}\n' "$1" "$2" >>"$json"
+  summary+=("$(printf '%-24s skipped: %s' "$1" "$2")")
+}
+
+commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1)
+nvcc=$("${CUDACXX:-nvcc}" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+printf '{"commit": "%s", "date": "%s", "gpu": "%s", "nvcc": "%s"}\n' "$commit" "$(date -u +%FT%TZ)" "${gpu:-none}" "${nvcc:-none}" >>"$json"
+
+if [ "${SHIM:-0}" = 1 ]; then
+  step configure cmake -S . -B $build -DRANK_GRPO_CUDA=OFF -DRANK_GRPO_CUDA_SHIM=ON -DRANK_GRPO_ADDON=OFF || exit 1
+  step build cmake --build $build --parallel 2 --target cuda_shim_tests gpu_driver_shim || exit 1
+  tests=$build/cuda_shim_tests driver=$build/gpu_driver_shim
+else
+  step configure cmake -S . -B $build -DRANK_GRPO_CUDA=ON -DRANK_GRPO_TESTS=ON -DRANK_GRPO_ADDON=OFF || exit 1
+  step build cmake --build $build --parallel "$(nproc)" --target cuda_tests gpu_driver || exit 1
+  tests=$build/cuda_tests driver=$build/gpu_driver
+fi
+
+step kernels "$tests"
+step parity "$driver" parity --json "$json"
+step exact-small "$driver" exact --small --json "$json"
+step fingerprint "$driver" fingerprint --json "$json"
+# The f32 kernels round in one fixed order, so a GPU and the shim give the same bits.
+step same-bits-as-shim grep -q "$(cat test/gpu/fingerprint.txt)" "$results/fingerprint.log"
+
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
+for tool in memcheck racecheck initcheck synccheck; do
+  if [ -z "$sanitizer" ]; then
+    skip "$tool" "no compute-sanitizer"
+  else
+    for part in cuda_linear cuda_pointwise cuda_attention cuda_head cuda_sample cuda_objective cuda_logits; do
+      step "$tool-$part" "$sanitizer" --tool $tool --error-exitcode 9 "$tests" $part
+    done
+  fi
+done
+
+if [ -n "$model" ]; then
+  step exact "$driver" exact "${small[@]}" --json "$json" --model "$model"
+else
+  step exact "$driver" exact "${small[@]}" --json "$json"
+fi
+step bench "$driver" bench "${small[@]}" --json "$json" ${model:+--model "$model"}
+
+echo
+printf '%s\n' "${summary[@]}"
+echo "results: $json"
+exit $failed
