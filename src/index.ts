@@ -11,7 +11,7 @@ export {
   generateLists,
   type MeasuredRow,
 } from "./evaluate.ts";
-export type { Logger } from "./log/logger.ts";
+export type { Ended, Logger } from "./log/logger.ts";
 export {
   addon,
   type NativeObjective,
@@ -46,6 +46,9 @@ export { CatalogConstraint, type Constraint, type ConstraintOptions } from "./ra
 export { compact, formatItem, type Item, readList, type Slot } from "./ranking/list.ts";
 export type { ListMetrics, MetricOptions } from "./ranking/metrics.ts";
 export { type Completion, createReward, type Reward } from "./ranking/rewards.ts";
+export { type CompareOptions, type Comparison, compareEvaluations, type Difference } from "./report/compare.ts";
+export { readEvaluation, type StoredEvaluation } from "./report/evaluations.ts";
+export { makeReport, type ReportOptions } from "./report/report.ts";
 export type { RuleParameters } from "./rules.ts";
 export type { ChatOptions } from "./text/template.ts";
 export { loadTokenizer } from "./text/tokenizer.ts";
@@ -54,7 +57,7 @@ export { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./trai
 export type { StepReport, Summary } from "./training/loop.ts";
 export { readConfig } from "./training/parse.ts";
 export type { WeightedReward } from "./training/rollout.ts";
-export type { Metrics } from "./training/run.ts";
+export type { Metrics, RunStatus, StepSample } from "./training/run.ts";
 export { type SftOptions, sft, sftSteps } from "./training/sft.ts";
 export { type TrainOptions, train, trainSteps } from "./training/train.ts";
 export { World, type WorldOptions } from "./world.ts";

@@ -287,7 +287,7 @@ describe("schedules", () => {
     expect(scheduleFactor(cosine, 60, 110)).toBeCloseTo(0.55);
     expect(scheduleFactor(cosine, 110, 110)).toBeCloseTo(0.1);
     expect(scheduleFactor({ type: "linear", warmup: 0.1, floor: 0 }, 55, 100)).toBeCloseTo(0.5);
-    const step = { type: "step", warmup: 0, at: [5, 9], factor: 0.1 } as const;
+    const step = { type: "step" as const, warmup: 0, at: [5, 9], factor: 0.1 };
     expect([4, 5, 9].map((u) => scheduleFactor(step, u, 10))).toEqual([1, 0.1, expect.closeTo(0.01)]);
   });
 });

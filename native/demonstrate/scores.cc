@@ -14,9 +14,9 @@
 namespace rank_grpo {
 namespace {
 
-constexpr int64_t kBlockRows = 512;              // R: 15 MB of scores for 7,404 items
+constexpr int64_t kBlockRows = 2048;             // R: 61 MB of scores for 7,404 items; a similarity read from memory serves many rows
 constexpr int64_t kChunkRows = 16;               // rows of one task; their slopes are summed in f32 before they join the f64 sum
-constexpr int64_t kColumns = 1024;               // columns of one task of that sum
+constexpr int64_t kColumns = 1024;               // columns of one tile of scores (4 KiB, in the first cache), and of one task of that sum
 constexpr uint64_t kMaxSimilarity = 4ull << 30;  // bytes
 
 // The rows of `m` by column, in ascending row order.
@@ -68,7 +68,7 @@ void SparseMatrix::check(const char* name, int64_t rows, int64_t width, bool wit
   check_finite(values, name);
 }
 
-Scores::Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs) : backend_(std::move(backend)), in_(std::move(inputs)) {
+Stage1Scores::Stage1Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs) : backend_(std::move(backend)), in_(std::move(inputs)) {
   const int64_t D = in_.dialogues, U = in_.teacher_items, I = in_.items, F = in_.features.width;
   expect(I >= 1, "at least one item", "items", std::to_string(I));
   in_.positions.check("positions", D, U, true);
@@ -101,9 +101,9 @@ Scores::Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs) : backen
   }
 }
 
-Scores::~Scores() = default;
+Stage1Scores::~Stage1Scores() = default;
 
-void Scores::similarities() {
+void Stage1Scores::similarities() {
   const int64_t U = in_.teacher_items, I = in_.items;
   const uint64_t bytes = static_cast<uint64_t>(U) * static_cast<uint64_t>(I) * sizeof(float);
   if (bytes > kMaxSimilarity)
@@ -120,39 +120,44 @@ void Scores::similarities() {
   });
 }
 
-void Scores::set_ratings(SparseMatrix ratings, float gamma) {
+void Stage1Scores::set_ratings(SparseMatrix ratings, float gamma) {
   ratings.check("ratings", in_.dialogues, in_.items, true);
   ratings_ = std::move(ratings);
   gamma_ = gamma;
 }
 
-// Everything of a row's score but the products of dense features: adds to s [I].
-void Scores::score_row(float* s, int64_t row) const {
-  const size_t r = static_cast<size_t>(row);
+// Adds to columns first .. first + n of s what the teacher's items give: similarity with membership in it, or membership alone.
+void Stage1Scores::add_positions(float* s, int64_t row, int64_t first, int64_t n) const {
   const auto& p = in_.positions;
-  for (int32_t i = p.offsets[r]; i < p.offsets[r + 1]; ++i) {
-    const size_t u = static_cast<size_t>(p.columns[static_cast<size_t>(i)]);
+  for (int32_t i = p.offsets[static_cast<size_t>(row)]; i < p.offsets[static_cast<size_t>(row) + 1]; ++i) {
+    const int64_t u = p.columns[static_cast<size_t>(i)];
     const float weight = p.values[static_cast<size_t>(i)];
     if (!similarity_.empty()) {
-      backend_->kernels().score->add_scaled(s, similarity_.data() + static_cast<int64_t>(u) * in_.items, weight, in_.items);
-    } else if (in_.membership[u] >= 0) {
-      s[in_.membership[u]] += weight;
+      backend_->kernels().score->add_scaled(s, similarity_.data() + u * in_.items + first, weight, n);
+    } else {
+      const int64_t item = in_.membership[static_cast<size_t>(u)] - first;
+      if (item >= 0 && item < n) s[item] += weight;
     }
   }
+}
+
+// Adds the context of sparse features, and the ratings, to s [I].
+void Stage1Scores::add_row(float* s, int64_t row) const {
+  const size_t r = static_cast<size_t>(row);
   if (!in_.features.dense && !in_.features.sparse_context.offsets.empty())
     add_products(s, in_.features.sparse_context, row, postings_, in_.lambda);
   for (int32_t i = ratings_.offsets[r]; i < ratings_.offsets[r + 1]; ++i)
     s[ratings_.columns[static_cast<size_t>(i)]] += gamma_ * ratings_.values[static_cast<size_t>(i)];
 }
 
-void Scores::check_rows(const std::vector<int32_t>& rows) const {
+void Stage1Scores::check_rows(const std::vector<int32_t>& rows) const {
   for (int32_t r : rows)
     if (r < 0 || r >= in_.dialogues) expect(false, "rows below " + std::to_string(in_.dialogues), "rows", std::to_string(r));
 }
 
 // Calls use(first row of the block, rows of it) with the block's scores in block_.
 template <class Use>
-void Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
+void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
   check_rows(rows);
   const int64_t I = in_.items, F = in_.features.width, total = static_cast<int64_t>(rows.size());
   const bool dense = in_.features.dense && F > 0;
@@ -177,24 +182,32 @@ void Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
       });
       backend_->linear_forward(block_.data(), query_.data(), *panels_, nullptr, R);
     }
+    // Tile by tile for all rows of the block: a tile of the similarities stays in the caches while many rows read it.
+    for (int64_t column = 0; column < I; column += kColumns) {
+      const int64_t n = std::min(kColumns, I - column);
+      backend_->pool().run(chunks, [&](int chunk) {
+        for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
+          float* s = block_.data() + i * I + column;
+          if (!dense) std::fill(s, s + n, 0.f);
+          add_positions(s, rows[static_cast<size_t>(first + i)], column, n);
+        }
+      });
+    }
     backend_->pool().run(chunks, [&](int chunk) {
-      for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
-        float* s = block_.data() + i * I;
-        if (!dense) std::fill(s, s + I, 0.f);
-        score_row(s, rows[static_cast<size_t>(first + i)]);
-      }
+      for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i)
+        add_row(block_.data() + i * I, rows[static_cast<size_t>(first + i)]);
     });
     use(first, R);
   }
 }
 
-std::vector<float> Scores::dense(const std::vector<int32_t>& rows) {
+std::vector<float> Stage1Scores::dense(const std::vector<int32_t>& rows) {
   std::vector<float> out(rows.size() * static_cast<size_t>(in_.items));
   for_blocks(rows, [&](int64_t first, int64_t R) { std::copy_n(block_.data(), R * in_.items, out.data() + first * in_.items); });
   return out;
 }
 
-Ranking Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vector<float>& w, const std::vector<float>& b) {
+Ranking Stage1Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vector<float>& w, const std::vector<float>& b) {
   const int64_t I = in_.items;
   expect(n >= 1, "at least 1", "n", std::to_string(n));
   for (const auto* v : {&w, &b})
@@ -227,7 +240,7 @@ Ranking Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vec
   return out;
 }
 
-Slope Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
+Slope Stage1Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
   const int64_t I = in_.items;
   expect(static_cast<int64_t>(w.size()) == I && static_cast<int64_t>(b.size()) == I, std::to_string(I) + " values", "w and b",
          std::to_string(w.size()));

@@ -1,14 +1,36 @@
 // Policy: scoring, gradients of any objective, and the optimizer step. Generation is in generate.cc.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "../core/philox.h"
+#include "live.h"
 #include "policy_impl.h"
 
 namespace rank_grpo {
 namespace {
 
 size_t parameter_bytes(const ParameterTable& table) { return static_cast<size_t>(table.total) * sizeof(float); }
+
+bool held_in_panels(const Backend& backend, const PolicyOptions& options) { return !options.trainable && backend.panels_hold_weights(); }
+
+MemoryUse plan_memory(const Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held,
+                      const PolicyOptions& options) {
+  MemoryUse use;
+  use.weights = static_cast<int64_t>(parameter_bytes(held));
+  use.panels = full.total * (options.compute == Compute::bf16 ? 2 : 4);
+  if (options.trainable) {
+    use.gradients = use.weights;
+    use.moments = 2 * use.weights;
+    use.activations = options.activation_bytes < 0 ? backend.activation_budget() : options.activation_bytes;
+  }
+  const int64_t rotary = int64_t{config.max_positions} * config.head_dim * static_cast<int64_t>(sizeof(float));
+  expect_memory(backend, static_cast<size_t>(use.weights + use.gradients + use.moments + use.panels + rotary),
+                options.trainable ? "the model's weights, gradients and optimizer state" : "the model's weights",
+                options.trainable ? "Use a smaller model, or trainable: false for a model that is not trained."
+                                  : "Use a smaller model, or compute: bf16.");
+  return use;
+}
 
 std::vector<float> slice(const std::vector<float>& values, int64_t first, int64_t count) {
   if (values.empty()) return {};
@@ -28,6 +50,27 @@ void expect_finite(const std::vector<float>& values, const char* name) {
                              std::to_string(i) + ".");
 }
 
+// Offsets in order, tokens inside the batch and of one completion, none twice. Returns how many tokens are covered.
+int64_t check_segments(const StepInputs& inputs, const Batch& batch) {
+  const auto &offsets = inputs.segment_offsets, &tokens = inputs.segment_tokens;
+  check_offsets(offsets, tokens.size(), "segmentOffsets", true);
+  std::vector<char> covered(batch.completion_ids.size(), 0);
+  for (int32_t t : tokens) {
+    expect(t >= 0 && t < batch.tokens(), "token indices from 0 to " + std::to_string(batch.tokens() - 1), "segmentTokens",
+           std::to_string(t));
+    expect(!covered[static_cast<size_t>(t)], "each token in one segment at most", "segmentTokens", std::to_string(t) + " twice");
+    covered[static_cast<size_t>(t)] = 1;
+  }
+  const auto& rows = batch.completion_offsets;
+  for (size_t s = 0; s + 1 < offsets.size(); ++s) {
+    if (offsets[s] == offsets[s + 1]) continue;
+    const auto [low, high] = std::minmax_element(tokens.begin() + offsets[s], tokens.begin() + offsets[s + 1]);
+    const auto end = std::upper_bound(rows.begin(), rows.end(), *low);  // of the row that holds the first token
+    expect(*high < *end, "a segment within one completion", "segmentTokens", "segment " + std::to_string(s));
+  }
+  return static_cast<int64_t>(tokens.size());
+}
+
 // The segments of one micro-batch, renumbered to its tokens.
 struct SegmentSlice {
   std::vector<int32_t> offsets{0}, tokens, numbers;
@@ -40,11 +83,8 @@ SegmentSlice slice_segments(const StepInputs& inputs, int64_t first, int64_t cou
     if (begin == end || inputs.segment_tokens[static_cast<size_t>(begin)] < first ||
         inputs.segment_tokens[static_cast<size_t>(begin)] >= first + count)
       continue;
-    for (int32_t i = begin; i < end; ++i) {
-      const int64_t token = inputs.segment_tokens[static_cast<size_t>(i)] - first;
-      expect(token >= 0 && token < count, "a segment within one completion", "segments", "segment " + std::to_string(s));
-      slice.tokens.push_back(static_cast<int32_t>(token));
-    }
+    for (int32_t i = begin; i < end; ++i)
+      slice.tokens.push_back(static_cast<int32_t>(inputs.segment_tokens[static_cast<size_t>(i)] - first));
     slice.offsets.push_back(static_cast<int32_t>(slice.tokens.size()));
     slice.numbers.push_back(static_cast<int32_t>(s));
   }
@@ -81,11 +121,13 @@ Policy::Impl::Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o)
       config((c.validate(), std::move(c))),
       table(config),
       options(o),
-      weights(*backend, parameter_bytes(table)),
-      gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      transformer(*backend, config, table, weights.floats(), o.compute) {}
+      held(config, !held_in_panels(*backend, o)),
+      memory(plan_memory(*backend, config, table, held, o)),
+      weights(*backend, parameter_bytes(held)),
+      gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
+      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
+      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
+      transformer(*backend, config, held, weights.floats(), o.compute) {}
 
 Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options)
     : impl_(std::make_unique<Impl>(std::move(backend), std::move(config), options)) {}
@@ -96,14 +138,13 @@ const ParameterTable& Policy::table() const { return impl_->table; }
 const PolicyOptions& Policy::options() const { return impl_->options; }
 const char* Policy::device() const { return impl_->backend->name(); }
 
-int64_t Policy::estimate_bytes(const ModelConfig& config, const PolicyOptions& options) {
-  const int64_t parameters = ParameterTable(config).total;
-  return parameters * (options.trainable ? 16 : 4) + parameters * (options.compute == Compute::bf16 ? 2 : 4);
-}
+MemoryUse Policy::memory() const { return impl_->memory; }
 
 int64_t Policy::bytes() const {
   const auto& i = *impl_;
-  return estimate_bytes(i.config, i.options) + static_cast<int64_t>(i.cache.bytes() + i.head.bytes() + i.decode_cache.bytes());
+  size_t bytes = static_cast<size_t>(i.memory.panels);
+  for (const auto* buffer : {&i.weights, &i.gradients, &i.m, &i.v, &i.cache, &i.head, &i.store}) bytes += buffer->bytes();
+  return static_cast<int64_t>(bytes) + static_cast<int64_t>(i.transformer.bytes());
 }
 
 void Policy::initialize(uint64_t seed, float std) {
@@ -131,12 +172,18 @@ void Policy::initialize(uint64_t seed, float std) {
 
 void Policy::set_vocabulary(std::vector<std::string> bytes) { impl_->vocabulary = std::move(bytes); }
 
+int64_t Policy::Impl::micro_batch_tokens(const ForwardOptions& o) const {
+  const int64_t sample = 64, least = transformer.kept_bytes(sample, 0) / sample;  // bytes a token
+  // Not below a few hundred: a prompt is computed once a pass, and a pass's scratch is of the same size.
+  return std::clamp<int64_t>(memory.activations / least, std::min<int64_t>(256, o.micro_batch_tokens), o.micro_batch_tokens);
+}
+
 Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, const ForwardOptions& o, bool keep, bool entropies) {
   check_abort(o.abort);
   Pass pass;
   pass.layout = make_layout(batch, micro);
   const int64_t T = pass.layout.T(), R = pass.layout.R(), C = config.hidden;
-  cache.reserve(*backend, backend->cache_bytes(pass.layout.pages, transformer.attention()));
+  const size_t cache_size = backend->cache_bytes(pass.layout.pages, transformer.attention());
   Arena sizes(nullptr), arena(nullptr);
   auto carve = [&](Arena& a) {
     pass.h = a.take(R * C);
@@ -145,18 +192,29 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
     pass.lse = a.take(R);
     pass.rows = reinterpret_cast<int32_t*>(a.take(R));
     pass.dh = keep ? a.take(R * C) : nullptr;
-    pass.dhidden = keep ? a.take(T * C) : nullptr;
   };
   carve(sizes);
-  head.reserve(*backend, static_cast<size_t>(sizes.used()) * sizeof(float));
+  const size_t head_size = static_cast<size_t>(sizes.used()) * sizeof(float);
+  Transformer::Kept kept;
+  kept.whole = keep ? transformer.fit(T, memory.activations) : 0;
+  const size_t kept_size = keep ? static_cast<size_t>(transformer.kept_bytes(T, kept.whole)) : 0;
+  expect_memory(
+      *backend, cache.growth(cache_size) + head.growth(head_size) + store.growth(kept_size) + transformer.growth(T, keep, kept.whole),
+      "a pass over " + std::to_string(T) + " tokens", keep ? "Lower microBatchTokens or activationMiB." : "Lower microBatchTokens.");
+  cache.reserve(*backend, cache_size);
+  head.reserve(*backend, head_size);
   arena = Arena(head.floats());
   carve(arena);
-  const float* hidden = transformer.forward(pass.layout, cache.floats(), 0, pass.layout.pages, keep, options.recompute);
+  if (keep) {
+    store.reserve(*backend, kept_size);
+    kept.memory = store.floats();
+  }
+  const float* hidden = transformer.forward(pass.layout, cache.floats(), 0, pass.layout.pages, kept);
   backend->upload(pass.rows, pass.layout.head_rows.data(), static_cast<size_t>(R) * sizeof(int32_t));
   backend->gather_rows(pass.h, hidden, pass.rows, R, C);
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
   if (!entropies) pass.entropy = nullptr;
-  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), weights.floats() + table.head,
+  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), transformer.head_rows(),
                         pass.layout.targets.data(), allowed, R, o.temperature);
   return pass;
 }
@@ -164,25 +222,33 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
 void Policy::Impl::backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature) {
   const int64_t T = pass.layout.T(), R = pass.layout.R(), C = config.hidden;
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
-  backend->head_backward(pass.dh, gradients.floats() + table.head, pass.h, weights.floats() + table.head, transformer.head(),
+  backend->head_backward(pass.dh, gradients.floats() + held.head, pass.h, transformer.head_rows(), transformer.head(),
                          pass.layout.targets.data(), allowed, pass.lse, pass.entropy, dlogp.data(),
                          dentropy.empty() ? nullptr : dentropy.data(), R, temperature);
-  backend->zero(pass.dhidden, static_cast<size_t>(T * C) * sizeof(float));
-  backend->scatter_add_rows(pass.dhidden, pass.dh, pass.rows, R, C);
-  transformer.backward(pass.layout, pass.dhidden, gradients.floats(), cache.floats(), pass.layout.pages);
+  backend->zero(transformer.dhidden(), static_cast<size_t>(T * C) * sizeof(float));
+  backend->scatter_add_rows(transformer.dhidden(), pass.dh, pass.rows, R, C);
+  transformer.backward(pass.layout, gradients.floats(), cache.floats(), pass.layout.pages);
+}
+
+void Policy::Impl::download_scores(const Pass& pass, std::vector<float>& logprobs, std::vector<float>& entropies) const {
+  const size_t first = static_cast<size_t>(pass.layout.first_token), count = static_cast<size_t>(pass.layout.R());
+  backend->download(&logprobs[first], pass.logprob, count * sizeof(float));
+  if (pass.entropy) backend->download(&entropies[first], pass.entropy, count * sizeof(float));
+  for (size_t t = first; t < first + count; ++t)
+    if (!std::isfinite(logprobs[t]))
+      fail("NOT_FINITE", "Expected finite log-probs, got " + std::to_string(logprobs[t]) + " for token " + std::to_string(t) +
+                             ". The weights hold values that are not numbers, or that overflow.");
 }
 
 Scores Policy::score(const Batch& batch, const ForwardOptions& o, bool entropies) {
   auto& i = *impl_;
   validate_batch(batch, i.config);
+  check_temperature(o.temperature);
   Scores scores;
   scores.logprobs.resize(static_cast<size_t>(batch.tokens()));
   if (entropies) scores.entropies.resize(scores.logprobs.size());
   for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
-    const auto pass = i.forward(batch, micro, o, false, entropies);
-    const size_t bytes = static_cast<size_t>(pass.layout.R()) * sizeof(float);
-    i.backend->download(&scores.logprobs[static_cast<size_t>(pass.layout.first_token)], pass.logprob, bytes);
-    if (entropies) i.backend->download(&scores.entropies[static_cast<size_t>(pass.layout.first_token)], pass.entropy, bytes);
+    i.download_scores(i.forward(batch, micro, o, false, entropies), scores.logprobs, scores.entropies);
   }
   return scores;
 }
@@ -191,6 +257,7 @@ StepResult Policy::accumulate(const Batch& batch, const StepInputs& inputs, cons
   auto& i = *impl_;
   expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
   validate_batch(batch, i.config);
+  check_temperature(o.temperature);
   const int64_t tokens = batch.tokens();
   expect_size(inputs.advantages, tokens, "advantages", false);
   expect_size(inputs.weights, tokens, "weights", false);
@@ -209,18 +276,21 @@ StepResult Policy::accumulate(const Batch& batch, const StepInputs& inputs, cons
   for (auto* array : {&total.dlogp, &total.token_loss, &total.token_kl}) array->resize(static_cast<size_t>(tokens));
   if (entropies) total.dentropy.resize(static_cast<size_t>(tokens));
   total.segment_log_ratio.resize(inputs.segment_offsets.empty() ? 0 : inputs.segment_offsets.size() - 1);
-  std::vector<char> covered(static_cast<size_t>(tokens), 0);
-  for (int32_t t : inputs.segment_tokens) {
-    expect(t >= 0 && t < tokens, "token indices from 0 to " + std::to_string(tokens - 1), "segmentTokens", std::to_string(t));
-    covered[static_cast<size_t>(t)] = 1;
+  const int64_t covered_tokens = check_segments(inputs, batch);
+  if (LiveStep live; leave_out_dead(batch, inputs, objective, live)) {
+    StepResult part;
+    if (live.tokens.empty()) {
+      part.objective = evaluate_objective(objective, {});  // refuses what it would refuse with tokens
+    } else {
+      part = accumulate(live.batch, live.inputs, objective, o);
+    }
+    return spread_out(part, live, batch, inputs);
   }
-  const int64_t covered_tokens = std::count(covered.begin(), covered.end(), 1);
 
-  for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
+  for (const auto& micro : split_batch(batch, i.micro_batch_tokens(o))) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
-    i.backend->download(&result.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
-    if (entropies) i.backend->download(&result.entropies[static_cast<size_t>(first)], pass.entropy, static_cast<size_t>(R) * sizeof(float));
+    i.download_scores(pass, result.logprobs, result.entropies);
 
     const SegmentSlice segments = slice_segments(inputs, first, R);
     const auto old_logprobs = slice(inputs.old_logprobs, first, R), ref_logprobs = slice(inputs.ref_logprobs, first, R);
@@ -251,6 +321,7 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
   auto& i = *impl_;
   expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
   validate_batch(batch, i.config);
+  check_temperature(o.temperature);
   expect_size(dlogprobs, batch.tokens(), "dlogprobs", false);
   expect_size(dentropies, batch.tokens(), "dentropies", true);
   expect_finite(dlogprobs, "dlogprobs");
@@ -259,11 +330,10 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
   Scores scores;
   scores.logprobs.resize(static_cast<size_t>(batch.tokens()));
   if (entropies) scores.entropies.resize(scores.logprobs.size());
-  for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
+  for (const auto& micro : split_batch(batch, i.micro_batch_tokens(o))) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
-    i.backend->download(&scores.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
-    if (entropies) i.backend->download(&scores.entropies[static_cast<size_t>(first)], pass.entropy, static_cast<size_t>(R) * sizeof(float));
+    i.download_scores(pass, scores.logprobs, scores.entropies);
     i.backward(pass, slice(dlogprobs, first, R), slice(dentropies, first, R), o.temperature);
   }
   return scores;
@@ -272,7 +342,18 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
 double Policy::optimizer_step(const OptimizerOptions& o) {
   auto& i = *impl_;
   expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
-  const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.table.total));
+  auto bounded = [](double x, double low, double high, const char* name) {
+    char range[80];
+    std::snprintf(range, sizeof range, "a number from %g to %g", low, high);
+    expect(x >= low && x <= high, range, name, std::to_string(x));
+  };
+  bounded(o.learning_rate, 0, 1e6, "learningRate");
+  for (const auto& [beta, name] : {std::pair{o.beta1, "beta1"}, {o.beta2, "beta2"}})
+    expect(beta >= 0 && static_cast<float>(beta) < 1, "a number from 0 to below 1", name, std::to_string(beta));
+  bounded(o.epsilon, 1e-30, 1, "epsilon");  // 0 would divide a gradient of 0 by 0
+  bounded(o.weight_decay, 0, 1e6, "weightDecay");
+  bounded(o.max_grad_norm, 0, 1e30, "maxGradNorm");
+  const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.held.total));
   if (!std::isfinite(norm)) {
     zero_gradients();
     fail("NOT_FINITE", "Expected a finite gradient, got norm " + std::to_string(norm) +
@@ -286,14 +367,14 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   adamw.weight_decay = static_cast<float>(o.weight_decay);
   adamw.step = ++i.steps;
   adamw.grad_scale = o.max_grad_norm > 0 ? static_cast<float>(std::min(1.0, o.max_grad_norm / (norm + 1e-6))) : 1.f;
-  i.backend->adamw(i.weights.floats(), i.m.floats(), i.v.floats(), i.gradients.floats(), i.table.total, adamw);
+  i.backend->adamw(i.weights.floats(), i.m.floats(), i.v.floats(), i.gradients.floats(), i.held.total, adamw);
   zero_gradients();
   parameters_changed();
   return norm;
 }
 
 void Policy::zero_gradients() {
-  if (impl_->options.trainable) impl_->backend->zero(impl_->gradients.data(), parameter_bytes(impl_->table));
+  if (impl_->options.trainable) impl_->backend->zero(impl_->gradients.data(), parameter_bytes(impl_->held));
 }
 
 namespace {
@@ -304,12 +385,24 @@ const Parameter& checked(const ParameterTable& table, size_t index) {
 }  // namespace
 
 void Policy::get_parameter(size_t index, float* out) const {
-  const auto& p = checked(impl_->table, index);
-  impl_->backend->download(out, impl_->weights.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
+  const auto& p = checked(impl_->held, index);
+  auto& backend = *impl_->backend;
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  if (p.offset >= 0) return backend.download(out, impl_->weights.floats() + p.offset, bytes);
+  const auto place = impl_->transformer.place(impl_->table, index);
+  const DeviceBuffer rows(backend, bytes);
+  backend.unpack_rows(rows.floats(), *place.panels, place.row, p.rows);
+  backend.download(out, rows.data(), bytes);
 }
 void Policy::set_parameter(size_t index, const float* values) {
-  const auto& p = checked(impl_->table, index);
-  impl_->backend->upload(impl_->weights.floats() + p.offset, values, static_cast<size_t>(p.size()) * sizeof(float));
+  const auto& p = checked(impl_->held, index);
+  auto& backend = *impl_->backend;
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  if (p.offset >= 0) return backend.upload(impl_->weights.floats() + p.offset, values, bytes);
+  const auto place = impl_->transformer.place(impl_->table, index);
+  const DeviceBuffer rows(backend, bytes);
+  backend.upload(rows.data(), values, bytes);
+  backend.pack_rows(*place.panels, rows.floats(), place.row, p.rows);
 }
 void Policy::get_gradient(size_t index, float* out) const {
   const auto& p = checked(impl_->table, index);
@@ -330,6 +423,8 @@ void Policy::set_moments(size_t index, const float* m, const float* v) {
 }
 int64_t Policy::optimizer_steps() const { return impl_->steps; }
 void Policy::set_optimizer_steps(int64_t steps) { impl_->steps = steps; }
-void Policy::parameters_changed() { impl_->transformer.pack(); }
+void Policy::parameters_changed() {
+  if (impl_->held.total == impl_->table.total) impl_->transformer.pack();
+}
 
 }  // namespace rank_grpo

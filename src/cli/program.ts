@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 
+import { compareCommand } from "./compare.ts";
 import { dataCommand } from "./data.ts";
 import { devicesCommand } from "./devices.ts";
 import { evaluateCommand } from "./evaluate.ts";
@@ -10,7 +11,9 @@ import { buildCommand, objectiveCommand } from "./objective.ts";
 import { objectivesCommand } from "./objectives.ts";
 import { quickstartCommand } from "./quickstart.ts";
 import { recommendCommand } from "./recommend.ts";
+import { reportCommand } from "./report.ts";
 import { sftCommand, trainCommand } from "./train.ts";
+import { watchCommand } from "./watch.ts";
 
 const version = (
   JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }
@@ -24,6 +27,9 @@ for (const command of [
   sftCommand(),
   trainCommand(),
   evaluateCommand(),
+  compareCommand(),
+  reportCommand(),
+  watchCommand(),
   generateCommand(),
   scoreCommand(),
   recommendCommand(),
