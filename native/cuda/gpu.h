@@ -32,7 +32,7 @@ inline void check(cudaError_t error, const char* what) {
   cudaGetLastError();  // a failed call must not be reported again by the next one
   fail(error == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "NO_DEVICE",
        std::string("Expected the GPU to finish ") + what + ", got \"" + cudaGetErrorString(error) +
-           (error == cudaErrorMemoryAllocation ? "\". Lower microBatchTokens or maxRows, set recompute, or use bf16 compute."
+           (error == cudaErrorMemoryAllocation ? "\". Lower microBatchTokens, maxRows or activationMiB, or use bf16 compute."
                                                : "\". Run on the CPU (device: cpu), or start the process again."));
 }
 

@@ -74,7 +74,7 @@ void* CudaBackend::allocate(size_t bytes) {
     cudaMemGetInfo(&free, &total);
     fail("OUT_OF_MEMORY", "Expected " + std::to_string(rounded >> 20) + " MiB of free GPU memory, got " + std::to_string(free >> 20) +
                               " MiB of " + std::to_string(total >> 20) +
-                              " MiB. Lower microBatchTokens or maxRows, set recompute, or use bf16 compute.");
+                              " MiB. Lower microBatchTokens, maxRows or activationMiB, or use bf16 compute.");
   }
   check(error, "an allocation");
   zero(p, rounded);

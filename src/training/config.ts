@@ -97,7 +97,12 @@ const common = {
     .enum(["f32", "bf16"])
     .default("f32")
     .describe("bf16: faster where the processor has it; master weights stay f32"),
-  recompute: z.boolean().default(false).describe("less activation memory for a third more work"),
+  activationMiB: z
+    .number()
+    .int()
+    .min(0)
+    .default(1024)
+    .describe("memory of a pass's activations; layers that do not fit are computed again (0: all, a third more work)"),
   microBatchTokens: positive
     .default(2048)
     .describe("tokens of one forward and backward pass; lower it for less memory"),

@@ -374,9 +374,10 @@ class Trainer {
       );
       if (u === 0) {
         let mismatch = 0;
-        for (const [t, x] of result.logprobs.entries()) mismatch = Math.max(mismatch, Math.abs(x - sampled[t]!));
+        const computed = [...result.logprobs.entries()].filter(([, x]) => !Number.isNaN(x)); // dead ends are left out
+        for (const [t, x] of computed) mismatch = Math.max(mismatch, Math.abs(x - sampled[t]!));
         metrics["policy/mismatch_max"] = mismatch;
-        metrics["policy/logprob_mean"] = mean([...result.logprobs]);
+        metrics["policy/logprob_mean"] = mean(computed.map(([, x]) => x));
       }
       const { gradNorm, learningRate } = await update();
       metrics["policy/loss"] = result.loss;
