@@ -28,18 +28,13 @@ export interface PolicyOptions {
   compute?: "f32" | "bf16";
   /** Default true. false: no gradients or optimizer state (a reference, or inference). */
   trainable?: boolean;
-<<<<<<< HEAD
-  /** Default false. true: keep only each layer's input for the backward pass; less memory, a third more work. */
-  recompute?: boolean;
-  /** The day that the chat template prints, and its variables, such as { enable_thinking: false } for Qwen3. Default: neither. */
-  chat?: ChatOptions;
-=======
   /**
    * Memory for what a pass keeps for its backward pass, in MiB; default 1024 on the CPU, all of it on a GPU. As many layers as fit are
    * kept whole, the others are computed again (0: all of them, a third more work for a few percent of the memory).
    */
   activationMiB?: number;
->>>>>>> speed
+  /** The day that the chat template prints, and its variables, such as { enable_thinking: false } for Qwen3. Default: neither. */
+  chat?: ChatOptions;
 }
 
 /** Shape of a model made from scratch, in the names of a Hugging Face config.json. */

@@ -168,11 +168,7 @@ const float* Transformer::forward(const Layout& layout, float* cache, int64_t ca
 
   const auto number = [](const void* p) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(p)); };
   if (!keep && backend_.repeat(layout.plan, attention(),
-<<<<<<< HEAD
-                               {number(this), number(arena.take(0)), number(indices_.ints()), number(cache), cache_stride, pages, T}))
-=======
                                {number(this), number(scratch.take(0)), number(indices_.ints()), number(cache), cache_stride, pages, T}))
->>>>>>> speed
     return buffers_.hidden;
   embed(buffers_.layers.empty() ? buffers_.last : buffers_.layers[0].input, T);
   for (int l = 0; l < config_.layers; ++l) {
