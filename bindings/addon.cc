@@ -50,7 +50,7 @@ void set_threads(const Napi::CallbackInfo& info) {
 // Reads what stands around the weights (config, tokenizer); the file is mapped, its weights are not touched.
 Napi::Value checkpoint_metadata(const Napi::CallbackInfo& info) {
   return run_async<std::string>(
-      info.Env(), [path = to_text(info[0], "path")] { return Checkpoint::open(path)->metadata_json(); },
+      info.Env(), [path = to_path(info[0], "path")] { return Checkpoint::open(path)->metadata_json(); },
       [](Napi::Env env, std::string& json) -> Napi::Value { return Napi::String::New(env, json); });
 }
 
@@ -60,7 +60,14 @@ Napi::Value checkpoint_metadata(const Napi::CallbackInfo& info) {
 
 static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   using namespace rank_grpo;
-  env.SetInstanceData(std::make_unique<Environment>().release());  // the environment deletes it
+  auto* environment = std::make_unique<Environment>().release();
+  env.SetInstanceData(environment);  // the environment deletes it
+  // A worker that is terminated must not leave its operation to the engine: it stops at the next token or micro-batch.
+  env.AddCleanupHook(
+      [](Environment* e) {
+        for (const auto& flag : e->running) flag->store(true);
+      },
+      environment);
   exports.Set("version", RANK_GRPO_VERSION);
   exports.Set("deviceInfo", Napi::Function::New(env, device_info, "deviceInfo"));
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));

@@ -87,6 +87,13 @@ inline std::string to_text(const Napi::Value& v, const std::string& name) {
   return v.As<Napi::String>().Utf8Value();
 }
 
+// A file's name; one with a zero byte would name another file than it says.
+inline std::string to_path(const Napi::Value& v, const std::string& name) {
+  const std::string path = to_text(v, name);
+  if (path.empty() || path.find('\0') != std::string::npos) type_error(v.Env(), "a path", name, v);
+  return path;
+}
+
 // The fields of an options object.
 class Fields {
  public:
@@ -111,6 +118,14 @@ class Fields {
     if (!has(key)) return fallback;
     if (!get(key).IsBoolean()) type_error(get(key).Env(), "true or false", key, get(key));
     return get(key).As<Napi::Boolean>().Value();
+  }
+  // What logits are divided by; its inverse is a float too.
+  float temperature() const {
+    const double t = number("temperature", 1);
+    if (!(t >= 1e-6 && t <= 1e6))
+      throw Napi::RangeError::New(object_.Env(), "Expected a number from 1e-6 to 1e6 for temperature, got " + describe(get("temperature")) +
+                                                     ". Greedy decoding is an option of its own.");
+    return static_cast<float>(t);
   }
   std::string text(const char* key, const std::string& fallback) const { return has(key) ? to_text(get(key), key) : fallback; }
   std::vector<std::string> texts(const char* key) const {

@@ -31,6 +31,7 @@ Lines read_lines(const Fields& f, const char* offsets_key, const char* tokens_ke
 
 class CatalogWrap : public Napi::ObjectWrap<CatalogWrap> {
  public:
+  static constexpr napi_type_tag kTag = {0x72616e6b2d677270, 0x6f2d636174616c6f};
   static Napi::Function define(Napi::Env env) {
     return DefineClass(
         env, "NativeCatalog",
@@ -38,16 +39,12 @@ class CatalogWrap : public Napi::ObjectWrap<CatalogWrap> {
          InstanceMethod("replay", &CatalogWrap::replay), InstanceMethod("describe", &CatalogWrap::describe)});
   }
   explicit CatalogWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<CatalogWrap>(info) {
-    if (!info[0].IsExternal())
-      throw Napi::TypeError::New(info.Env(), "Expected NativeCatalog.build or NativeCatalog.open, got a constructor call.");
-    tries_ = *info[0].As<Napi::External<Tries>>().Data();
+    tries_ = take_handed<Tries>(info, kTag, "NativeCatalog.build or NativeCatalog.open");
   }
   const Tries& tries() const { return tries_; }
 
  private:
-  static Napi::Value wrap(Napi::Env env, Tries& tries) {
-    return env.GetInstanceData<Environment>()->catalog.New({Napi::External<Tries>::New(env, &tries)});
-  }
+  static Napi::Value wrap(Napi::Env env, Tries& tries) { return construct(env, &Environment::catalog, tries); }
 
   static Napi::Value build(const Napi::CallbackInfo& info) {
     const Fields f(info[0], "catalog");
@@ -67,7 +64,7 @@ class CatalogWrap : public Napi::ObjectWrap<CatalogWrap> {
   static Napi::Value open(const Napi::CallbackInfo& info) {
     return run_async<Tries>(
         info.Env(),
-        [path = to_text(info[0], "path"), key = to_text(info[1], "key")] {
+        [path = to_path(info[0], "path"), key = to_text(info[1], "key")] {
           auto tries = std::make_shared<CatalogTries>();
           tries->line = Trie::open(path + ".line", key);
           tries->last = Trie::open(path + ".last", key);
@@ -79,7 +76,7 @@ class CatalogWrap : public Napi::ObjectWrap<CatalogWrap> {
   Napi::Value save(const Napi::CallbackInfo& info) {
     return run_async<int>(
         info.Env(),
-        [tries = tries_, path = to_text(info[0], "path"), key = to_text(info[1], "key")] {
+        [tries = tries_, path = to_path(info[0], "path"), key = to_text(info[1], "key")] {
           tries->line->save(path + ".line", key);
           tries->last->save(path + ".last", key);
           return 0;
@@ -125,8 +122,7 @@ class CatalogWrap : public Napi::ObjectWrap<CatalogWrap> {
 
 std::shared_ptr<const CatalogTries> to_catalog(const Napi::Value& v, const std::string& name) {
   const auto env = v.Env();
-  if (!v.IsObject() || !v.As<Napi::Object>().InstanceOf(env.GetInstanceData<Environment>()->catalog.Value()))
-    type_error(env, "a NativeCatalog", name, v);
+  if (!has_tag(v, CatalogWrap::kTag)) type_error(env, "a NativeCatalog", name, v);
   return CatalogWrap::Unwrap(v.As<Napi::Object>())->tries();
 }
 

@@ -55,6 +55,7 @@ Scores& alive(const State& state) {
 
 class ScoresWrap : public Napi::ObjectWrap<ScoresWrap> {
  public:
+  static constexpr napi_type_tag kTag = {0x72616e6b2d677270, 0x6f2d73746167652d};
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "NativeStage1",
                        {StaticMethod("create", &ScoresWrap::create), InstanceMethod("setRatings", &ScoresWrap::set_ratings),
@@ -63,8 +64,7 @@ class ScoresWrap : public Napi::ObjectWrap<ScoresWrap> {
   }
 
   explicit ScoresWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ScoresWrap>(info) {
-    if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Expected NativeStage1.create(inputs), got new NativeStage1().");
-    state_ = *info[0].As<Napi::External<State>>().Data();
+    state_ = take_handed<State>(info, kTag, "NativeStage1.create");
   }
 
  private:
@@ -73,9 +73,7 @@ class ScoresWrap : public Napi::ObjectWrap<ScoresWrap> {
     return run_async<State>(
         info.Env(),
         [in] { return std::make_shared<std::unique_ptr<Scores>>(std::make_unique<Scores>(Engine::instance().backend(), std::move(*in))); },
-        [](Napi::Env env, State& state) -> Napi::Value {
-          return env.GetInstanceData<Environment>()->scores.New({Napi::External<State>::New(env, &state)});
-        });
+        [](Napi::Env env, State& state) -> Napi::Value { return construct(env, &Environment::scores, state); });
   }
 
   Napi::Value set_ratings(const Napi::CallbackInfo& info) {

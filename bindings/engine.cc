@@ -1,10 +1,13 @@
 // See engine.h.
 #include "engine.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <future>
 
 #include "../native/core/device.h"
 #include "../native/cpu/backend.h"
+#include "addon.h"
 
 namespace rank_grpo {
 
@@ -23,6 +26,7 @@ Engine::~Engine() {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
     jobs_.clear();
+    if (running_) running_->store(true);
   }
   wake_.notify_all();
   thread_.join();
@@ -35,11 +39,11 @@ void Engine::set_threads(int threads) {
   threads_ = threads;
 }
 
-void Engine::post(std::function<void()> job) {
+void Engine::post(std::function<void()> job, AbortFlag abort) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     started_ = true;
-    jobs_.push_back(std::move(job));
+    jobs_.push_back({std::move(job), std::move(abort)});
   }
   wake_.notify_one();
 }
@@ -57,15 +61,18 @@ std::shared_ptr<Backend> Engine::backend(const std::string& device) {
 
 void Engine::run() {
   for (;;) {
-    std::function<void()> job;
+    Job job;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
       if (stop_) return;
       job = std::move(jobs_.front());
       jobs_.pop_front();
+      running_ = job.abort;
     }
-    job();
+    job.work();
+    std::lock_guard<std::mutex> lock(mutex_);
+    running_.reset();
   }
 }
 
@@ -74,6 +81,104 @@ Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::strin
   error.Value().Set("code", code);
   error.Value().Set("name", "NativeError");
   return error;
+}
+
+void Operation::run() noexcept {
+  try {
+    work();
+  } catch (const Error& error) {
+    code_ = error.code();
+    message_ = error.what();
+  } catch (const std::bad_alloc&) {
+    code_ = "OUT_OF_MEMORY";
+    message_ = "Expected enough host memory, got none. Use smaller batches.";
+  } catch (const std::exception& error) {
+    code_ = "INTERNAL";
+    message_ = error.what();
+  }
+}
+
+Napi::Value Operation::settle(Napi::Env env) {
+  if (!code_.empty()) throw to_js_error(env, code_, message_);
+  try {
+    return convert(env);
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw to_js_error(env, "INTERNAL", error.what());
+  }
+}
+
+namespace {
+
+// An operation under way: what the engine thread hands back to the JavaScript thread.
+struct Pending {
+  Napi::Promise::Deferred deferred;
+  std::shared_ptr<Operation> operation;
+  std::function<void()> finally;
+  AbortFlag abort;
+};
+
+void deliver(Napi::Env env, Napi::Function, std::nullptr_t*, Pending* raw) {
+  const std::unique_ptr<Pending> pending(raw);
+  if (!static_cast<napi_env>(env)) return;  // torn down: nobody waits any more
+  auto& running = env.GetInstanceData<Environment>()->running;
+  running.erase(std::remove(running.begin(), running.end(), pending->abort), running.end());
+  if (pending->finally) pending->finally();
+  Napi::HandleScope scope(env);
+  try {
+    pending->deferred.Resolve(pending->operation->settle(env));
+  } catch (const Napi::Error& error) {
+    pending->deferred.Reject(error.Value());
+  }
+}
+using Delivery = Napi::TypedThreadSafeFunction<std::nullptr_t, Pending, deliver>;
+
+}  // namespace
+
+Napi::Value start(Napi::Env env, std::shared_ptr<Operation> operation, std::function<void()> finally, AbortFlag abort) {
+  auto pending = std::make_shared<std::unique_ptr<Pending>>();
+  *pending =
+      std::make_unique<Pending>(Pending{Napi::Promise::Deferred::New(env), std::move(operation), std::move(finally), std::move(abort)});
+  const Napi::Value promise = (*pending)->deferred.Promise();
+  Delivery done;
+  try {
+    done = Delivery::New(env, "rank-grpo", 0, 1);
+  } catch (...) {
+    if ((*pending)->finally) (*pending)->finally();
+    throw;
+  }
+  const AbortFlag flag = (*pending)->abort;
+  if (flag) env.GetInstanceData<Environment>()->running.push_back(flag);
+  Engine::instance().post(
+      [pending, done]() mutable {
+        (*pending)->operation->run();
+        Pending* raw = pending->release();
+        if (done.BlockingCall(raw) == napi_ok) {
+          done.Release();
+        } else {
+          // The environment is going: the call was not taken, and the function must not be touched again.
+          const std::unique_ptr<Pending> dropped(raw);
+        }
+      },
+      flag);
+  return promise;
+}
+
+Napi::Value finish(Napi::Env env, std::shared_ptr<Operation> operation) {
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  std::promise<void> done;
+  Engine::instance().post([&] {
+    operation->run();
+    done.set_value();
+  });
+  done.get_future().wait();
+  try {
+    deferred.Resolve(operation->settle(env));
+  } catch (const Napi::Error& error) {
+    deferred.Reject(error.Value());
+  }
+  return deferred.Promise();
 }
 
 }  // namespace rank_grpo

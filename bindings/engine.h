@@ -3,6 +3,7 @@
 #pragma once
 #include <napi.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -17,17 +18,24 @@ namespace rank_grpo {
 
 class CpuBackend;
 
+using AbortFlag = std::shared_ptr<std::atomic<bool>>;
+
 class Engine {
  public:
   static Engine& instance();
   void set_threads(int threads);  // before the first job; INVALID_ARGUMENT later
   int threads() const { return threads_; }
-  void post(std::function<void()> job);
+  // `abort` (may be null) is set where the process ends while the job runs: exit() waits for the engine thread.
+  void post(std::function<void()> job, AbortFlag abort = {});
   // On the engine thread. Made at first use and kept: policies of one device share its scratch memory.
   std::shared_ptr<CpuBackend> backend();                        // the host's
   std::shared_ptr<Backend> backend(const std::string& device);  // "cpu", "cuda" or "auto"; NO_DEVICE where it cannot be used
 
  private:
+  struct Job {
+    std::function<void()> work;
+    AbortFlag abort;
+  };
   Engine();
   ~Engine();
   void run();
@@ -35,7 +43,8 @@ class Engine {
   bool stop_ = false, started_ = false;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::function<void()>> jobs_;
+  std::deque<Job> jobs_;
+  AbortFlag running_;
   std::shared_ptr<CpuBackend> backend_;
   std::shared_ptr<Backend> cuda_;
   std::thread thread_;
@@ -43,54 +52,55 @@ class Engine {
 
 Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message);
 
-// Runs `work` on the engine thread and settles a promise with what `convert` makes of its result on the JavaScript thread.
-// `finally` runs there too, before the promise settles, whatever happened.
+// Work for the engine thread, and what becomes of it on the JavaScript thread.
+class Operation {
+ public:
+  virtual ~Operation() = default;
+  void run() noexcept;                // engine thread: work(), or the error it ended in
+  Napi::Value settle(Napi::Env env);  // JavaScript thread: the result; throws Napi::Error
+
+ protected:
+  virtual void work() = 0;
+  virtual Napi::Value convert(Napi::Env env) = 0;
+
+ private:
+  std::string code_, message_;
+};
+
+template <class Result>
+class OperationOf final : public Operation {
+ public:
+  OperationOf(std::function<Result()> work, std::function<Napi::Value(Napi::Env, Result&)> convert)
+      : work_(std::move(work)), convert_(std::move(convert)) {}
+
+ private:
+  void work() override {
+    const auto work = std::move(work_);  // what it holds goes on the engine thread
+    result_ = work();
+  }
+  Napi::Value convert(Napi::Env env) override { return convert_(env, result_); }
+  std::function<Result()> work_;
+  std::function<Napi::Value(Napi::Env, Result&)> convert_;
+  Result result_{};
+};
+
+// A promise for the operation. `finally` runs on the JavaScript thread before the promise settles, whatever happened; where the
+// environment is torn down first, neither it nor the result is looked at again. `abort` stops the operation there.
+Napi::Value start(Napi::Env env, std::shared_ptr<Operation> operation, std::function<void()> finally = {}, AbortFlag abort = {});
+
 template <class Result>
 Napi::Value run_async(Napi::Env env, std::function<Result()> work, std::function<Napi::Value(Napi::Env, Result&)> convert,
-                      std::function<void()> finally = {}) {
-  struct Job {
-    explicit Job(Napi::Env e) : deferred(Napi::Promise::Deferred::New(e)) {}
-    Napi::Promise::Deferred deferred;
-    Result result{};
-    std::string code, message;
-    std::function<Napi::Value(Napi::Env, Result&)> convert;
-    std::function<void()> finally;
-  };
-  auto job = std::make_shared<Job>(env);
-  job->convert = std::move(convert);
-  job->finally = std::move(finally);
-  auto done = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "rank-grpo", 0, 1);
-  Engine::instance().post([job, done, work = std::move(work)]() mutable {
-    try {
-      job->result = work();
-    } catch (const Error& error) {
-      job->code = error.code();
-      job->message = error.what();
-    } catch (const std::bad_alloc&) {
-      job->code = "OUT_OF_MEMORY";
-      job->message = "Expected enough host memory, got none. Use smaller batches.";
-    } catch (const std::exception& error) {
-      job->code = "INTERNAL";
-      job->message = error.what();
-    }
-    work = nullptr;
-    // Where the environment is being torn down the call is refused, and the job goes with its last owner.
-    done.BlockingCall([job](Napi::Env env, Napi::Function) {
-      if (job->finally) job->finally();
-      Napi::HandleScope scope(env);
-      if (!job->code.empty()) {
-        job->deferred.Reject(to_js_error(env, job->code, job->message).Value());
-        return;
-      }
-      try {
-        job->deferred.Resolve(job->convert(env, job->result));
-      } catch (const Napi::Error& error) {
-        job->deferred.Reject(error.Value());
-      }
-    });
-    done.Release();
-  });
-  return job->deferred.Promise();
+                      std::function<void()> finally = {}, AbortFlag abort = {}) {
+  return start(env, std::make_shared<OperationOf<Result>>(std::move(work), std::move(convert)), std::move(finally), std::move(abort));
+}
+
+// The same while the calling thread waits, for work on the caller's own arrays: JavaScript could detach or shrink them, and so free
+// what the engine reads, but not while it stands still. The promise has settled when this returns.
+Napi::Value finish(Napi::Env env, std::shared_ptr<Operation> operation);
+
+template <class Result>
+Napi::Value run_waiting(Napi::Env env, std::function<Result()> work, std::function<Napi::Value(Napi::Env, Result&)> convert) {
+  return finish(env, std::make_shared<OperationOf<Result>>(std::move(work), std::move(convert)));
 }
 
 }  // namespace rank_grpo

@@ -66,38 +66,11 @@ void expect_finite(Napi::Env env, const std::vector<float>& values, const char* 
     if (!std::isfinite(values[i])) range_error(env, "finite numbers", name, std::to_string(values[i]) + " at " + std::to_string(i));
 }
 
-float read_temperature(const Fields& f) {
-  const double temperature = f.number("temperature", 1);
-  if (!(temperature > 0 && std::isfinite(1 / temperature)))
-    range_error(f.get("temperature").Env(), "a number above 0", "temperature", std::to_string(temperature));
-  return static_cast<float>(temperature);
-}
+// Matrices are the caller's own memory, not copied: hence run_waiting. And they are read after every option: a getter of an options
+// object is JavaScript, which could detach an array that was looked at before.
 
-// Large arrays are not copied: they are kept alive by references until the promise settles, and the caller is told neither to
-// write to them nor to transfer them meanwhile. References live and die on the JavaScript thread: from hand_over() on only
-// release() deletes them, so a job dropped by the engine thread at teardown touches none.
-class PinList {
- public:
-  void add(const Napi::Value& v) { references_.push_back(Napi::Persistent(v.As<Napi::Object>())); }
-  void hand_over() {
-    for (auto& reference : references_) reference.SuppressDestruct();
-  }
-  void release() {
-    for (auto& reference : references_) reference.Reset();
-  }
-
- private:
-  std::vector<Napi::ObjectReference> references_;
-};
-using Pins = std::shared_ptr<PinList>;
-
-std::function<void()> unpin(const Pins& pins) {
-  pins->hand_over();
-  return [pins] { pins->release(); };
-}
-
-// A matrix of the caller's, f32 or bf16 bits.
-Operand read_matrix(const Napi::Value& v, const char* name, Pins& pins, size_t& length) {
+// f32 or bf16 bits
+Operand read_matrix(const Napi::Value& v, const char* name, size_t& length) {
   Operand out;
   const auto type = v.IsTypedArray() ? v.As<Napi::TypedArray>().TypedArrayType() : napi_int8_array;
   if (type != napi_float32_array && type != napi_uint16_array)
@@ -105,15 +78,23 @@ Operand read_matrix(const Napi::Value& v, const char* name, Pins& pins, size_t& 
   length = v.As<Napi::TypedArray>().ElementLength();
   if (type == napi_float32_array) out.f32 = v.As<Napi::Float32Array>().Data();
   if (type == napi_uint16_array) out.bf16 = v.As<Napi::Uint16Array>().Data();
-  pins->add(v);
   return out;
 }
 
-float* read_output(const Napi::Value& v, const char* name, size_t length, Pins& pins) {
+float* read_output(const Napi::Value& v, const char* name, size_t length) {
   if (!v.IsTypedArray() || v.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) type_error(v.Env(), "a Float32Array", name, v);
   expect_length(v.Env(), v.As<Napi::TypedArray>().ElementLength(), length, name);
-  pins->add(v);
   return v.As<Napi::Float32Array>().Data();
+}
+
+// Outputs may not lie across other matrices: rows are worked on in any order. `in_place`: the very same f32 values are fine.
+void expect_apart(Napi::Env env, const float* out, size_t length, const Operand& x, size_t x_length, const char* name, bool in_place) {
+  const auto begin = reinterpret_cast<uintptr_t>(out), end = begin + length * 4;
+  const auto other = x.bf16 ? reinterpret_cast<uintptr_t>(x.bf16) : reinterpret_cast<uintptr_t>(x.f32);
+  const auto other_end = other + x_length * (x.bf16 ? 2 : 4);
+  if (begin >= other_end || other >= end || (in_place && x.f32 == out)) return;
+  range_error(env, in_place ? "memory of its own, or the f32 logits themselves," : "memory of its own", name,
+              "memory that an input shares");
 }
 
 struct Forward {
@@ -150,122 +131,138 @@ struct RowGradients {
   const float* dentropies() const { return dentropy.empty() ? nullptr : dentropy.data(); }
 };
 
-// logits [T, V] and targets [T], as both directions read them.
+// logits [T, V] and targets [T], as both directions read them; `take` once all options are read.
 struct LogitsCall {
-  Pins pins = std::make_shared<PinList>();
   Operand logits;
   std::vector<int32_t> targets;
   Fields options;
   int64_t T, V;
   float temperature;
   explicit LogitsCall(const Napi::CallbackInfo& info) : targets(to_vector<int32_t>(info[1], "targets")), options(info[2], "options") {
-    size_t length = 0;
-    logits = read_matrix(info[0], "logits", pins, length);
     T = static_cast<int64_t>(targets.size());
     V = to_integer(options.get("vocabulary"), "vocabulary", 1, 1 << 30);
-    temperature = read_temperature(options);
-    expect_length(info.Env(), length, static_cast<size_t>(T * V), "logits");
+    temperature = options.temperature();
     expect_indices(info.Env(), targets, V, "targets");
+  }
+  void take(const Napi::CallbackInfo& info) {
+    size_t length = 0;
+    logits = read_matrix(info[0], "logits", length);
+    expect_length(info.Env(), length, static_cast<size_t>(T * V), "logits");
   }
 };
 
 Napi::Value logprob_forward(const Napi::CallbackInfo& info) {
   LogitsCall call(info);
   const bool entropy = call.options.boolean("entropies", false);
-  return run_async<Forward>(
+  call.take(info);
+  return run_waiting<Forward>(
       info.Env(),
-      [x = call.logits, targets = std::move(call.targets), T = call.T, V = call.V, temperature = call.temperature, entropy] {
-        Forward out(targets.size(), entropy);
+      [&call, entropy] {
+        Forward out(call.targets.size(), entropy);
         auto& backend = *Engine::instance().backend();
-        if (x.bf16) {
-          logits_forward(backend, out.logprob.data(), out.entropies(), out.lse.data(), x.bf16, targets.data(), T, V, temperature);
-        } else {
-          logits_forward(backend, out.logprob.data(), out.entropies(), out.lse.data(), x.f32, targets.data(), T, V, temperature);
-        }
+        auto run = [&](auto* x) {
+          logits_forward(backend, out.logprob.data(), out.entropies(), out.lse.data(), x, call.targets.data(), call.T, call.V,
+                         call.temperature);
+        };
+        call.logits.bf16 ? run(call.logits.bf16) : run(call.logits.f32);
         return out;
       },
-      forward_to_js, unpin(call.pins));
+      forward_to_js);
 }
 
 Napi::Value logprob_backward(const Napi::CallbackInfo& info) {
   LogitsCall call(info);
-  RowGradients rows(info.Env(), call.options, call.targets.size());
-  float* out = read_output(call.options.get("out"), "out", static_cast<size_t>(call.T * call.V), call.pins);
-  return run_async<int>(
+  const RowGradients rows(info.Env(), call.options, call.targets.size());
+  const Napi::Value out_array = call.options.get("out");
+  call.take(info);
+  const size_t length = static_cast<size_t>(call.T * call.V);
+  float* out = read_output(out_array, "out", length);
+  expect_apart(info.Env(), out, length, call.logits, length, "out", true);
+  return run_waiting<int>(
       info.Env(),
-      [x = call.logits, targets = std::move(call.targets), rows = std::move(rows), T = call.T, V = call.V, temperature = call.temperature,
-       out] {
+      [&call, &rows, out] {
         auto& backend = *Engine::instance().backend();
-        if (x.bf16) {
-          logits_backward(backend, out, x.bf16, targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(),
-                          T, V, temperature);
-        } else {
-          logits_backward(backend, out, x.f32, targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(),
-                          T, V, temperature);
-        }
+        auto run = [&](auto* x) {
+          logits_backward(backend, out, x, call.targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(),
+                          call.T, call.V, call.temperature);
+        };
+        call.logits.bf16 ? run(call.logits.bf16) : run(call.logits.f32);
         return 0;
       },
-      [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); }, unpin(call.pins));
+      [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); });
 }
 
-// hidden [T, C] x head [V, C] and targets [T], as both directions read them.
+// hidden [T, C] x head [V, C] and targets [T], as both directions read them; `take` once all options are read.
 struct HeadCall {
-  Pins pins = std::make_shared<PinList>();
   Operand hidden, head;
   std::vector<int32_t> targets;
   Fields options;
-  int64_t T, C, V;
+  int64_t T, C = 0, V;
   float temperature;
-  Compute compute;
+  std::string compute_name;
   explicit HeadCall(const Napi::CallbackInfo& info) : targets(to_vector<int32_t>(info[2], "targets")), options(info[3], "options") {
-    size_t hidden_length = 0, head_length = 0;
-    hidden = read_matrix(info[0], "hidden", pins, hidden_length);
-    head = read_matrix(info[1], "head", pins, head_length);
     T = static_cast<int64_t>(targets.size());
     V = to_integer(options.get("vocabulary"), "vocabulary", 1, 1 << 30);
+    temperature = options.temperature();
+    expect_indices(info.Env(), targets, V, "targets");
+    compute_name = options.text("compute", "");
+    if (!compute_name.empty() && compute_name != "f32" && compute_name != "bf16")
+      type_error(info.Env(), "\"f32\" or \"bf16\"", "compute", options.get("compute"));
+  }
+  void take(const Napi::CallbackInfo& info) {
+    size_t hidden_length = 0, head_length = 0;
+    hidden = read_matrix(info[0], "hidden", hidden_length);
+    head = read_matrix(info[1], "head", head_length);
     C = static_cast<int64_t>(head_length) / V;
-    temperature = read_temperature(options);
     if (C == 0 || C * V != static_cast<int64_t>(head_length))
       range_error(info.Env(), "a multiple of " + std::to_string(V) + " values", "head", std::to_string(head_length));
     expect_length(info.Env(), hidden_length, static_cast<size_t>(T * C), "hidden");
-    expect_indices(info.Env(), targets, V, "targets");
-    const std::string name = options.text("compute", hidden.bf16 && head.bf16 ? "bf16" : "f32");
-    if (name != "f32" && name != "bf16") type_error(info.Env(), "\"f32\" or \"bf16\"", "compute", options.get("compute"));
-    compute = name == "bf16" ? Compute::bf16 : Compute::f32;
+  }
+  Compute compute() const {  // bf16 where asked for, or where both matrices are and nothing is asked for
+    return compute_name == "bf16" || (compute_name.empty() && hidden.bf16 && head.bf16) ? Compute::bf16 : Compute::f32;
   }
 };
 
 Napi::Value head_forward(const Napi::CallbackInfo& info) {
   HeadCall call(info);
   const bool entropy = call.options.boolean("entropies", false);
-  return run_async<Forward>(
+  call.take(info);
+  return run_waiting<Forward>(
       info.Env(),
-      [h = call.hidden, W = call.head, targets = std::move(call.targets), T = call.T, C = call.C, V = call.V,
-       temperature = call.temperature, compute = call.compute, entropy] {
-        Forward out(targets.size(), entropy);
-        Engine::instance().backend()->given_head_forward(out.logprob.data(), out.entropies(), out.lse.data(), h, W, targets.data(), T, C, V,
-                                                         temperature, compute);
+      [&call, entropy] {
+        Forward out(call.targets.size(), entropy);
+        Engine::instance().backend()->given_head_forward(out.logprob.data(), out.entropies(), out.lse.data(), call.hidden, call.head,
+                                                         call.targets.data(), call.T, call.C, call.V, call.temperature, call.compute());
         return out;
       },
-      forward_to_js, unpin(call.pins));
+      forward_to_js);
 }
 
 Napi::Value head_backward(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
   HeadCall call(info);
-  RowGradients rows(info.Env(), call.options, call.targets.size());
-  float* dhidden = read_output(call.options.get("dhidden"), "dhidden", static_cast<size_t>(call.T * call.C), call.pins);
-  float* dhead = call.options.has("dhead")
-                     ? read_output(call.options.get("dhead"), "dhead", static_cast<size_t>(call.V * call.C), call.pins)
-                     : nullptr;
-  return run_async<int>(
-      info.Env(),
-      [h = call.hidden, W = call.head, targets = std::move(call.targets), rows = std::move(rows), T = call.T, C = call.C, V = call.V,
-       temperature = call.temperature, compute = call.compute, dhidden, dhead] {
-        Engine::instance().backend()->given_head_backward(dhidden, dhead, h, W, targets.data(), rows.lse.data(), rows.entropies(),
-                                                          rows.dlogprob.data(), rows.dentropies(), T, C, V, temperature, compute);
+  const RowGradients rows(env, call.options, call.targets.size());
+  const Napi::Value dhidden_array = call.options.get("dhidden"), dhead_array = call.options.get("dhead");
+  call.take(info);
+  const size_t hidden_length = static_cast<size_t>(call.T * call.C), head_length = static_cast<size_t>(call.V * call.C);
+  float* dhidden = read_output(dhidden_array, "dhidden", hidden_length);
+  float* dhead = dhead_array.IsUndefined() || dhead_array.IsNull() ? nullptr : read_output(dhead_array, "dhead", head_length);
+  expect_apart(env, dhidden, hidden_length, call.hidden, hidden_length, "dhidden", false);
+  expect_apart(env, dhidden, hidden_length, call.head, head_length, "dhidden", false);
+  if (dhead) {
+    expect_apart(env, dhead, head_length, call.hidden, hidden_length, "dhead", false);
+    expect_apart(env, dhead, head_length, call.head, head_length, "dhead", false);
+    expect_apart(env, dhead, head_length, {dhidden, nullptr}, hidden_length, "dhead", false);
+  }
+  return run_waiting<int>(
+      env,
+      [&call, &rows, dhidden, dhead] {
+        Engine::instance().backend()->given_head_backward(dhidden, dhead, call.hidden, call.head, call.targets.data(), rows.lse.data(),
+                                                          rows.entropies(), rows.dlogprob.data(), rows.dentropies(), call.T, call.C, call.V,
+                                                          call.temperature, call.compute());
         return 0;
       },
-      [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); }, unpin(call.pins));
+      [](Napi::Env e, int&) -> Napi::Value { return e.Undefined(); });
 }
 
 // CSR segments over `tokens` tokens, checked.

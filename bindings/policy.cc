@@ -1,9 +1,6 @@
 // The JavaScript class over Policy: copies arguments on the calling thread, works on the engine thread, one operation at a time.
-#include <filesystem>
-
 #include "../native/cpu/backend.h"
-#include "../native/model/checkpoint.h"
-#include "../native/model/policy.h"
+#include "../native/model/store.h"
 #include "addon.h"
 #include "catalog.h"
 #include "engine.h"
@@ -23,7 +20,8 @@ std::string read_device(const Napi::Value& value) {
   if (value.IsUndefined()) return "cpu";
   const Fields f(value, "options");
   const std::string device = f.text("device", "cpu");
-  if (device != "auto" && device != "cpu" && device != "cuda") type_error(value.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", f.get("device"));
+  if (device != "auto" && device != "cpu" && device != "cuda")
+    type_error(value.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", f.get("device"));
   return device;
 }
 
@@ -57,8 +55,7 @@ ForwardOptions read_forward(const Napi::Value& value, const State& state) {
   options.abort = &state->abort;
   if (value.IsUndefined()) return options;
   const Fields f(value, "options");
-  options.temperature = static_cast<float>(f.number("temperature", 1));
-  if (!(options.temperature > 0)) type_error(value.Env(), "a number above 0", "temperature", f.get("temperature"));
+  options.temperature = f.temperature();
   options.micro_batch_tokens = f.integer("microBatchTokens", 2048, 1, 1 << 30);
   return options;
 }
@@ -70,78 +67,18 @@ Napi::Value scores_to_js(Napi::Env env, Scores& scores) {
   return out;
 }
 
-State load_policy(const std::string& path, const PolicyOptions& options, const std::string& device) {
-  const auto checkpoint = Checkpoint::open(path);
-  auto state = std::make_shared<PolicyState>();
-  state->policy = std::make_unique<Policy>(Engine::instance().backend(device), checkpoint->config(), options);
-  state->metadata = checkpoint->metadata_json();
-  std::vector<float> values;
-  const auto& parameters = state->policy->table().parameters;
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    values.resize(static_cast<size_t>(parameters[i].size()));
-    checkpoint->read(parameters[i], values.data());
-    state->policy->set_parameter(i, values.data());
-  }
-  state->policy->parameters_changed();
-  return state;
-}
-
-void save_weights(const Policy& policy, const std::string& path, StorageType type) {
-  std::vector<TensorOut> tensors;
-  const auto& parameters = policy.table().parameters;
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const auto& p = parameters[i];
-    tensors.push_back({p.name, p.vector ? std::vector<int64_t>{p.rows} : std::vector<int64_t>{p.rows, p.columns},
-                       [&policy, i](float* out) { policy.get_parameter(i, out); }});
-  }
-  write_safetensors(path, tensors, type, "{\"format\": \"pt\"}");
-}
-
-void save_optimizer(const Policy& policy, const std::string& path) {
-  std::vector<TensorOut> tensors;
-  const auto& parameters = policy.table().parameters;
-  std::vector<float> other;
-  for (const char* moment : {"m.", "v."})
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      const bool first = moment[0] == 'm';
-      tensors.push_back({moment + parameters[i].name, {parameters[i].size()}, [&policy, &other, i, first](float* out) {
-                           other.resize(static_cast<size_t>(policy.table().parameters[i].size()));
-                           policy.get_moments(i, first ? out : other.data(), first ? other.data() : out);
-                         }});
-    }
-  write_safetensors(path, tensors, StorageType::f32, "{\"steps\": \"" + std::to_string(policy.optimizer_steps()) + "\"}");
-}
-
-void load_optimizer(Policy& policy, const std::string& path) {
-  const auto file = TensorFile::open(path);
-  const std::string metadata = file->metadata_json(), key = "\"steps\": \"";
-  const size_t at = metadata.find(key);
-  if (at == std::string::npos) fail("BAD_CHECKPOINT", path + ": Expected a step count in the metadata, got none.");
-  const auto& parameters = policy.table().parameters;
-  for (const auto& p : parameters)
-    for (const char* moment : {"m.", "v."})
-      if (file->shape(moment + p.name) != std::vector<int64_t>{p.size()})
-        fail("BAD_CHECKPOINT", path + ": Expected " + std::to_string(p.size()) + " values for " + moment + p.name + ", got another shape.");
-  std::vector<float> m, v;
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    m.resize(static_cast<size_t>(parameters[i].size()));
-    v.resize(m.size());
-    file->read("m." + parameters[i].name, m.data());
-    file->read("v." + parameters[i].name, v.data());
-    policy.set_moments(i, m.data(), v.data());
-  }
-  policy.set_optimizer_steps(std::atoll(metadata.c_str() + at + key.size()));
-}
-
 }  // namespace
 
 class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
  public:
+  static constexpr napi_type_tag kTag = {0x72616e6b2d677270, 0x6f2d706f6c696379};
+
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "NativePolicy",
                        {StaticMethod("load", &PolicyWrap::load),
                         StaticMethod("create", &PolicyWrap::create),
                         InstanceMethod("generate", &PolicyWrap::generate),
+                        InstanceMethod("recommend", &PolicyWrap::recommend),
                         InstanceMethod("score", &PolicyWrap::score),
                         InstanceMethod("accumulate", &PolicyWrap::accumulate),
                         InstanceMethod("backward", &PolicyWrap::backward),
@@ -162,22 +99,24 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   }
 
   explicit PolicyWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PolicyWrap>(info) {
-    if (!info[0].IsExternal())
-      throw Napi::TypeError::New(info.Env(), "Expected NativePolicy.load or NativePolicy.create, got a constructor call.");
-    state_ = *info[0].As<Napi::External<State>>().Data();
+    state_ = take_handed<State>(info, kTag, "NativePolicy.load or NativePolicy.create");
   }
 
  private:
-  static Napi::Value wrap(Napi::Env env, State& state) {
-    return env.GetInstanceData<Environment>()->policy.New({Napi::External<State>::New(env, &state)});
-  }
+  static Napi::Value wrap(Napi::Env env, State& state) { return construct(env, &Environment::policy, state); }
 
   static Napi::Value load(const Napi::CallbackInfo& info) {
-    const std::string path = to_text(info[0], "path");
+    const std::string path = to_path(info[0], "path");
     const auto options = read_options(info[1]);
     const std::string device = read_device(info[1]);
     return run_async<State>(
-        info.Env(), [path, options, device] { return load_policy(path, options, device); }, wrap);
+        info.Env(),
+        [path, options, device] {
+          auto state = std::make_shared<PolicyState>();
+          state->policy = open_policy(Engine::instance().backend(device), path, options, state->metadata);
+          return state;
+        },
+        wrap);
   }
 
   static Napi::Value create(const Napi::CallbackInfo& info) {
@@ -205,25 +144,35 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
       throw to_js_error(env, "BUSY", "Expected an idle policy, got one that is at work. Await the running operation first.");
   }
 
-  // An operation of this policy on the engine thread. Gradients of an aborted or failed one are dropped.
+  static void release(const State& state) {
+    state->busy = false;
+    if (state->disposed) state->policy.reset();
+  }
+
+  enum class Gradients { untouched, changed };  // whether the operation works on them: half of a step's must not stay
+
+  // An operation of this policy on the engine thread. Where one that changes the gradients fails or is aborted, they are dropped.
   template <class Result>
-  Napi::Value operate(Napi::Env env, std::function<Result(Policy&)> work, std::function<Napi::Value(Napi::Env, Result&)> convert) {
-    State state = claim(env);
+  Napi::Value operate(Napi::Env env, std::function<Result(Policy&)> work, std::function<Napi::Value(Napi::Env, Result&)> convert,
+                      Gradients gradients = Gradients::untouched, State other = {}) {
+    const State state = claim(env);
+    if (other) other->busy = true;
     return run_async<Result>(
         env,
-        [state, work = std::move(work)] {
+        [state, gradients, work = std::move(work)] {
           try {
             return work(*state->policy);
           } catch (...) {
-            if (state->policy->options().trainable) state->policy->zero_gradients();
+            if (gradients == Gradients::changed) state->policy->zero_gradients();
             throw;
           }
         },
         std::move(convert),
-        [state] {
-          state->busy = false;
-          if (state->disposed) state->policy.reset();
-        });
+        [state, other] {
+          release(state);
+          if (other) release(other);
+        },
+        AbortFlag(state, &state->abort));
   }
   Napi::Value operate_void(Napi::Env env, std::function<void(Policy&)> work) {
     return operate<int>(
@@ -244,7 +193,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     r.group_size = static_cast<int>(f.integer("groupSize", 1, 1, 1 << 16));
     r.max_new_tokens = static_cast<int>(f.integer("maxNewTokens", 128, 1, 1 << 20));
     r.max_rows = static_cast<int>(f.integer("maxRows", 64, 1, 1 << 16));
-    r.sampling.temperature = static_cast<float>(f.number("temperature", 1));
+    r.sampling.temperature = f.temperature();
     r.sampling.top_k = static_cast<int>(f.integer("topK", 0, 0, 1 << 30));
     r.sampling.top_p = static_cast<float>(f.number("topP", 1));
     r.sampling.min_p = static_cast<float>(f.number("minP", 0));
@@ -268,6 +217,27 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
           out.Set("offsets", from_vector(env, c.offsets));
           out.Set("logprobs", from_vector(env, c.logprobs));
           out.Set("finish", from_vector(env, c.finish));
+          return out;
+        });
+  }
+
+  Napi::Value recommend(const Napi::CallbackInfo& info) {
+    const Fields f(info[0], "request");
+    RecommendRequest r;
+    r.prompt_ids = f.array<int32_t>("promptIds");
+    r.catalog = to_catalog(f.get("catalog"), "catalog");
+    r.excluded = read_excluded(info.Env(), f, 1, r.catalog->items())[0];
+    r.top = static_cast<int>(f.integer("top", 20, 1, 1 << 24));
+    r.branches = static_cast<int>(f.integer("branches", 32, 1, 1 << 12));
+    r.temperature = f.temperature();
+    r.abort = &state_->abort;
+    return operate<Recommendations>(
+        info.Env(), [r = std::move(r)](Policy& p) { return p.recommend(r); },
+        [](Napi::Env env, Recommendations& c) -> Napi::Value {
+          auto out = Napi::Object::New(env);
+          out.Set("items", from_vector(env, c.items));
+          out.Set("logprobs", from_vector(env, c.logprobs));
+          out.Set("evaluated", static_cast<double>(c.evaluated));
           return out;
         });
   }
@@ -301,7 +271,8 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
           out.Set("logprobs", from_vector(env, r.logprobs));
           if (!r.entropies.empty()) out.Set("entropies", from_vector(env, r.entropies));
           return out;
-        });
+        },
+        Gradients::changed);
   }
 
   Napi::Value backward(const Napi::CallbackInfo& info) {
@@ -313,7 +284,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
         [batch = read_batch(info[0]), a = std::move(dlogprobs), b = std::move(dentropies), options](Policy& p) {
           return p.backward(batch, a, b, options);
         },
-        scores_to_js);
+        scores_to_js, Gradients::changed);
   }
 
   Napi::Value optimizer_step(const Napi::CallbackInfo& info) {
@@ -341,13 +312,13 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   }
 
   Napi::Value copy_from(const Napi::CallbackInfo& info) {
-    const Napi::Object other = info[0].IsObject() ? info[0].As<Napi::Object>() : Napi::Object();
-    if (!info[0].IsObject() || !other.InstanceOf(info.Env().GetInstanceData<Environment>()->policy.Value()))
-      type_error(info.Env(), "a NativePolicy", "other", info[0]);
-    const PolicyWrap* wrap = Unwrap(other);
+    if (!has_tag(info[0], kTag)) type_error(info.Env(), "a NativePolicy", "other", info[0]);
+    const PolicyWrap* wrap = Unwrap(info[0].As<Napi::Object>());
+    check(info.Env());
     wrap->check(info.Env());
     const State source = wrap->state_;
-    return operate_void(info.Env(), [source](Policy& p) {
+    if (source == state_) type_error(info.Env(), "another policy", "other", info[0]);
+    auto work = [source](Policy& p) {
       const auto &from = source->policy->table().parameters, &to = p.table().parameters;
       expect(from.size() == to.size() && source->policy->table().total == p.table().total, "a policy of the same shape", "other",
              "another one");
@@ -358,20 +329,23 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
         p.set_parameter(i, values.data());
       }
       p.parameters_changed();
-    });
+      return 0;
+    };
+    return operate<int>(
+        info.Env(), work, [](Napi::Env e, int&) { return e.Undefined(); }, Gradients::untouched, source);
   }
 
   Napi::Value save(const Napi::CallbackInfo& info) {
-    const std::string path = to_text(info[0], "path"), type = info[1].IsUndefined() ? "f32" : to_text(info[1], "dtype");
+    const std::string path = to_path(info[0], "path"), type = info[1].IsUndefined() ? "f32" : to_text(info[1], "dtype");
     if (type != "f32" && type != "bf16") type_error(info.Env(), "\"f32\" or \"bf16\"", "dtype", info[1]);
     return operate_void(info.Env(),
                         [path, type](Policy& p) { save_weights(p, path, type == "f32" ? StorageType::f32 : StorageType::bf16); });
   }
   Napi::Value save_optimizer_state(const Napi::CallbackInfo& info) {
-    return operate_void(info.Env(), [path = to_text(info[0], "path")](Policy& p) { save_optimizer(p, path); });
+    return operate_void(info.Env(), [path = to_path(info[0], "path")](Policy& p) { save_optimizer(p, path); });
   }
   Napi::Value load_optimizer_state(const Napi::CallbackInfo& info) {
-    return operate_void(info.Env(), [path = to_text(info[0], "path")](Policy& p) { load_optimizer(p, path); });
+    return operate_void(info.Env(), [path = to_path(info[0], "path")](Policy& p) { load_optimizer(p, path); });
   }
 
   Napi::Value set_vocabulary(const Napi::CallbackInfo& info) {

@@ -1,4 +1,4 @@
-// Runs every test: the native kernel table, then the TypeScript tests; one closing line counts both.
+// Runs every test: the native kernel table, the CUDA kernels on the host, then the TypeScript tests; one closing line counts all.
 import { spawnSync } from "node:child_process";
 
 const run = (command, args) => {
@@ -20,9 +20,20 @@ const totals = [0, 0, 0];
 const add = (counts) => {
   for (let i = 0; i < 3; i++) totals[i] += counts[i];
 };
-step("cmake", ["-S", ".", "-B", "build-tests", "-DRANK_GRPO_TESTS=ON", "-DRANK_GRPO_ADDON=OFF"]);
-step("cmake", ["--build", "build-tests", "--parallel", "2", "--target", "native_tests"]);
+step("cmake", [
+  "-S",
+  ".",
+  "-B",
+  "build-tests",
+  "-DRANK_GRPO_TESTS=ON",
+  "-DRANK_GRPO_CUDA_SHIM=ON",
+  "-DRANK_GRPO_CUDA=OFF",
+  "-DRANK_GRPO_ADDON=OFF",
+]);
+step("cmake", ["--build", "build-tests", "--parallel", "2", "--target", "native_tests", "cuda_shim_tests"]);
 for (const threads of ["1", "2"]) add(run("env", [`RANK_GRPO_THREADS=${threads}`, "build-tests/native_tests"]));
+// The CUDA kernels on the host, their threads in permuted order between two barriers.
+add(run("env", ["RANK_GRPO_SHIM_SCHEDULE=3", "build-tests/cuda_shim_tests"]));
 add(run("npx", ["vitest", "run"]));
 console.log(`${totals[0]} passed, ${totals[1]} failed, ${totals[2]} skipped`);
 process.exit(totals[1] > 0 || totals[0] === 0 ? 1 : 0);

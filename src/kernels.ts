@@ -4,8 +4,8 @@
 // Letters: T tokens, V vocabulary, C channels, S segments. Matrices are row-major and flat. Log-probs and entropies are in nats.
 // Matrices are f32 (Float32Array) or bf16 (Uint16Array of the upper halves of f32 bits, see `toBf16`); sums are f32 or wider.
 //
-// The asynchronous functions work on the engine thread and read large arrays where they lie: do not write to, transfer or resize
-// them before the promise settles. Wrong kinds and lengths throw TypeError or RangeError at the call, before any work.
+// The asynchronous functions read large arrays where they lie, so the calling thread waits while the engine thread works: nothing can be
+// written, transferred or freed meanwhile. Wrong kinds and lengths throw TypeError or RangeError at the call, before any work.
 import { addon, type NativeObjectiveResult, type NativeRule } from "./native.ts";
 import { nativeObjective, type Objective, presets, resolveObjective } from "./objectives.ts";
 

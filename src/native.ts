@@ -159,6 +159,15 @@ export interface NativePolicyInfo {
 
 export interface NativePolicy {
   generate(request: NativeGenerateRequest): Promise<NativeCompletions>;
+  recommend(
+    request: {
+      promptIds: Int32Array;
+      catalog: NativeCatalog;
+      top?: number;
+      branches?: number;
+      temperature?: number;
+    } & NativeExclusions,
+  ): Promise<{ items: Int32Array; logprobs: Float32Array; evaluated: number }>;
   score(batch: NativeBatch, options?: NativeForwardOptions): Promise<NativeScores>;
   accumulate(
     batch: NativeBatch,

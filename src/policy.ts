@@ -17,6 +17,7 @@ import {
 } from "./native.ts";
 import type { Constraint } from "./ranking/constraint.ts";
 import { stopIds, vocabularyTable } from "./text/encode.ts";
+import type { ChatOptions } from "./text/template.ts";
 import { loadTokenizer, tokenizerFiles } from "./text/tokenizer.ts";
 import type { Tokenizer } from "./text/types.ts";
 
@@ -29,6 +30,8 @@ export interface PolicyOptions {
   trainable?: boolean;
   /** Default false. true: keep only each layer's input for the backward pass; less memory, a third more work. */
   recompute?: boolean;
+  /** The day that the chat template prints, and its variables, such as { enable_thinking: false } for Qwen3. Default: neither. */
+  chat?: ChatOptions;
 }
 
 /** Shape of a model made from scratch, in the names of a Hugging Face config.json. */
@@ -181,8 +184,9 @@ export class Policy {
    * @throws BAD_CHECKPOINT, IO, OUT_OF_MEMORY, with the file and what was expected
    */
   static async load(path: string, options: PolicyOptions = {}): Promise<Policy> {
-    const tokenizer = await loadTokenizer(path);
-    const native = await addon.NativePolicy.load(path, { ...options });
+    const { chat, ...rest } = options;
+    const tokenizer = await loadTokenizer(path, chat);
+    const native = await addon.NativePolicy.load(path, rest);
     const policy = new Policy(native, tokenizer);
     if (tokenizer && tokenizer.vocabSize > policy.vocabSize)
       refuse(
@@ -198,7 +202,7 @@ export class Policy {
   /** A model from scratch: normal weights of deviation `std` (default 0.02, Llama's), norms 1, biases 0, keyed by `seed`. */
   static async create(
     shape: ModelShape,
-    options: PolicyOptions & { seed: number; std?: number; tokenizer?: Tokenizer },
+    options: Omit<PolicyOptions, "chat"> & { seed: number; std?: number; tokenizer?: Tokenizer },
   ): Promise<Policy> {
     const { seed, std = 0.02, tokenizer, ...rest } = options;
     const native = await addon.NativePolicy.create(JSON.stringify(shape), rest);
@@ -245,6 +249,26 @@ export class Policy {
           logprobs: out.logprobs.slice(begin, end),
           finish: out.finish[row] === 0 ? ("stop" as const) : ("length" as const),
         };
+      }),
+    );
+  }
+
+  /**
+   * The most probable items of a catalog as the next line, exactly: best-first search proves that none outside the answer is more
+   * probable. `constraint` has one set of exclusions. Log-probs (nats) are those of the distribution over the catalog.
+   */
+  async recommend(
+    prompt: Int32Array,
+    constraint: Constraint,
+    options: { top: number; temperature?: number; branches?: number; signal?: AbortSignal },
+  ): Promise<{ items: Int32Array; logprobs: Float32Array; evaluated: number }> {
+    const { signal, ...rest } = options;
+    return this.#run(signal, () =>
+      this.#native.recommend({
+        promptIds: prompt,
+        catalog: constraint.native,
+        ...exclusions(constraint, [1]),
+        ...rest,
       }),
     );
   }

@@ -127,8 +127,12 @@ describe("native scores", () => {
     [1, 1, 1, 1, true],
     [37, 19, 23, 7, false],
     [37, 19, 23, 7, true],
-    [600, 50, 129, 33, false], // more than one block, and columns beyond a vector
+    [600, 50, 129, 33, false], // columns beyond a vector
     [600, 50, 129, 33, true],
+    [2100, 20, 35, 9, false], // more than one block of rows
+    [2100, 20, 35, 9, true],
+    [40, 1100, 1300, 12, false], // more than one tile of columns
+    [40, 1100, 1300, 12, true],
   ];
 
   it.each(shapes)(
@@ -291,6 +295,23 @@ describe("Adjust", () => {
     split.b.forEach((value, i) => {
       expect(Math.abs(value - fit.b[i]!)).toBeLessThan(2e-2);
     });
+    scores.dispose();
+  });
+
+  it("many rows, which are fitted to a tenth of them first, end where the same few rows end", async () => {
+    const given = problem(2100, 9, 12, 4, false, 5);
+    const scores = await addon.NativeStage1.create(given);
+    // decays that make the minimum sharper than the float32 noise of the loss (1e-7 of it) can blur: 0.006 in w and b
+    const options = { weightDecay: 10, biasDecay: 10, tolerance: 1e-9 };
+    const few = await fitAdjustment([{ scores, rows: every(2100) }], 12, options);
+    const rows = Int32Array.from({ length: 21_000 }, (_, i) => i % 2100);
+    const many = await fitAdjustment([{ scores, rows }], 12, { ...options, weightDecay: 100, biasDecay: 100 });
+    expect(Math.abs(many.loss / 10 - few.loss)).toBeLessThan(1e-5 * few.loss);
+    expect(Math.abs(many.initialLoss / 10 - few.initialLoss)).toBeLessThan(1e-5 * few.initialLoss);
+    for (let i = 0; i < 12; i++) {
+      expect(Math.abs(many.w[i]! - few.w[i]!)).toBeLessThan(2e-2);
+      expect(Math.abs(many.b[i]! - few.b[i]!)).toBeLessThan(2e-2);
+    }
     scores.dispose();
   });
 

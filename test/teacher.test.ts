@@ -497,7 +497,7 @@ describe("real parts", () => {
     async () => {
       const { lists, usage } = await endpointLists(
         [toSample({ id: "a", prompt: "Recommend one movie as Title (Year)." }, 0)],
-        options(server!, { timeoutMs: 60_000, model: "smollm2" }),
+        { ...options(server!, { timeoutMs: 60_000, model: "smollm2" }), maxTokens: 16 },
       );
       expect(lists[0]!.length).toBeGreaterThan(0);
       expect(usage.completionTokens).toBeGreaterThan(0);

@@ -6,14 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 import { worldConfigs, writeWorld } from "../src/quickstart.ts";
 import type { Reward } from "../src/ranking/rewards.ts";
-import {
-  parseConfig,
-  readConfig,
-  type SftConfig,
-  sftSchema,
-  type TrainConfig,
-  trainSchema,
-} from "../src/training/config.ts";
+import { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "../src/training/config.ts";
+import { parseConfig, readConfig } from "../src/training/parse.ts";
 import { scheduleFactor } from "../src/training/schedule.ts";
 import { sft } from "../src/training/sft.ts";
 import { train, trainSteps } from "../src/training/train.ts";
@@ -48,6 +42,7 @@ const configs = (): { sft: SftConfig; train: TrainConfig } => {
       maxNewTokens: 48,
       maxRows: 16,
       limit: 40,
+      constrain: "none",
       validation: undefined,
       schedule: { type: "cosine", warmup: 2 },
     },
@@ -242,7 +237,7 @@ describe("train", () => {
     await expect(refused({ promptsPerStep: 41 })).rejects.toThrow(/at most 40/);
     await expect(refused({ maxNewTokens: 96 })).rejects.toThrow(/context/);
     await expect(refused({ objective: "rank-gpro" })).rejects.toThrow(/rank-grpo/);
-    await expect(refused({ rewards: [{ name: "exp_in" }] })).rejects.toThrow(/exp_inf/);
+    await expect(refused({ rewards: [{ name: "exp_in" as "exp_inf" }] })).rejects.toThrow(/exp_inf/);
     await expect(refused({ model: join(root, "nowhere") })).rejects.toMatchObject({
       code: expect.stringMatching(/IO|BAD_CHECKPOINT/),
     });
@@ -292,7 +287,7 @@ describe("schedules", () => {
     expect(scheduleFactor(cosine, 60, 110)).toBeCloseTo(0.55);
     expect(scheduleFactor(cosine, 110, 110)).toBeCloseTo(0.1);
     expect(scheduleFactor({ type: "linear", warmup: 0.1, floor: 0 }, 55, 100)).toBeCloseTo(0.5);
-    const step = { type: "step", warmup: 0, at: [5, 9], factor: 0.1 } as const;
+    const step = { type: "step" as const, warmup: 0, at: [5, 9], factor: 0.1 };
     expect([4, 5, 9].map((u) => scheduleFactor(step, u, 10))).toEqual([1, 0.1, expect.closeTo(0.01)]);
   });
 });

@@ -46,6 +46,7 @@ std::unique_ptr<Trie> Trie::build(const std::vector<int32_t>& offsets, const std
                                   const std::vector<std::string>& names) {
   const int32_t count = static_cast<int32_t>(offsets.size()) - 1;
   expect(count >= 1, "at least one item", "catalog", "none");
+  for (int32_t token : tokens) expect(token >= 0, "token ids of 0 and more", "the catalog's lines", std::to_string(token));
   auto begin = [&](int32_t i) { return tokens.begin() + offsets[static_cast<size_t>(i)]; };
   auto end = [&](int32_t i) { return tokens.begin() + offsets[static_cast<size_t>(i) + 1]; };
   Parts p;
@@ -151,6 +152,7 @@ void Trie::attach(const int64_t* header, const char* data) {
   child_lows_ = ints(children_);
   child_highs_ = ints(children_);
   child_nodes_ = ints(children_);
+  largest_token_ = token_count_ ? *std::max_element(tokens_, tokens_ + token_count_) : 0;
 }
 
 void Trie::save(const std::string& path, const std::string& key) const {

@@ -25,6 +25,7 @@ class Trie {
   int32_t lines() const { return lines_; }
   int64_t bytes() const;
   int32_t longest() const { return longest_; }               // tokens of the longest line
+  int32_t largest_token() const { return largest_token_; }   // what a model's vocabulary must hold
   int32_t item(int32_t line) const { return items_[line]; }  // index that build was given
   int32_t line_of(int32_t item) const { return ranks_[item]; }
   int32_t length(int32_t line) const { return static_cast<int32_t>(offsets_[line + 1] - offsets_[line]); }
@@ -50,7 +51,7 @@ class Trie {
   Trie() = default;
   void attach(const int64_t* header, const char* data);
 
-  int32_t lines_ = 0, nodes_ = 0, longest_ = 0;
+  int32_t lines_ = 0, nodes_ = 0, longest_ = 0, largest_token_ = 0;
   int64_t children_ = 0, token_count_ = 0;
   // views into `owned_` or the mapped file
   const int64_t* offsets_ = nullptr;       // [I + 1]

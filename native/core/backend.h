@@ -92,6 +92,7 @@ class Backend {
 
   // -- memory: zeroed, 64-byte aligned; throws OUT_OF_MEMORY
   virtual void* allocate(size_t bytes) = 0;
+  virtual size_t available_bytes() const { return SIZE_MAX; }  // that allocate could still give; SIZE_MAX where unknown
   virtual void release(void* pointer, size_t bytes) noexcept = 0;
   virtual void upload(void* device, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* device, size_t bytes) = 0;
@@ -120,6 +121,12 @@ class Backend {
   // dqkv [T, width] = gradient; every row of every group is written
   virtual void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
                                   const AttentionGroups& groups, const AttentionShape& shape) = 0;
+
+  // -- a step that comes again: the operations of a pass over single tokens (decoding), with the same pointers and sizes each time
+  // True where the backend did them all by itself, with what now lies at those pointers and in the plan: then the caller leaves them out.
+  // `key`: whatever else tells one such pass from another. Each call that says false is followed by end_repeat().
+  virtual bool repeat(const AttentionPlan&, const AttentionShape&, const std::vector<int64_t>& /*key*/) { return false; }
+  virtual void end_repeat() {}
 
   // -- pointwise
   virtual void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) = 0;

@@ -77,7 +77,8 @@ __device__ __forceinline__ void load_queries(float* to, const float* from, int64
 }
 
 template <int PER_LANE>
-__device__ __forceinline__ void store_row(float* out, float* lse, const RowState<PER_LANE>& state, int64_t token, int head, int lane, const Heads& s) {
+__device__ __forceinline__ void store_row(float* out, float* lse, const RowState<PER_LANE>& state, int64_t token, int head, int lane,
+                                          const Heads& s) {
   float* to = out + (token * s.heads + head) * s.head_dim;
   GPU_UNROLL
   for (int c = 0; c < PER_LANE; ++c)
@@ -144,12 +145,12 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const AttentionPlan::Span span = spans[blockIdx.x];
   const int kv = static_cast<int>(blockIdx.y), D = s.head_dim, rows = span.count * s.per_kv;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  constexpr int kRowsOfWarp = kAttentionRows / kDecodeWarps;        // that a warp merges: warp, warp + kDecodeWarps, ...
-  float* q = reinterpret_cast<float*>(shared);                      // [kAttentionRows][D]
-  float* p = q + kAttentionRows * D + warp * kWarpRows * kPageSize;  // of this warp
+  constexpr int kRowsOfWarp = kAttentionRows / kDecodeWarps;                      // that a warp merges: warp, warp + kDecodeWarps, ...
+  float* q = reinterpret_cast<float*>(shared);                                    // [kAttentionRows][D]
+  float* p = q + kAttentionRows * D + warp * kWarpRows * kPageSize;               // of this warp
   float* values = q + kAttentionRows * D + kDecodeWarps * kWarpRows * kPageSize;  // [kDecodeWarps pages][kAttentionRows][D]
-  float* tops = values + kDecodeWarps * kAttentionRows * D;         // [kDecodeWarps][kAttentionRows]
-  float* sums = tops + kDecodeWarps * kAttentionRows;               // the same
+  float* tops = values + kDecodeWarps * kAttentionRows * D;                       // [kDecodeWarps][kAttentionRows]
+  float* sums = tops + kDecodeWarps * kAttentionRows;                             // the same
   load_queries(q, qkv + int64_t{span.token} * s.width, s.width, kv, 0, rows, s, s.scale);
   RowState<PER_LANE> state[kRowsOfWarp];
   GPU_UNROLL
@@ -413,12 +414,14 @@ void CudaBackend::attention_forward(float* out, float* lse, const float* qkv, vo
   launch("attention_write", stream_, write_kernel, dim3(static_cast<unsigned>(plan.writes.size())), dim3(kAttentionThreads), 0, memory, qkv,
          writes_.get(plan.writes), s);
   const int D = s.head_dim, Dp = padded4(D);
-  const bool few = std::all_of(plan.spans.begin(), plan.spans.end(), [&](const auto& span) { return span.count * s.per_kv <= kAttentionRows; });
+  const bool few =
+      std::all_of(plan.spans.begin(), plan.spans.end(), [&](const auto& span) { return span.count * s.per_kv <= kAttentionRows; });
   if (few && D % 4 == 0) {
     const size_t floats = static_cast<size_t>(kAttentionRows * D + kDecodeWarps * (kWarpRows * kPageSize + kAttentionRows * (D + 2)));
     with_lanes(D, [&](auto lanes) {
-      launch("attention_decode", stream_, decode_kernel<lanes()>, dim3(static_cast<unsigned>(plan.spans.size()), static_cast<unsigned>(s.kv_heads)),
-             dim3(kDecodeThreads), floats * sizeof(float), out, lse, qkv, memory, spans_.get(plan.spans), tables_.get(plan.tables), s);
+      launch("attention_decode", stream_, decode_kernel<lanes()>,
+             dim3(static_cast<unsigned>(plan.spans.size()), static_cast<unsigned>(s.kv_heads)), dim3(kDecodeThreads),
+             floats * sizeof(float), out, lse, qkv, memory, spans_.get(plan.spans), tables_.get(plan.tables), s);
     });
     return;
   }

@@ -71,7 +71,8 @@ __device__ __forceinline__ void weighted_rows(float (*y)[PER_LANE], const float*
 
 // Softmax pieces of one page for this warp's rows: weights p [kWarpRows][kPageSize] in shared memory, their maximum and sum.
 // last[i]: position of the last key that row i sees.
-__device__ __forceinline__ void page_weights(float* p, float* top, float* sum, const float* score, const int* last, int first_key, int lane) {
+__device__ __forceinline__ void page_weights(float* p, float* top, float* sum, const float* score, const int* last, int first_key,
+                                             int lane) {
   GPU_UNROLL
   for (int i = 0; i < kWarpRows; ++i) {
     const float x = first_key + lane <= last[i] ? score[i] : kNegativeInfinity;

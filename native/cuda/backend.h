@@ -11,12 +11,12 @@
 namespace rank_grpo {
 
 // Device memory that only grows; contents are lost where it does.
-class Scratch {
+class DeviceScratch {
  public:
-  explicit Scratch(Backend& backend) : backend_(backend) {}
-  ~Scratch() { backend_.release(data_, bytes_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
+  explicit DeviceScratch(Backend& backend) : backend_(backend) {}
+  ~DeviceScratch() { backend_.release(data_, bytes_); }
+  DeviceScratch(const DeviceScratch&) = delete;
+  DeviceScratch& operator=(const DeviceScratch&) = delete;
   template <class T>
   T* reserve(int64_t count) {
     grow(static_cast<size_t>(count) * sizeof(T));
@@ -46,7 +46,7 @@ class Uploaded {
  private:
   const void* get_bytes(const void* values, size_t bytes);
   Backend& backend_;
-  Scratch scratch_;
+  DeviceScratch scratch_;
   std::vector<unsigned char> held_;
 };
 
@@ -83,6 +83,9 @@ class CudaBackend final : public Backend {
   void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
                           const AttentionGroups& groups, const AttentionShape& shape) override;
 
+  bool repeat(const AttentionPlan& plan, const AttentionShape& shape, const std::vector<int64_t>& key) override;
+  void end_repeat() override;
+
   void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) override;
   void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) override;
   void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride, float eps) override;
@@ -107,16 +110,22 @@ class CudaBackend final : public Backend {
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;
 
  private:
+  void forget_step() noexcept;  // memory moved: what was recorded may point to what is gone
+
   // += of the sums over `rows` of each column, in partial sums of fixed ranges of rows
   void add_column_sums(float* out, const float* x, int64_t rows, int64_t columns);
 
   cudaStream_t stream_ = nullptr;
-  Scratch partial_{*this};                                                // partial sums of reductions over rows
-  Scratch delta_{*this};                                                  // dout . out of attention's backward pass
-  Scratch stats_{*this};                                                  // log-sum-exp pieces of the head
-  Scratch logits_{*this};                                                 // a chunk of the head's logits or their gradient
-  Scratch rows_{*this};                                                   // gathered rows of the head and their gradient
-  Scratch sampled_{*this};                                                // what head_sample brings back
+  // The last step that came twice in a row, as one graph (repeat.cu).
+  std::vector<int64_t> step_key_;
+  bool recording_ = false;
+  cudaGraphExec_t step_ = nullptr;
+  DeviceScratch partial_{*this};                                          // partial sums of reductions over rows
+  DeviceScratch delta_{*this};                                            // dout . out of attention's backward pass
+  DeviceScratch stats_{*this};                                            // log-sum-exp pieces of the head
+  DeviceScratch logits_{*this};                                           // a chunk of the head's logits or their gradient
+  DeviceScratch rows_{*this};                                             // gathered rows of the head and their gradient
+  DeviceScratch sampled_{*this};                                          // what head_sample brings back
   Uploaded writes_{*this}, spans_{*this}, tables_{*this}, tasks_{*this};  // of the attention plan
   Uploaded sequences_{*this}, query_tiles_{*this}, key_blocks_{*this};    // of the attention groups
   Uploaded targets_{*this}, live_{*this}, slopes_{*this}, entropy_slopes_{*this}, allowed_{*this}, pieces_{*this},

@@ -46,7 +46,7 @@ void launch(const char* name, cudaStream_t stream, void (*kernel)(Parameters...)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), name);
   kernel<<<grid, block, shared, stream>>>(static_cast<Parameters>(arguments)...);
 #else
-  shim::launch(stream, name, grid, block, shared, [&] { kernel(static_cast<Parameters>(arguments)...); });
+  shim::launch(stream, name, grid, block, shared, [=] { kernel(static_cast<Parameters>(arguments)...); });
 #endif
   check(cudaGetLastError(), name);
 }

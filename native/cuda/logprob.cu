@@ -43,7 +43,7 @@ __device__ __forceinline__ void lane_values(float* x, const float* row, int n, f
 
 template <class Tile, class B>
 __global__ void __launch_bounds__(kTileThreads)
-    head_kernel(BlockStats* __restrict__ stats, float* __restrict__ logits, int64_t ld, float* __restrict__ own, Operand<float, true> a,
+    head_kernel(BlockStats* __restrict__ stats, float* __restrict__ logits, int64_t ld, float* __restrict__ own, TileOperand<float, true> a,
                 B b, const int32_t* __restrict__ target, float inverse, bool weighted) {
   GPU_DYNAMIC_SHARED(shared);
   const TileCorner corner = tile_corner<Tile>(a.rows, b.rows);
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kTileThreads)
 // One block a piece: a single row of h times the rows of W that ids name.
 template <class Tile, class B>
 __global__ void __launch_bounds__(kTileThreads)
-    allowed_kernel(BlockStats* __restrict__ stats, float* __restrict__ logits, float* __restrict__ own, Operand<float, true> a, B b,
+    allowed_kernel(BlockStats* __restrict__ stats, float* __restrict__ logits, float* __restrict__ own, TileOperand<float, true> a, B b,
                    const AllowedPiece* __restrict__ pieces, const int32_t* __restrict__ target, float inverse, bool weighted) {
   GPU_DYNAMIC_SHARED(shared);
   const AllowedPiece piece = pieces[blockIdx.x];
@@ -92,21 +92,20 @@ __global__ void __launch_bounds__(kTileThreads)
 }
 
 // A warp a row. offsets null: `pieces` of them a row; else the row's are offsets[r] .. offsets[r + 1).
-// logprob holds the target's scaled logit and becomes its log-prob; a row's only allowed token is certain, whatever its logit.
+// logprob holds the target's scaled logit and becomes its log-prob. A row with a single allowed token has no pieces: it is certain.
 __global__ void merge_kernel(float* __restrict__ logprob, float* __restrict__ entropy, float* __restrict__ lse,
                              const BlockStats* __restrict__ stats, int64_t pieces, const int32_t* __restrict__ offsets,
-                             const int32_t* __restrict__ allowed_counts, int64_t R) {
+                             const int32_t* __restrict__ single, int64_t R) {
   const int64_t r = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   if (r >= R) return;
   const int64_t first = offsets ? offsets[r] : r * pieces, count = offsets ? offsets[r + 1] - first : pieces;
-  const RowStats row = merge_pieces(stats + first, count, lane);
+  RowStats row{0.f, 0.f};
+  if (count > 0) row = merge_pieces(stats + first, count, lane);
   if (lane != 0) return;
-  const bool certain = allowed_counts && allowed_counts[r] == 1;
   lse[r] = row.lse;
-  const float own = logprob[r];
-  logprob[r] = certain && own != kNegativeInfinity ? 0.f : own - row.lse;
-  if (entropy) entropy[r] = certain ? 0.f : row.entropy;
+  logprob[r] = count > 0 ? logprob[r] - row.lse : single[r] ? 0.f : kNegativeInfinity;
+  if (entropy) entropy[r] = row.entropy;
 }
 
 __global__ void fill_kernel(float* __restrict__ x, float value, int64_t n) {
@@ -138,7 +137,7 @@ __device__ __forceinline__ float logit_slope(float logit, int64_t row, bool own,
 
 template <class Tile, class B>
 __global__ void __launch_bounds__(kTileThreads)
-    head_gradient_kernel(float* __restrict__ d, int64_t ld, Operand<float, true> a, B b, int64_t first_column, RowSlopes s) {
+    head_gradient_kernel(float* __restrict__ d, int64_t ld, TileOperand<float, true> a, B b, int64_t first_column, RowSlopes s) {
   GPU_DYNAMIC_SHARED(shared);
   const TileCorner corner = tile_corner<Tile>(a.rows, b.rows);
   Tile tile;
@@ -264,48 +263,43 @@ void backward(Backend& backend, float* dlogits, const T* logits, const int32_t* 
          dim3(static_cast<unsigned>(rows * row_blocks)), dim3(kThreads), 0, dlogits, logits, V, row_blocks, s);
 }
 
-// -- allowed tokens as pieces
+}  // namespace
 
-struct Pieces {
-  std::vector<AllowedPiece> pieces;
-  std::vector<int32_t> offsets{0}, counts;  // pieces and tokens of each row
-};
-Pieces split_allowed(const AllowedTokens& allowed, const int32_t* rows, int64_t R) {
-  Pieces out;
+AllowedPieces split_allowed(const AllowedTokens& allowed, const int32_t* rows, int64_t R) {
+  AllowedPieces out;
   for (int64_t i = 0; i < R; ++i) {
     const auto r = static_cast<size_t>(rows ? rows[i] : i);
-    for (int32_t first = allowed.offsets[r]; first < allowed.offsets[r + 1]; first += kHeadBlock)
-      out.pieces.push_back({static_cast<int32_t>(i), first, std::min<int32_t>(kHeadBlock, allowed.offsets[r + 1] - first)});
+    const int32_t end = allowed.offsets[r + 1];
+    for (int32_t first = allowed.offsets[r]; first < end && end - allowed.offsets[r] > 1; first += kHeadBlock)
+      out.pieces.push_back({static_cast<int32_t>(i), first, std::min<int32_t>(kHeadBlock, end - first)});
     out.offsets.push_back(static_cast<int32_t>(out.pieces.size()));
-    out.counts.push_back(allowed.offsets[r + 1] - allowed.offsets[r]);
   }
   return out;
 }
 
-}  // namespace
-
 void head_pieces(cudaStream_t stream, BlockStats* stats, float* logits, int64_t ld, float* own, const float* h, const CudaPanels& panels,
                  const int32_t* target, int64_t rows, float inverse, bool weighted) {
-  const Operand<float, true> a{h, panels.columns, rows, panels.columns};
+  const TileOperand<float, true> a{h, panels.columns, rows, panels.columns};
   if (panels.bf16) {
-    launch("head", stream, head_kernel<TileBf16, Operand<uint16_t, true>>, tile_grid<TileBf16>(rows, panels.rows), dim3(kTileThreads),
+    launch("head", stream, head_kernel<TileBf16, TileOperand<uint16_t, true>>, tile_grid<TileBf16>(rows, panels.rows), dim3(kTileThreads),
            LogitsTile<TileBf16>::kShared, stats, logits, ld, own, a, panels.bf16_rows(), target, inverse, weighted);
   } else {
-    launch("head", stream, head_kernel<TileF32, Operand<float, true>>, tile_grid<TileF32>(rows, panels.rows), dim3(kTileThreads),
+    launch("head", stream, head_kernel<TileF32, TileOperand<float, true>>, tile_grid<TileF32>(rows, panels.rows), dim3(kTileThreads),
            LogitsTile<TileF32>::kShared, stats, logits, ld, own, a, panels.f32_rows(), target, inverse, weighted);
   }
 }
 
 void allowed_pieces(cudaStream_t stream, BlockStats* stats, float* logits, float* own, const float* h, const CudaPanels& panels,
                     const int32_t* ids, const AllowedPiece* pieces, int64_t count, const int32_t* target, float inverse, bool weighted) {
-  const Operand<float, true> a{h, panels.columns, 1, panels.columns};
+  const TileOperand<float, true> a{h, panels.columns, 1, panels.columns};
   if (panels.bf16) {
-    launch("head_allowed", stream, allowed_kernel<TileBf16, Operand<uint16_t, true>>, dim3(static_cast<unsigned>(count)),
+    launch("head_allowed", stream, allowed_kernel<TileBf16, TileOperand<uint16_t, true>>, dim3(static_cast<unsigned>(count)),
            dim3(kTileThreads), LogitsTile<TileBf16>::kShared, stats, logits, own, a, panels.bf16_rows(ids), pieces, target, inverse,
            weighted);
   } else {
-    launch("head_allowed", stream, allowed_kernel<TileF32, Operand<float, true>>, dim3(static_cast<unsigned>(count)), dim3(kTileThreads),
-           LogitsTile<TileF32>::kShared, stats, logits, own, a, panels.f32_rows(ids), pieces, target, inverse, weighted);
+    launch("head_allowed", stream, allowed_kernel<TileF32, TileOperand<float, true>>, dim3(static_cast<unsigned>(count)),
+           dim3(kTileThreads), LogitsTile<TileF32>::kShared, stats, logits, own, a, panels.f32_rows(ids), pieces, target, inverse,
+           weighted);
   }
 }
 
@@ -317,11 +311,14 @@ void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const
   const int32_t* targets = targets_.get(target, static_cast<size_t>(R));
   // The target's own logit waits in logprob until its row is merged.
   if (allowed) {
-    const Pieces split = split_allowed(*allowed, nullptr, R);
+    const AllowedPieces split = split_allowed(*allowed, nullptr, R);
     const auto count = static_cast<int64_t>(split.pieces.size());
     BlockStats* stats = stats_.reserve<BlockStats>(count);
-    std::vector<int32_t> rows = split.offsets;
-    rows.insert(rows.end(), split.counts.begin(), split.counts.end());
+    std::vector<int32_t> rows = split.offsets;  // then, of rows with a single allowed token, whether it is the target
+    for (int64_t r = 0; r < R; ++r) {
+      const int32_t first = allowed->offsets[static_cast<size_t>(r)];
+      rows.push_back(allowed->ids[static_cast<size_t>(first)] == target[r]);
+    }
     const int32_t* offsets = live_.get(rows);
     launch("head_forward", stream_, fill_kernel, dim3(blocks_of(R, kThreads)), dim3(kThreads), 0, logprob, kNegativeInfinity, R);
     allowed_pieces(stream_, stats, nullptr, logprob, h, panels, allowed_.get(allowed->ids), pieces_.get(split.pieces), count, targets,
@@ -397,7 +394,7 @@ void CudaBackend::head_backward(float* dh, float* dW, const float* h, const floa
     }
     id_offsets.push_back(static_cast<int32_t>(by_id.size()));
 
-    const Pieces split = split_allowed(*allowed, live.data(), L);
+    const AllowedPieces split = split_allowed(*allowed, live.data(), L);
     const auto pieces = static_cast<int64_t>(split.pieces.size());
     float* d = logits_.reserve<float>(static_cast<int64_t>(allowed->ids.size()));
     const int32_t* allowed_ids = allowed_.get(allowed->ids);
@@ -416,21 +413,21 @@ void CudaBackend::head_backward(float* dh, float* dW, const float* h, const floa
     const int64_t columns = (V + kHeadBlock - 1) / kHeadBlock;
     const int64_t chunk = std::min(columns, std::max<int64_t>(1, kLogitsFloats / L / kHeadBlock)) * kHeadBlock;
     float* d = logits_.reserve<float>(L * std::min(chunk, V));
-    const Operand<float, true> a{h, C, L, C};
+    const TileOperand<float, true> a{h, C, L, C};
     for (int64_t v = 0; v < V; v += chunk) {
       const int64_t n = std::min(chunk, V - v);
       if (panels.bf16) {
         auto b = panels.bf16_rows();
         b.data += v * b.stride;
         b.rows = n;
-        launch("head_backward", stream_, head_gradient_kernel<TileBf16, Operand<uint16_t, true>>, tile_grid<TileBf16>(L, n),
+        launch("head_backward", stream_, head_gradient_kernel<TileBf16, TileOperand<uint16_t, true>>, tile_grid<TileBf16>(L, n),
                dim3(kTileThreads), TileBf16::kShared, d, n, a, b, v, s);
       } else {
         auto b = panels.f32_rows();
         b.data += v * b.stride;
         b.rows = n;
-        launch("head_backward", stream_, head_gradient_kernel<TileF32, Operand<float, true>>, tile_grid<TileF32>(L, n), dim3(kTileThreads),
-               TileF32::kShared, d, n, a, b, v, s);
+        launch("head_backward", stream_, head_gradient_kernel<TileF32, TileOperand<float, true>>, tile_grid<TileF32>(L, n),
+               dim3(kTileThreads), TileF32::kShared, d, n, a, b, v, s);
       }
       linear_backward_input(dh_live, d, W + v * C, L, n, C, panels.compute, v > 0);
       if (dW) linear_backward_weight(dW + v * C, nullptr, d, h, L, n, C, panels.compute);

@@ -1,5 +1,7 @@
 // Log-sum-exp in pieces: the block statistics that sampler and trainer share, and log-probs of logits that are given.
 #pragma once
+#include <vector>
+
 #include "backend.h"
 #include "kernel.h"
 #include "matmul.h"
@@ -61,6 +63,11 @@ void head_pieces(cudaStream_t stream, BlockStats* stats, float* logits, int64_t 
 struct AllowedPiece {
   int32_t row, first, count;  // of h, of ids
 };
+struct AllowedPieces {
+  std::vector<AllowedPiece> pieces;
+  std::vector<int32_t> offsets{0};  // pieces of each row; a row with a single token has none: nothing is to be computed for it
+};
+AllowedPieces split_allowed(const AllowedTokens& allowed, const int32_t* rows, int64_t R);  // rows null: 0 .. R
 void allowed_pieces(cudaStream_t stream, BlockStats* stats, float* logits, float* own, const float* h, const CudaPanels& panels,
                     const int32_t* ids, const AllowedPiece* pieces, int64_t count, const int32_t* target, float inverse_temperature,
                     bool weighted);

@@ -29,7 +29,7 @@ constexpr int kChunkStride = kChunk + 8;  // of a row of x in shared memory: the
 
 // partial [chunks][rows][N]: a warp eight columns, its weights straight from memory, all of the chunk's loads in flight at once.
 __global__ void __launch_bounds__(kTileThreads)
-    few_rows_bf16_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, Operand<uint16_t, true> W) {
+    few_rows_bf16_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, TileOperand<uint16_t, true> W) {
   GPU_DYNAMIC_SHARED(shared);
   uint16_t* sx = reinterpret_cast<uint16_t*>(shared);  // [rows up to 16][kChunkStride]
   const int tid = static_cast<int>(threadIdx.x), lane = tid % kWarp, g = lane / 4, t = lane % 4, K = static_cast<int>(W.depth);
@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(kTileThreads)
     weights[i] = n < W.rows && k < W.stride ? *reinterpret_cast<const uint32_t*>(W.at(n, k)) : 0u;
   }
   for (int r = tid / kWarp; r < tiles * 16; r += kTileThreads / kWarp)
-    for (int k = lane; k < kChunk; k += kWarp) sx[r * kChunkStride + k] = r < rows && k0 + k < K ? to_bf16(x[int64_t{r} * K + k0 + k]) : uint16_t{0};
+    for (int k = lane; k < kChunk; k += kWarp)
+      sx[r * kChunkStride + k] = r < rows && k0 + k < K ? to_bf16(x[int64_t{r} * K + k0 + k]) : uint16_t{0};
   __syncthreads();
   for (int tile = 0; tile < tiles; ++tile) {
     float sum[4] = {0.f, 0.f, 0.f, 0.f};
@@ -65,10 +66,11 @@ __global__ void __launch_bounds__(kTileThreads)
 }
 
 // The same in f32: a lane a column, four rows a warp.
-__global__ void __launch_bounds__(kTileThreads) few_rows_f32_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, Operand<float, true> W) {
+__global__ void __launch_bounds__(kTileThreads)
+    few_rows_f32_kernel(float* __restrict__ partial, const float* __restrict__ x, int rows, TileOperand<float, true> W) {
   constexpr int kStep = 64, kRowsOfWarp = kFewRowsF32 * kWarp / kTileThreads;
-  GPU_SHARED(float, sw, kStep * (kFewColumnsF32 + 1));
-  GPU_SHARED(float, sx, kFewRowsF32 * kStep);
+  GPU_SHARED(float, sw, kStep*(kFewColumnsF32 + 1));
+  GPU_SHARED(float, sx, kFewRowsF32* kStep);
   const int tid = static_cast<int>(threadIdx.x), lane = tid % kWarp, warp = tid / kWarp, K = static_cast<int>(W.depth);
   const int end = smaller_of(K, (static_cast<int>(blockIdx.y) + 1) * kChunk);
   const int64_t n0 = int64_t{blockIdx.x} * kFewColumnsF32;
@@ -99,7 +101,8 @@ __global__ void __launch_bounds__(kTileThreads) few_rows_f32_kernel(float* __res
   }
 }
 
-__global__ void add_chunks_kernel(float* __restrict__ y, const float* __restrict__ partial, const float* __restrict__ bias, int chunks, int64_t count, int64_t N) {
+__global__ void add_chunks_kernel(float* __restrict__ y, const float* __restrict__ partial, const float* __restrict__ bias, int chunks,
+                                  int64_t count, int64_t N) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;
   float total = 0.f;
@@ -157,13 +160,14 @@ void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, cons
       launch("linear_few_rows", stream_, few_rows_bf16_kernel, dim3(blocks_of(p.rows, kFewColumnsBf16), chunks), dim3(kTileThreads),
              static_cast<size_t>((rows + 15) / 16 * 16 * kChunkStride) * sizeof(uint16_t), partial, x, rows, p.bf16_rows());
     } else {
-      launch("linear_few_rows", stream_, few_rows_f32_kernel, dim3(blocks_of(p.rows, kFewColumnsF32), chunks), dim3(kTileThreads), 0, partial, x, rows, p.f32_rows());
+      launch("linear_few_rows", stream_, few_rows_f32_kernel, dim3(blocks_of(p.rows, kFewColumnsF32), chunks), dim3(kTileThreads), 0,
+             partial, x, rows, p.f32_rows());
     }
-    launch("linear_few_rows", stream_, add_chunks_kernel, dim3(blocks_of(T * p.rows, kTileThreads)), dim3(kTileThreads), 0, y, partial, bias,
-           static_cast<int>(chunks), T * p.rows, p.rows);
+    launch("linear_few_rows", stream_, add_chunks_kernel, dim3(blocks_of(T * p.rows, kTileThreads)), dim3(kTileThreads), 0, y, partial,
+           bias, static_cast<int>(chunks), T * p.rows, p.rows);
     return;
   }
-  const Operand<float, true> a{x, p.columns, T, p.columns};
+  const TileOperand<float, true> a{x, p.columns, T, p.columns};
   if (p.bf16) {
     product<TileBf16>(stream_, "linear_forward", y, a, p.bf16_rows(), bias, false);
   } else {
@@ -173,14 +177,14 @@ void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, cons
 
 void CudaBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                                         bool accumulate) {
-  const Operand<float, true> a{dy, N, T, N};
-  const Operand<float, false> b{W, K, K, N};
+  const TileOperand<float, true> a{dy, N, T, N};
+  const TileOperand<float, false> b{W, K, K, N};
   product(compute, stream_, "linear_backward_input", dx, a, b, accumulate);
 }
 
 void CudaBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                                          Compute compute) {
-  const Operand<float, false> a{dy, N, N, T}, b{x, K, K, T};
+  const TileOperand<float, false> a{dy, N, N, T}, b{x, K, K, T};
   product(compute, stream_, "linear_backward_weight", dW, a, b, true);
   if (dbias) add_column_sums(dbias, dy, T, N);
 }

@@ -58,11 +58,13 @@ CudaBackend::CudaBackend() {
 }
 
 CudaBackend::~CudaBackend() {
+  forget_step();
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
 }
 
 void* CudaBackend::allocate(size_t bytes) {
+  forget_step();
   void* p = nullptr;
   const size_t rounded = (bytes + 255) / 256 * 256 + (bytes == 0 ? 256 : 0);
   const cudaError_t error = cudaMalloc(&p, rounded);
@@ -81,7 +83,9 @@ void* CudaBackend::allocate(size_t bytes) {
 
 // cudaFree waits for the work that uses the memory.
 void CudaBackend::release(void* pointer, size_t) noexcept {
-  if (pointer) cudaFree(pointer);
+  if (!pointer) return;
+  forget_step();
+  cudaFree(pointer);
 }
 
 // Host memory is pageable: the call returns when it may be used again.
@@ -99,7 +103,7 @@ void CudaBackend::zero(void* device, size_t bytes) {
   if (bytes) check(cudaMemsetAsync(device, 0, bytes, stream_), "clearing memory");
 }
 
-void Scratch::grow(size_t bytes) {
+void DeviceScratch::grow(size_t bytes) {
   if (bytes <= bytes_) return;
   backend_.release(data_, bytes_);
   data_ = nullptr;

@@ -50,8 +50,8 @@ __device__ __forceinline__ TokenInputs token_inputs(const Pointers& in, int32_t 
 }
 
 template <class R>
-__global__ void segment_kernel(Totals* __restrict__ partial, R rule, TokenSettings settings, bool mean, Pointers in, int64_t segments, float entropy_slope,
-                               DeviceObjective out) {
+__global__ void segment_kernel(Totals* __restrict__ partial, R rule, TokenSettings settings, bool mean, Pointers in, int64_t segments,
+                               float entropy_slope, DeviceObjective out) {
   GPU_SHARED(Totals, of_warp, kWarps);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int64_t g = int64_t{blockIdx.x} * kWarps + warp;
@@ -121,9 +121,9 @@ __global__ void totals_kernel(Totals* __restrict__ out, const Totals* __restrict
 
 // An array of the host on the device, or null.
 template <class T>
-T* on_device(Backend& backend, const T* values, int64_t count, std::vector<std::unique_ptr<Scratch>>& keep) {
+T* on_device(Backend& backend, const T* values, int64_t count, std::vector<std::unique_ptr<DeviceScratch>>& keep) {
   if (!values) return nullptr;
-  keep.push_back(std::make_unique<Scratch>(backend));
+  keep.push_back(std::make_unique<DeviceScratch>(backend));
   T* p = keep.back()->reserve<T>(std::max<int64_t>(1, count));
   backend.upload(p, values, static_cast<size_t>(count) * sizeof(T));
   return p;
@@ -131,7 +131,8 @@ T* on_device(Backend& backend, const T* values, int64_t count, std::vector<std::
 
 }  // namespace
 
-ObjectiveResult cuda_objective(Backend& generic, const ObjectiveSpec& spec, const ObjectiveInputs& in, int64_t covered, const DeviceObjective& out) {
+ObjectiveResult cuda_objective(Backend& generic, const ObjectiveSpec& spec, const ObjectiveInputs& in, int64_t covered,
+                               const DeviceObjective& out) {
   auto& backend = static_cast<CudaBackend&>(generic);
   const size_t bytes = static_cast<size_t>(in.tokens) * sizeof(float);
   for (float* array : {out.dlogp, out.token_loss, out.token_kl, out.dentropy})
@@ -140,15 +141,16 @@ ObjectiveResult cuda_objective(Backend& generic, const ObjectiveSpec& spec, cons
   if (spec.entropy_coef != 0) expect(in.entropies && out.dentropy, "entropies", "an objective with an entropy bonus", "none");
   const unsigned blocks = blocks_of(in.segments, kWarps);
   Totals* partial = backend.partial<Totals>(blocks + 1);
-  const Pointers pointers{in.logprobs, in.old_logprobs, in.ref_logprobs, in.entropies, in.advantages, in.weights, in.segment_offsets, in.segment_tokens};
+  const Pointers pointers{in.logprobs,   in.old_logprobs, in.ref_logprobs,    in.entropies,
+                          in.advantages, in.weights,      in.segment_offsets, in.segment_tokens};
   bool found = false;
   AllRules::each([&](auto* pointer) {
     using R = std::remove_pointer_t<decltype(pointer)>;
     if (found || spec.rule != R::name) return;
     found = true;
     const auto values = checked_parameters(spec, R::parameters, std::size(R::parameters));
-    launch("objective", backend.stream(), segment_kernel<R>, dim3(blocks), dim3(kThreads), 0, partial, make_rule<R>(values.data()), spec.settings(),
-           spec.pool == Pool::mean, pointers, in.segments, static_cast<float>(-spec.entropy_coef / entropy_count), out);
+    launch("objective", backend.stream(), segment_kernel<R>, dim3(blocks), dim3(kThreads), 0, partial, make_rule<R>(values.data()),
+           spec.settings(), spec.pool == Pool::mean, pointers, in.segments, static_cast<float>(-spec.entropy_coef / entropy_count), out);
   });
   expect(found, "a rule of objective_list()", "objective", spec.rule);
   launch("objective", backend.stream(), totals_kernel, dim3(1), dim3(kThreads), 0, partial + blocks, partial, int64_t{blocks});
@@ -182,7 +184,7 @@ ObjectiveResult cuda_evaluate_objective(Backend& backend, const ObjectiveSpec& s
     seen[static_cast<size_t>(i)] = 1;
   }
   const bool bonus = spec.entropy_coef != 0;
-  std::vector<std::unique_ptr<Scratch>> keep;
+  std::vector<std::unique_ptr<DeviceScratch>> keep;
   ObjectiveInputs device = in;
   device.logprobs = on_device(backend, in.logprobs, T, keep);
   device.old_logprobs = on_device(backend, in.old_logprobs, T, keep);
@@ -194,7 +196,8 @@ ObjectiveResult cuda_evaluate_objective(Backend& backend, const ObjectiveSpec& s
   device.segment_tokens = on_device(backend, in.segment_tokens, covered, keep);
   const std::vector<float> blank(static_cast<size_t>(std::max(T, S)), 0.f);
   const DeviceObjective out{on_device(backend, blank.data(), T, keep), bonus ? on_device(backend, blank.data(), T, keep) : nullptr,
-                            on_device(backend, blank.data(), S, keep), on_device(backend, blank.data(), T, keep), on_device(backend, blank.data(), T, keep)};
+                            on_device(backend, blank.data(), S, keep), on_device(backend, blank.data(), T, keep),
+                            on_device(backend, blank.data(), T, keep)};
   ObjectiveResult result = cuda_objective(backend, spec, device, covered, out);
   auto fetch = [&](std::vector<float>& to, const float* from, int64_t count) {
     to.resize(static_cast<size_t>(count));

@@ -179,6 +179,13 @@ __global__ void __launch_bounds__(kThreads)
   if (offsets)
     row = {logits + offsets[r], offsets[r + 1] - offsets[r], ids + offsets[r], stats + piece_offsets[r],
            piece_offsets[r + 1] - piece_offsets[r]};
+  if (row.ids && row.n == 1) {  // certain
+    if (threadIdx.x == 0) {
+      token[r] = row.ids[0];
+      logprob[r] = 0.f;
+    }
+    return;
+  }
   const float inverse = 1.f / s.temperature;
   float top = kNegativeInfinity;
   for (int64_t b = threadIdx.x; b < row.piece_count; b += kThreads) top = larger(top, row.pieces[b].max);
@@ -195,7 +202,7 @@ __global__ void __launch_bounds__(kThreads)
   const float lse = merge_pieces(row.pieces, row.piece_count, static_cast<int>(threadIdx.x)).lse;
   if (threadIdx.x != 0) return;
   token[r] = row.ids ? row.ids[chosen] : static_cast<int32_t>(chosen);
-  logprob[r] = row.ids && row.n == 1 ? 0.f : row.x[chosen] * inverse - lse;
+  logprob[r] = row.x[chosen] * inverse - lse;
 }
 
 }  // namespace
@@ -210,20 +217,14 @@ void CudaBackend::head_sample(int32_t* token, float* logprob, const float* h, co
   auto* logprobs = reinterpret_cast<float*>(tokens + R);
   const uint32_t* blocks = random_.get(random, static_cast<size_t>(R) * 4);
   if (allowed) {
-    std::vector<AllowedPiece> pieces;
+    const AllowedPieces split = split_allowed(*allowed, nullptr, R);
     std::vector<int32_t> offsets(allowed->offsets.begin(), allowed->offsets.begin() + R + 1);
-    offsets.push_back(0);  // then the offsets of the rows' pieces
-    for (int64_t r = 0; r < R; ++r) {
-      const auto i = static_cast<size_t>(r);
-      for (int32_t first = offsets[i]; first < offsets[i + 1]; first += kHeadBlock)
-        pieces.push_back({static_cast<int32_t>(r), first, std::min<int32_t>(kHeadBlock, offsets[i + 1] - first)});
-      offsets.push_back(static_cast<int32_t>(pieces.size()));
-    }
-    const auto count = static_cast<int64_t>(pieces.size());
+    offsets.insert(offsets.end(), split.offsets.begin(), split.offsets.end());
+    const auto count = static_cast<int64_t>(split.pieces.size());
     auto* stats = stats_.reserve<BlockStats>(count);
     float* logits = logits_.reserve<float>(static_cast<int64_t>(allowed->ids.size()));
     const int32_t *ids = allowed_.get(allowed->ids), *device_offsets = live_.get(offsets);
-    allowed_pieces(stream_, stats, logits, nullptr, h, panels, ids, pieces_.get(pieces), count, nullptr, inverse, false);
+    allowed_pieces(stream_, stats, logits, nullptr, h, panels, ids, pieces_.get(split.pieces), count, nullptr, inverse, false);
     launch("head_sample", stream_, sample_kernel, dim3(static_cast<unsigned>(R)), dim3(kThreads), 0, tokens, logprobs, logits, int64_t{0},
            stats, ids, device_offsets, device_offsets + R + 1, blocks, s);
   } else {

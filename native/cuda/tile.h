@@ -14,7 +14,7 @@ constexpr int kChunk = 256;     // k steps of one accumulator: few rows spread t
 
 // Element (row, k): at row * stride + k where k lies contiguous, else at k * stride + row. `ids` (k contiguous only) picks rows.
 template <class T, bool kDepthContiguous>
-struct Operand {
+struct TileOperand {
   static constexpr bool kContiguous = kDepthContiguous;
   using Type = T;
   const T* data;

@@ -47,7 +47,8 @@ class FolderCheckpoint final : public Checkpoint {
     config_ = parse_config(raw_config_, config_path);
     read_generation_config(folder / "generation_config.json");
     const fs::path index = folder / "model.safetensors.index.json";
-    if (fs::exists(index)) {
+    std::error_code ignored;  // what cannot be looked at is refused when it is opened
+    if (fs::exists(index, ignored)) {
       open_shards(folder, index);
     } else {
       files_.push_back(std::make_unique<Safetensors>(folder / "model.safetensors"));
@@ -85,6 +86,7 @@ class FolderCheckpoint final : public Checkpoint {
     const Json json = Json::parse(MappedFile(index).text(), index);
     const Json* map = json.find("weight_map");
     if (!map || !map->is(Json::Kind::object)) bad(index, "an object weight_map", map ? map->describe() : "nothing");
+    if (map->object().empty()) bad(index, "tensors in weight_map", "none");
     std::map<std::string, const Safetensors*> shards;
     for (const auto& [name, shard] : map->object()) {
       if (!shard.is(Json::Kind::string)) bad(index, "a file name for " + json_quote(name), shard.describe());
@@ -92,7 +94,8 @@ class FolderCheckpoint final : public Checkpoint {
         bad(index, "a file of this folder for " + json_quote(name), json_quote(shard.string()));
       auto& file = shards[shard.string()];
       if (!file) {
-        if (!fs::exists(folder / shard.string())) bad(index, "the shard " + shard.string() + " beside it", "no such file");
+        std::error_code ignored;
+        if (!fs::exists(folder / shard.string(), ignored)) bad(index, "the shard " + shard.string() + " beside it", "no such file");
         files_.push_back(std::make_unique<Safetensors>(folder / shard.string()));
         file = files_.back().get();
       }

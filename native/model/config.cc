@@ -57,8 +57,7 @@ class Fields {
   std::string where_;
 };
 
-void read_rope(ModelConfig& c, const Fields& fields, const Json& json, const std::string& where) {
-  (void)json;
+void read_rope(ModelConfig& c, const Fields& fields, const std::string& where) {
   const Json* nested = fields.find("rope_parameters");  // the newer layout holds theta and scaling together
   const Json* scaling = nested ? nested : fields.find("rope_scaling");
   if (nested && !nested->is(Json::Kind::object)) fields.bad("rope_parameters", "an object", nested->describe());
@@ -86,6 +85,11 @@ std::string number(double x) {
   char buffer[40];
   std::snprintf(buffer, sizeof buffer, "%.17g", x);
   return buffer;
+}
+// With a point, where transformers insists on a float.
+std::string real(double x) {
+  const std::string text = number(x);
+  return text.find_first_not_of("-0123456789") == std::string::npos ? text + ".0" : text;
 }
 
 }  // namespace
@@ -116,13 +120,17 @@ ModelConfig parse_config(const std::string& text, const std::string& where) {
   if (c.family != "qwen2" && f.boolean_or("attention_bias", false)) f.bad("attention_bias", "false", "true");
   if (f.boolean_or("mlp_bias", false)) f.bad("mlp_bias", "false", "true");
   if (f.boolean_or("use_sliding_window", false)) f.bad("use_sliding_window", "false", "true");
-  read_rope(c, f, json, where);
+  if (f.find("partial_rotary_factor") && f.positive("partial_rotary_factor") != 1)
+    f.bad("partial_rotary_factor", "1", f.find("partial_rotary_factor")->describe());
+  read_rope(c, f, where);
   if (const Json* eos = f.find("eos_token_id")) {
-    if (eos->is(Json::Kind::integer)) c.stop_ids.push_back(static_cast<int32_t>(eos->integer()));
-    for (const Json& id : eos->array()) {
-      if (!id.is(Json::Kind::integer)) f.bad("eos_token_id", "a token id or a list of them", id.describe());
+    auto take = [&](const Json& id) {
+      if (!id.is(Json::Kind::integer) || id.integer() < 0 || id.integer() >= c.vocab)
+        f.bad("eos_token_id", "a token id below " + std::to_string(c.vocab) + " or a list of them", id.describe());
       c.stop_ids.push_back(static_cast<int32_t>(id.integer()));
-    }
+    };
+    if (!eos->is(Json::Kind::array)) take(*eos);
+    for (const Json& id : eos->array()) take(id);
   }
   try {
     c.validate();
@@ -144,9 +152,16 @@ void ModelConfig::validate() const {
   expect(heads % kv_heads == 0, "a divisor of num_attention_heads (" + std::to_string(heads) + ")", "num_key_value_heads",
          std::to_string(kv_heads));
   expect(head_dim >= 2 && head_dim <= 256 && head_dim % 2 == 0, "an even number from 2 to 256", "head_dim", std::to_string(head_dim));
-  expect(norm_eps > 0, "a number above 0", "rms_norm_eps", std::to_string(norm_eps));
-  expect(!llama3_rope || rope.high_freq_factor > rope.low_freq_factor, "more than low_freq_factor", "high_freq_factor",
-         std::to_string(rope.high_freq_factor));
+  auto sound = [](double value, const char* name) { expect(value > 0 && std::isfinite(value), "a number above 0", name, number(value)); };
+  sound(static_cast<double>(norm_eps), "rms_norm_eps");
+  sound(rope_theta, "rope_theta");
+  if (llama3_rope) {
+    sound(rope.factor, "rope_scaling.factor");
+    sound(rope.low_freq_factor, "rope_scaling.low_freq_factor");
+    sound(rope.original_max_positions, "rope_scaling.original_max_position_embeddings");
+    expect(rope.high_freq_factor > rope.low_freq_factor, "more than low_freq_factor (" + number(rope.low_freq_factor) + ")",
+           "rope_scaling.high_freq_factor", number(rope.high_freq_factor));
+  }
   for (int32_t id : stop_ids)
     expect(id >= 0 && id < vocab, "a token id below " + std::to_string(vocab), "eos_token_id", std::to_string(id));
   // A tensor's size stays far inside 64 bits, and the whole below what any machine holds.
@@ -171,7 +186,6 @@ std::vector<double> ModelConfig::inverse_frequencies() const {
         f = (1 - smooth) * f / rope.factor + smooth * f;
       }
     }
-    if (!rope_divisors.empty()) f /= static_cast<double>(rope_divisors[static_cast<size_t>(i)]);
     result.push_back(f);
   }
   return result;
@@ -197,8 +211,8 @@ std::string config_json(const ModelConfig& c, StorageType type) {
   line("rms_norm_eps", number(static_cast<double>(c.norm_eps)));
   line("rope_theta", number(c.rope_theta));
   if (c.llama3_rope)
-    line("rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": " + number(c.rope.factor) + ", \"low_freq_factor\": " +
-                             number(c.rope.low_freq_factor) + ", \"high_freq_factor\": " + number(c.rope.high_freq_factor) +
+    line("rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": " + real(c.rope.factor) + ", \"low_freq_factor\": " +
+                             real(c.rope.low_freq_factor) + ", \"high_freq_factor\": " + real(c.rope.high_freq_factor) +
                              ", \"original_max_position_embeddings\": " + number(c.rope.original_max_positions) + "}");
   line("tie_word_embeddings", c.tied ? "true" : "false");
   if (c.family == "llama") line("attention_bias", "false");

@@ -17,11 +17,10 @@ struct ModelConfig {
   };
   bool llama3_rope = false;
   Llama3Scaling rope;
-  std::vector<float> rope_divisors;  // GGUF rope_freqs.weight: inv_freq is divided by it; empty: none
-  bool tied = false;                 // the head is the embedding
-  bool qkv_bias = false;             // qwen2
-  bool qk_norm = false;              // qwen3
-  std::vector<int32_t> stop_ids;     // eos_token_id of config.json / generation_config.json, as far as given
+  bool tied = false;              // the head is the embedding
+  bool qkv_bias = false;          // qwen2
+  bool qk_norm = false;           // qwen3
+  std::vector<int32_t> stop_ids;  // eos_token_id of config.json / generation_config.json, as far as given
 
   // Throws INVALID_ARGUMENT or BAD_CHECKPOINT naming the field; called by every reader before anything is allocated.
   void validate() const;

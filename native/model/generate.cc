@@ -1,6 +1,8 @@
 // Sampling: prompts are computed once for their group, rows are decoded together, finished rows leave and waiting prompts
 // take their place. What a row draws depends on its prompt, sample and position alone, never on its neighbours.
 #include <algorithm>
+#include <climits>
+#include <cmath>
 #include <optional>
 
 #include "../core/philox.h"
@@ -34,14 +36,22 @@ class Generator {
     const int prompts = static_cast<int>(request.prompt_offsets.size()) - 1;
     int longest = 0;
     for (int p = 0; p < prompts; ++p) longest = std::max(longest, prompt_length(p));
-    rows_limit_ = std::max(request.max_rows, request.group_size);
-    rows_limit_ = std::min(rows_limit_, prompts * request.group_size);
+    rows_limit_ =
+        static_cast<int>(std::min<int64_t>(std::max(request.max_rows, request.group_size), int64_t{prompts} * request.group_size));
     const int own = (kPageSize - 1 + request.max_new_tokens + kPageSize - 1) / kPageSize;
     const int groups = rows_limit_ / request.group_size;
     pages_ = int64_t{groups} * (longest / kPageSize) + int64_t{rows_limit_} * own;
-    for (int64_t page = pages_; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
     layer_bytes_ = policy.backend->cache_bytes(pages_, policy.transformer.attention());
-    policy.decode_cache.reserve(*policy.backend, layer_bytes_ * static_cast<size_t>(policy.config.layers));
+    const size_t bytes = layer_bytes_ * static_cast<size_t>(policy.config.layers);
+    // Slots are numbered in 32 bits; who asks for so many pages asks for hundreds of GiB.
+    if (pages_ > INT32_MAX / kPageSize)
+      fail("OUT_OF_MEMORY", "Expected at most " + std::to_string(INT32_MAX / kPageSize) + " pages of keys and values, got " +
+                                std::to_string(pages_) + " (" + std::to_string(bytes >> 20) +
+                                " MiB). Lower maxRows, groupSize or maxNewTokens.");
+    expect_memory(*policy.backend, policy.decode_cache.growth(bytes), "keys and values of " + std::to_string(rows_limit_) + " rows",
+                  "Lower maxRows or maxNewTokens.");
+    policy.decode_cache.reserve(*policy.backend, bytes);
+    for (int64_t page = pages_; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
     groups_.resize(static_cast<size_t>(prompts));
     done_.resize(static_cast<size_t>(prompts) * static_cast<size_t>(request.group_size));
   }
@@ -175,7 +185,12 @@ class Generator {
     }
     backend.head_sample(tokens.data(), logprobs.data(), h, p.transformer.head(), p.weights.floats() + p.table.head,
                         request_.catalog ? &allowed : nullptr, random.data(), R, request_.sampling);
-    for (size_t r = 0; r < rows.size(); ++r) take(rows[r], tokens[r], logprobs[r]);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (!std::isfinite(logprobs[r]))
+        fail("NOT_FINITE", "Expected finite logits, got " + std::to_string(logprobs[r]) + " for prompt " + std::to_string(rows[r].prompt) +
+                               ". The weights hold values that are not numbers, or that overflow.");
+      take(rows[r], tokens[r], logprobs[r]);
+    }
   }
 
   // Adds a drawn token, and with a catalog those that can only follow.
@@ -267,12 +282,16 @@ void validate_request(const GenerateRequest& r, const ModelConfig& config, bool 
   expect(r.max_rows >= 1, "at least 1", "maxRows", std::to_string(r.max_rows));
   expect(r.max_new_tokens >= 1, "at least 1", "maxNewTokens", std::to_string(r.max_new_tokens));
   const auto& s = r.sampling;
-  expect(s.temperature > 0, "a number above 0 (greedy is an option of its own)", "temperature", std::to_string(s.temperature));
+  check_temperature(s.temperature);
   expect(s.top_k >= 0, "0 or more", "topK", std::to_string(s.top_k));
   expect(s.top_p > 0 && s.top_p <= 1, "a number in (0, 1]", "topP", std::to_string(s.top_p));
   expect(s.min_p >= 0 && s.min_p <= 1, "a number in [0, 1]", "minP", std::to_string(s.min_p));
   expect(r.stop_strings.empty() || has_vocabulary, "a vocabulary (set_vocabulary)", "stopStrings", "none");
+  for (const auto& stop : r.stop_strings) expect(!stop.empty(), "texts of at least one byte", "stopStrings", "an empty one");
   if (r.catalog) {
+    const int32_t largest = std::max(r.catalog->line->largest_token(), r.catalog->last->largest_token());
+    expect(largest < config.vocab, "token ids below " + std::to_string(config.vocab) + " (the model's vocabulary)", "the catalog",
+           std::to_string(largest));
     expect(r.excluded.size() + 1 == r.prompt_offsets.size(), "one set of exclusions for each prompt", "excluded",
            std::to_string(r.excluded.size()));
     expect(r.rules.least >= 1 && r.rules.least <= r.rules.most, "1 <= least <= most", "list length",

@@ -1,6 +1,8 @@
 // See gguf.h. Every length is held against the bytes that are left before anything is allocated for it.
 #include "gguf.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "../core/error.h"
@@ -34,6 +36,7 @@ class Reader {
     return s;
   }
   GgufValue value(uint32_t type, int depth) {
+    if (++values_ > kMostValues) bad("at most " + std::to_string(kMostValues) + " metadata values", "more");
     GgufValue v{GgufValue::Kind::integer, 0, 0, {}, {}};
     switch (type) {
       case 0: v.integer = take<uint8_t>("a value"); return v;
@@ -70,14 +73,19 @@ class Reader {
     static constexpr int kSmallest[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
     if (inner > 12) bad("a value type from 0 to 12", std::to_string(inner));
     if (n > left() / static_cast<uint64_t>(kSmallest[inner])) bad("an array that fits into the file", std::to_string(n) + " values");
+    if (n > kMostValues) bad("at most " + std::to_string(kMostValues) + " metadata values", std::to_string(n));
     v.array.reserve(n);
     for (uint64_t i = 0; i < n; ++i) v.array.push_back(value(inner, depth + 1));
     return v;
   }
 
  private:
+  // A value takes up to 90 times its bytes in memory: a file of a few hundred MiB must not ask for all there is. The largest
+  // vocabularies have 256 thousand tokens and as many merges, types and scores.
+  static constexpr uint64_t kMostValues = uint64_t{1} << 22;
   const MappedFile& file_;
   size_t at_ = 0;
+  uint64_t values_ = 0;
 };
 
 bool storage_of(uint32_t type, Storage* storage) {
@@ -163,6 +171,61 @@ const GgufValue* Gguf::find(const std::string& key) const {
   return it == metadata_.end() ? nullptr : &it->second;
 }
 
+namespace {
+
+// GGUF keeps Llama 3's scaling as what each frequency is divided by. The rule's constants, found again, are what a config.json needs:
+// 1 / d = (1 - s) / factor + s with s = a / wavelength - b between two wavelengths, d = 1 below and factor above them. False where no
+// constants give these divisors.
+bool fit_llama3(ModelConfig& c, const std::vector<float>& divisors) {
+  ModelConfig plain = c;
+  plain.llama3_rope = false;
+  const auto frequencies = plain.inverse_frequencies();
+  constexpr double kTurn = 6.283185307179586;
+  double factor = 1;
+  for (float d : divisors) {
+    if (!(d >= 0.999f) || !std::isfinite(d)) return false;
+    factor = std::max(factor, static_cast<double>(d));
+  }
+  struct Point {
+    double wavelength, s;
+  };
+  std::vector<Point> blended;
+  double longest_kept = 0;
+  for (size_t i = 0; i < divisors.size(); ++i) {
+    const double d = static_cast<double>(divisors[i]), wavelength = kTurn / frequencies[i];
+    if (std::abs(d - 1) < 1e-6) {
+      longest_kept = std::max(longest_kept, wavelength);
+    } else if (factor - d > 1e-6 * factor) {
+      blended.push_back({wavelength, (1 / d - 1 / factor) / (1 - 1 / factor)});
+    }
+  }
+  if (factor == 1) return true;  // no scaling
+  // Only a / b and a / (1 + b) show in the result: low_freq_factor is 1 by choice, as in every published model. With fewer than two
+  // blended frequencies the high one is taken to be 4, as there.
+  double b = 1.0 / 3, a = longest_kept * (1 + b);
+  if (blended.size() == 1) a = (blended[0].s + b) * blended[0].wavelength;
+  if (blended.size() >= 2) {
+    const Point &p = blended.front(), &q = blended.back();
+    a = (p.s - q.s) / (1 / p.wavelength - 1 / q.wavelength);
+    b = a / p.wavelength - p.s;
+  }
+  if (!(a > 0 && b > 0)) return false;
+  auto fits = [&](double high, double original) {
+    ModelConfig tried = c;
+    tried.llama3_rope = true;
+    tried.rope = {factor, 1, high, original};
+    const auto scaled = tried.inverse_frequencies();
+    for (size_t i = 0; i < divisors.size(); ++i)
+      if (std::abs(frequencies[i] / scaled[i] / static_cast<double>(divisors[i]) - 1) > 1e-6) return false;
+    c = tried;
+    return true;
+  };
+  const double high = 1 + 1 / b, original = a / b;
+  return fits(std::round(high * 100) / 100, std::round(original)) || fits(high, original);
+}
+
+}  // namespace
+
 ModelConfig Gguf::config() const {
   auto bad = [&](const std::string& key, const std::string& wanted, const std::string& got) {
     fail("BAD_CHECKPOINT", path() + ": Expected " + wanted + " for " + key + ", got " + got + ".");
@@ -193,6 +256,12 @@ ModelConfig Gguf::config() const {
   c.max_positions = integer("context_length", 2048);
   c.norm_eps = static_cast<float>(number("attention.layer_norm_rms_epsilon", 1e-6));
   c.rope_theta = number("rope.freq_base", 10000);
+  if (integer("rope.dimension_count", c.head_dim) != c.head_dim)
+    bad(c.family + ".rope.dimension_count", std::to_string(c.head_dim) + " (the whole head)",
+        std::to_string(integer("rope.dimension_count", c.head_dim)));
+  if (const GgufValue* scaling = find(c.family + ".rope.scaling.type"))
+    if (scaling->string != "none" && !scaling->string.empty())
+      bad(c.family + ".rope.scaling.type", "none (or the tensor rope_freqs.weight)", "\"" + scaling->string + "\"");
   const auto embedding = tensors_.find("token_embd.weight");
   if (embedding == tensors_.end() || embedding->second.shape.size() != 2) bad("token_embd.weight", "a matrix", "none");
   c.vocab = static_cast<int>(std::min<int64_t>(embedding->second.shape[0], 1 << 22));
@@ -203,8 +272,9 @@ ModelConfig Gguf::config() const {
   if (divisors != tensors_.end()) {
     if (divisors->second.count != c.head_dim / 2)
       bad("rope_freqs.weight", std::to_string(c.head_dim / 2) + " values", std::to_string(divisors->second.count));
-    c.rope_divisors.resize(static_cast<size_t>(c.head_dim / 2));
-    dequantize(divisors->second.storage, divisors->second.data, divisors->second.count, c.rope_divisors.data());
+    std::vector<float> values(static_cast<size_t>(c.head_dim / 2));
+    dequantize(divisors->second.storage, divisors->second.data, divisors->second.count, values.data());
+    if (!fit_llama3(c, values)) bad("rope_freqs.weight", "the divisors of the llama3 rule", "others");
   }
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"})
     if (const GgufValue* id = find(key))

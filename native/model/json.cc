@@ -174,7 +174,11 @@ class JsonParser {
           out += to[i];
         } else if (e == 'u') {
           unsigned code = hex4();
-          if (code >= 0xD800 && code < 0xDC00 && word("\\u")) code = 0x10000 + ((code - 0xD800) << 10) + (hex4() - 0xDC00);
+          if (code >= 0xD800 && code < 0xE000) {  // half of a pair: no character alone
+            const unsigned low = code < 0xDC00 && word("\\u") ? hex4() : 0;
+            if (low < 0xDC00 || low > 0xDFFF) bad("a surrogate pair");
+            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+          }
           utf8(out, code);
         } else {
           --at_;
@@ -186,6 +190,9 @@ class JsonParser {
       if (length == 0 || at_ + static_cast<size_t>(length) > text_.size()) bad("UTF-8");
       for (int i = 1; i < length; ++i)
         if ((static_cast<unsigned char>(text_[at_ + static_cast<size_t>(i)]) & 0xC0) != 0x80) bad("UTF-8");
+      const unsigned char next = length > 1 ? static_cast<unsigned char>(text_[at_ + 1]) : 0;
+      if ((c == 0xE0 && next < 0xA0) || (c == 0xED && next > 0x9F) || (c == 0xF0 && next < 0x90) || (c == 0xF4 && next > 0x8F))
+        bad("UTF-8");
       out += text_.substr(at_, static_cast<size_t>(length));
       at_ += static_cast<size_t>(length);
     }

@@ -1,12 +1,13 @@
 // See layout.h.
 #include "layout.h"
 
+#include <algorithm>
+#include <functional>
 #include <string>
 
 #include "../core/error.h"
 
 namespace rank_grpo {
-namespace {
 
 void check_offsets(const std::vector<int32_t>& offsets, size_t end, const char* name, bool allow_empty) {
   expect(!offsets.empty() && offsets.front() == 0, "offsets that start at 0", name, "something else");
@@ -16,6 +17,8 @@ void check_offsets(const std::vector<int32_t>& offsets, size_t end, const char* 
   }
   expect(static_cast<size_t>(offsets.back()) == end, "offsets that end at " + std::to_string(end), name, std::to_string(offsets.back()));
 }
+
+namespace {
 
 void check_ids(const std::vector<int32_t>& ids, int vocab, const char* name) {
   for (size_t i = 0; i < ids.size(); ++i)
@@ -52,6 +55,14 @@ void validate_batch(const Batch& batch, const ModelConfig& config) {
     expect(batch.allowed.offsets.size() == batch.completion_ids.size() + 1, "one set for each completion token", "allowedOffsets",
            std::to_string(batch.allowed.offsets.size() - 1));
     check_ids(batch.allowed.ids, config.vocab, "allowedIds");
+    for (size_t t = 0; t < batch.completion_ids.size(); ++t) {
+      const auto begin = batch.allowed.ids.begin() + batch.allowed.offsets[t],
+                 end = batch.allowed.ids.begin() + batch.allowed.offsets[t + 1];
+      expect(std::adjacent_find(begin, end, std::greater_equal<int32_t>()) == end, "ascending ids in each set", "allowedIds",
+             "others for token " + std::to_string(t));
+      expect(std::binary_search(begin, end, batch.completion_ids[t]), "sets that hold the completion's own token", "allowedIds",
+             "one without token " + std::to_string(t) + " (id " + std::to_string(batch.completion_ids[t]) + ")");
+    }
   }
 }
 

@@ -29,6 +29,8 @@ struct MicroBatch {
 // Consecutive rows whose prompts and completions fit into the budget; a single row that does not fit goes alone.
 std::vector<MicroBatch> split_batch(const Batch& batch, int64_t budget);
 Layout make_layout(const Batch& batch, MicroBatch rows);
+// INVALID_ARGUMENT where offsets do not ascend from 0 to `end`, or a row is empty that may not be.
+void check_offsets(const std::vector<int32_t>& offsets, size_t end, const char* name, bool allow_empty);
 // INVALID_ARGUMENT where offsets do not fit together, a prompt or completion is empty, or an id is out of range.
 void validate_batch(const Batch& batch, const ModelConfig& config);
 

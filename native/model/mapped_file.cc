@@ -13,7 +13,7 @@
 namespace rank_grpo {
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must be refused below, not waited for
   if (fd < 0) fail("IO", "Expected a readable file at " + path + ", got: " + std::strerror(errno) + ".");
   struct stat info {};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {

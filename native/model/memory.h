@@ -23,6 +23,7 @@ class DeviceBuffer {
   int32_t* ints() const { return static_cast<int32_t*>(data_); }
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }
+  size_t growth(size_t bytes) const { return bytes > bytes_ ? bytes - bytes_ : 0; }  // of reserve(bytes)
   // At least `bytes`, contents lost where it grows. The old block goes first: both never exist together.
   void reserve(Backend& backend, size_t bytes) {
     if (bytes <= bytes_) return;

@@ -1,6 +1,7 @@
 // Policy: scoring, gradients of any objective, and the optimizer step. Generation is in generate.cc.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "../core/philox.h"
 #include "policy_impl.h"
@@ -28,6 +29,27 @@ void expect_finite(const std::vector<float>& values, const char* name) {
                              std::to_string(i) + ".");
 }
 
+// Offsets in order, tokens inside the batch and of one completion, none twice. Returns how many tokens are covered.
+int64_t check_segments(const StepInputs& inputs, const Batch& batch) {
+  const auto &offsets = inputs.segment_offsets, &tokens = inputs.segment_tokens;
+  check_offsets(offsets, tokens.size(), "segmentOffsets", true);
+  std::vector<char> covered(batch.completion_ids.size(), 0);
+  for (int32_t t : tokens) {
+    expect(t >= 0 && t < batch.tokens(), "token indices from 0 to " + std::to_string(batch.tokens() - 1), "segmentTokens",
+           std::to_string(t));
+    expect(!covered[static_cast<size_t>(t)], "each token in one segment at most", "segmentTokens", std::to_string(t) + " twice");
+    covered[static_cast<size_t>(t)] = 1;
+  }
+  const auto& rows = batch.completion_offsets;
+  for (size_t s = 0; s + 1 < offsets.size(); ++s) {
+    if (offsets[s] == offsets[s + 1]) continue;
+    const auto [low, high] = std::minmax_element(tokens.begin() + offsets[s], tokens.begin() + offsets[s + 1]);
+    const auto end = std::upper_bound(rows.begin(), rows.end(), *low);  // of the row that holds the first token
+    expect(*high < *end, "a segment within one completion", "segmentTokens", "segment " + std::to_string(s));
+  }
+  return static_cast<int64_t>(tokens.size());
+}
+
 // The segments of one micro-batch, renumbered to its tokens.
 struct SegmentSlice {
   std::vector<int32_t> offsets{0}, tokens, numbers;
@@ -40,11 +62,8 @@ SegmentSlice slice_segments(const StepInputs& inputs, int64_t first, int64_t cou
     if (begin == end || inputs.segment_tokens[static_cast<size_t>(begin)] < first ||
         inputs.segment_tokens[static_cast<size_t>(begin)] >= first + count)
       continue;
-    for (int32_t i = begin; i < end; ++i) {
-      const int64_t token = inputs.segment_tokens[static_cast<size_t>(i)] - first;
-      expect(token >= 0 && token < count, "a segment within one completion", "segments", "segment " + std::to_string(s));
-      slice.tokens.push_back(static_cast<int32_t>(token));
-    }
+    for (int32_t i = begin; i < end; ++i)
+      slice.tokens.push_back(static_cast<int32_t>(inputs.segment_tokens[static_cast<size_t>(i)] - first));
     slice.offsets.push_back(static_cast<int32_t>(slice.tokens.size()));
     slice.numbers.push_back(static_cast<int32_t>(s));
   }
@@ -87,8 +106,14 @@ Policy::Impl::Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o)
       v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
       transformer(*backend, config, table, weights.floats(), o.compute) {}
 
-Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options)
-    : impl_(std::make_unique<Impl>(std::move(backend), std::move(config), options)) {}
+Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options) {
+  config.validate();
+  expect_memory(*backend, static_cast<size_t>(estimate_bytes(config, options)),
+                options.trainable ? "the model's weights, gradients and optimizer state" : "the model's weights",
+                options.trainable ? "Use a smaller model, or trainable: false for a model that is not trained."
+                                  : "Use a smaller model, or compute: bf16.");
+  impl_ = std::make_unique<Impl>(std::move(backend), std::move(config), options);
+}
 Policy::~Policy() = default;
 
 const ModelConfig& Policy::config() const { return impl_->config; }
@@ -98,12 +123,14 @@ const char* Policy::device() const { return impl_->backend->name(); }
 
 int64_t Policy::estimate_bytes(const ModelConfig& config, const PolicyOptions& options) {
   const int64_t parameters = ParameterTable(config).total;
-  return parameters * (options.trainable ? 16 : 4) + parameters * (options.compute == Compute::bf16 ? 2 : 4);
+  const int64_t rotary = int64_t{config.max_positions} * config.head_dim * static_cast<int64_t>(sizeof(float));
+  return parameters * (options.trainable ? 16 : 4) + parameters * (options.compute == Compute::bf16 ? 2 : 4) + rotary;
 }
 
 int64_t Policy::bytes() const {
   const auto& i = *impl_;
-  return estimate_bytes(i.config, i.options) + static_cast<int64_t>(i.cache.bytes() + i.head.bytes() + i.decode_cache.bytes());
+  return estimate_bytes(i.config, i.options) +
+         static_cast<int64_t>(i.cache.bytes() + i.head.bytes() + i.decode_cache.bytes() + i.transformer.bytes());
 }
 
 void Policy::initialize(uint64_t seed, float std) {
@@ -136,7 +163,7 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
   Pass pass;
   pass.layout = make_layout(batch, micro);
   const int64_t T = pass.layout.T(), R = pass.layout.R(), C = config.hidden;
-  cache.reserve(*backend, backend->cache_bytes(pass.layout.pages, transformer.attention()));
+  const size_t cache_size = backend->cache_bytes(pass.layout.pages, transformer.attention());
   Arena sizes(nullptr), arena(nullptr);
   auto carve = [&](Arena& a) {
     pass.h = a.take(R * C);
@@ -148,7 +175,12 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
     pass.dhidden = keep ? a.take(T * C) : nullptr;
   };
   carve(sizes);
-  head.reserve(*backend, static_cast<size_t>(sizes.used()) * sizeof(float));
+  const size_t head_size = static_cast<size_t>(sizes.used()) * sizeof(float);
+  expect_memory(*backend, cache.growth(cache_size) + head.growth(head_size) + transformer.growth(T, keep, options.recompute),
+                "a pass over " + std::to_string(T) + " tokens",
+                keep && !options.recompute ? "Lower microBatchTokens, or set recompute." : "Lower microBatchTokens.");
+  cache.reserve(*backend, cache_size);
+  head.reserve(*backend, head_size);
   arena = Arena(head.floats());
   carve(arena);
   const float* hidden = transformer.forward(pass.layout, cache.floats(), 0, pass.layout.pages, keep, options.recompute);
@@ -172,17 +204,25 @@ void Policy::Impl::backward(const Pass& pass, const std::vector<float>& dlogp, c
   transformer.backward(pass.layout, pass.dhidden, gradients.floats(), cache.floats(), pass.layout.pages);
 }
 
+void Policy::Impl::download_scores(const Pass& pass, std::vector<float>& logprobs, std::vector<float>& entropies) const {
+  const size_t first = static_cast<size_t>(pass.layout.first_token), count = static_cast<size_t>(pass.layout.R());
+  backend->download(&logprobs[first], pass.logprob, count * sizeof(float));
+  if (pass.entropy) backend->download(&entropies[first], pass.entropy, count * sizeof(float));
+  for (size_t t = first; t < first + count; ++t)
+    if (!std::isfinite(logprobs[t]))
+      fail("NOT_FINITE", "Expected finite log-probs, got " + std::to_string(logprobs[t]) + " for token " + std::to_string(t) +
+                             ". The weights hold values that are not numbers, or that overflow.");
+}
+
 Scores Policy::score(const Batch& batch, const ForwardOptions& o, bool entropies) {
   auto& i = *impl_;
   validate_batch(batch, i.config);
+  check_temperature(o.temperature);
   Scores scores;
   scores.logprobs.resize(static_cast<size_t>(batch.tokens()));
   if (entropies) scores.entropies.resize(scores.logprobs.size());
   for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
-    const auto pass = i.forward(batch, micro, o, false, entropies);
-    const size_t bytes = static_cast<size_t>(pass.layout.R()) * sizeof(float);
-    i.backend->download(&scores.logprobs[static_cast<size_t>(pass.layout.first_token)], pass.logprob, bytes);
-    if (entropies) i.backend->download(&scores.entropies[static_cast<size_t>(pass.layout.first_token)], pass.entropy, bytes);
+    i.download_scores(i.forward(batch, micro, o, false, entropies), scores.logprobs, scores.entropies);
   }
   return scores;
 }
@@ -191,6 +231,7 @@ StepResult Policy::accumulate(const Batch& batch, const StepInputs& inputs, cons
   auto& i = *impl_;
   expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
   validate_batch(batch, i.config);
+  check_temperature(o.temperature);
   const int64_t tokens = batch.tokens();
   expect_size(inputs.advantages, tokens, "advantages", false);
   expect_size(inputs.weights, tokens, "weights", false);
@@ -209,18 +250,12 @@ StepResult Policy::accumulate(const Batch& batch, const StepInputs& inputs, cons
   for (auto* array : {&total.dlogp, &total.token_loss, &total.token_kl}) array->resize(static_cast<size_t>(tokens));
   if (entropies) total.dentropy.resize(static_cast<size_t>(tokens));
   total.segment_log_ratio.resize(inputs.segment_offsets.empty() ? 0 : inputs.segment_offsets.size() - 1);
-  std::vector<char> covered(static_cast<size_t>(tokens), 0);
-  for (int32_t t : inputs.segment_tokens) {
-    expect(t >= 0 && t < tokens, "token indices from 0 to " + std::to_string(tokens - 1), "segmentTokens", std::to_string(t));
-    covered[static_cast<size_t>(t)] = 1;
-  }
-  const int64_t covered_tokens = std::count(covered.begin(), covered.end(), 1);
+  const int64_t covered_tokens = check_segments(inputs, batch);
 
   for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
-    i.backend->download(&result.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
-    if (entropies) i.backend->download(&result.entropies[static_cast<size_t>(first)], pass.entropy, static_cast<size_t>(R) * sizeof(float));
+    i.download_scores(pass, result.logprobs, result.entropies);
 
     const SegmentSlice segments = slice_segments(inputs, first, R);
     const auto old_logprobs = slice(inputs.old_logprobs, first, R), ref_logprobs = slice(inputs.ref_logprobs, first, R);
@@ -251,6 +286,7 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
   auto& i = *impl_;
   expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
   validate_batch(batch, i.config);
+  check_temperature(o.temperature);
   expect_size(dlogprobs, batch.tokens(), "dlogprobs", false);
   expect_size(dentropies, batch.tokens(), "dentropies", true);
   expect_finite(dlogprobs, "dlogprobs");
@@ -262,8 +298,7 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
   for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
-    i.backend->download(&scores.logprobs[static_cast<size_t>(first)], pass.logprob, static_cast<size_t>(R) * sizeof(float));
-    if (entropies) i.backend->download(&scores.entropies[static_cast<size_t>(first)], pass.entropy, static_cast<size_t>(R) * sizeof(float));
+    i.download_scores(pass, scores.logprobs, scores.entropies);
     i.backward(pass, slice(dlogprobs, first, R), slice(dentropies, first, R), o.temperature);
   }
   return scores;
@@ -272,6 +307,17 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
 double Policy::optimizer_step(const OptimizerOptions& o) {
   auto& i = *impl_;
   expect(i.options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
+  auto bounded = [](double x, double low, double high, const char* name) {
+    char range[80];
+    std::snprintf(range, sizeof range, "a number from %g to %g", low, high);
+    expect(x >= low && x <= high, range, name, std::to_string(x));
+  };
+  bounded(o.learning_rate, 0, 1e6, "learningRate");
+  for (const auto& [beta, name] : {std::pair{o.beta1, "beta1"}, {o.beta2, "beta2"}})
+    expect(beta >= 0 && static_cast<float>(beta) < 1, "a number from 0 to below 1", name, std::to_string(beta));
+  bounded(o.epsilon, 1e-30, 1, "epsilon");  // 0 would divide a gradient of 0 by 0
+  bounded(o.weight_decay, 0, 1e6, "weightDecay");
+  bounded(o.max_grad_norm, 0, 1e30, "maxGradNorm");
   const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.table.total));
   if (!std::isfinite(norm)) {
     zero_gradients();

@@ -75,6 +75,23 @@ struct Completions {
   std::vector<uint8_t> finish;        // Finish
 };
 
+struct RecommendRequest {
+  std::vector<int32_t> prompt_ids;
+  std::shared_ptr<const CatalogTries> catalog;
+  std::vector<int32_t> excluded;  // items, ascending
+  int top = 20;
+  int branches = 32;  // open branches evaluated together
+  float temperature = 1;
+  const std::atomic<bool>* abort = nullptr;
+};
+
+// Items by descending probability of being the next line, log-probs of the distribution over the catalog.
+struct Recommendations {
+  std::vector<int32_t> items;
+  std::vector<float> logprobs;
+  int64_t evaluated = 0;  // tokens that went through the model, the prompt included
+};
+
 struct PolicyOptions {
   Compute compute = Compute::f32;
   bool trainable = true;   // false: no gradients or optimizer state (a reference, or inference)
@@ -94,7 +111,7 @@ class Policy {
   const ModelConfig& config() const;
   const ParameterTable& table() const;
   const PolicyOptions& options() const;
-  const char* device() const;  // "cpu", "cuda"
+  const char* device() const;                                                              // "cpu", "cuda"
   int64_t bytes() const;                                                                   // held on the device now
   static int64_t estimate_bytes(const ModelConfig& config, const PolicyOptions& options);  // weights, gradients, optimizer, panels
 
@@ -102,6 +119,7 @@ class Policy {
   void set_vocabulary(std::vector<std::string> bytes);  // token id -> bytes, for stop strings
 
   Completions generate(const GenerateRequest& request);
+  Recommendations recommend(const RecommendRequest& request);  // proven: no item outside the answer is more probable
   Scores score(const Batch& batch, const ForwardOptions& options, bool entropies);
   // Adds the gradient of the objective to the accumulated gradient.
   StepResult accumulate(const Batch& batch, const StepInputs& inputs, const ObjectiveSpec& objective, const ForwardOptions& options);

@@ -36,8 +36,26 @@ struct Policy::Impl {
     int32_t* rows;                   // [R]
   };
   Pass forward(const Batch& batch, MicroBatch rows, const ForwardOptions& options, bool keep, bool entropies);
+  // Into the batch's arrays (entropies where the pass has them); NOT_FINITE where a log-prob is none.
+  void download_scores(const Pass& pass, std::vector<float>& logprobs, std::vector<float>& entropies) const;
   void backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature);
 };
+
+// OUT_OF_MEMORY, with what is asked, what there is and what helps, before any of it is allocated: Linux promises more than there is
+// and ends the process later.
+inline void expect_memory(const Backend& backend, size_t bytes, const std::string& what, const std::string& help) {
+  if (bytes < size_t{64} << 20) return;
+  const size_t available = backend.available_bytes();
+  if (bytes > available)
+    fail("OUT_OF_MEMORY", "Expected " + std::to_string(bytes >> 20) + " MiB of free memory for " + what + ", got " +
+                              std::to_string(available >> 20) + " MiB. " + help);
+}
+
+// The logits are divided by it: its inverse must be a float too.
+inline void check_temperature(float temperature) {
+  expect(temperature >= 1e-6f && temperature <= 1e6f, "a number from 1e-6 to 1e6 (greedy is an option of its own)", "temperature",
+         std::to_string(temperature));
+}
 
 inline void check_abort(const std::atomic<bool>* abort) {
   if (abort && abort->load(std::memory_order_relaxed)) throw Error("ABORTED", "The operation was aborted; weights are as before it.");

@@ -11,6 +11,8 @@
 namespace rank_grpo {
 namespace {
 
+constexpr uint64_t kLongestHeader = 100'000'000;  // the format's own limit
+
 int dtype_bytes(const std::string& dtype) {
   static const std::map<std::string, int> sizes = {{"F64", 8}, {"F32", 4}, {"F16", 2},  {"BF16", 2}, {"I64", 8}, {"I32", 4}, {"I16", 2},
                                                    {"I8", 1},  {"U8", 1},  {"BOOL", 1}, {"U16", 2},  {"U32", 4}, {"U64", 8}};
@@ -36,6 +38,7 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
   if (file_.size() < 8) bad("at least 8 bytes of safetensors", std::to_string(file_.size()));
   uint64_t length;
   std::memcpy(&length, file_.data(), 8);
+  if (length > kLongestHeader) bad("a header of at most " + std::to_string(kLongestHeader) + " bytes", std::to_string(length));
   if (length > file_.size() - 8) bad("a header of at most " + std::to_string(file_.size() - 8) + " bytes", std::to_string(length));
   const Json header = Json::parse(file_.text().substr(8, length), path);
   if (!header.is(Json::Kind::object)) bad("a JSON object as header", header.describe());
@@ -47,9 +50,12 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
   std::vector<Range> ranges;
   for (const auto& [name, entry] : header.object()) {
     if (name == "__metadata__") {
+      if (!entry.is(Json::Kind::object)) bad("an object for __metadata__", entry.describe());
       metadata_ = "{";
-      for (const auto& [key, value] : entry.object())
+      for (const auto& [key, value] : entry.object()) {
+        if (!value.is(Json::Kind::string)) bad("a string for " + json_quote(key) + " of __metadata__", value.describe());
         metadata_ += (metadata_.size() > 1 ? ", " : "") + json_quote(key) + ": " + json_quote(value.string());
+      }
       metadata_ += "}";
       continue;
     }

@@ -68,10 +68,10 @@ Transformer::Buffers Transformer::plan(Arena& arena, int64_t T, bool keep, bool 
   return b;
 }
 
-int64_t Transformer::activation_bytes(int64_t tokens, bool keep, bool recompute) const {
+size_t Transformer::growth(int64_t tokens, bool keep, bool recompute) const {
   Arena arena(nullptr);
   plan(arena, tokens, keep, recompute);
-  return arena.used() * static_cast<int64_t>(sizeof(float));
+  return arena_.growth(static_cast<size_t>(arena.used()) * sizeof(float));
 }
 
 void Transformer::forward_layer(int l, const Layout& layout, const Activations& a, float* out, float* cache, int64_t pages) {
@@ -115,6 +115,10 @@ const float* Transformer::forward(const Layout& layout, float* cache, int64_t ca
   backend_.upload(indices_.ints(), layout.ids.data(), static_cast<size_t>(T) * sizeof(int32_t));
   backend_.upload(indices_.ints() + T, layout.positions.data(), static_cast<size_t>(T) * sizeof(int32_t));
 
+  const auto number = [](const void* p) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(p)); };
+  if (!keep && backend_.repeat(layout.plan, attention(),
+                               {number(this), number(arena.take(0)), number(indices_.ints()), number(cache), cache_stride, pages, T}))
+    return buffers_.hidden;
   backend_.embedding_forward(buffers_.layers.empty() ? buffers_.last : buffers_.layers[0].input, at(table_.embedding), indices_.ints(), T,
                              C);
   for (int l = 0; l < config_.layers; ++l) {
@@ -123,6 +127,7 @@ const float* Transformer::forward(const Layout& layout, float* cache, int64_t ca
     forward_layer(l, layout, a, out, cache + l * cache_stride, pages);
   }
   backend_.norm_forward(buffers_.hidden, buffers_.last, at(table_.final_norm), T, C, C, C, config_.norm_eps);
+  if (!keep) backend_.end_repeat();
   return buffers_.hidden;
 }
 

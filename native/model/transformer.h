@@ -27,7 +27,8 @@ class Transformer {
   Backend& backend() const { return backend_; }
   const Panels& head() const { return *head_; }
   AttentionShape attention() const { return {config_.heads, config_.kv_heads, config_.head_dim}; }
-  int64_t activation_bytes(int64_t tokens, bool keep, bool recompute) const;
+  size_t bytes() const { return rotary_.bytes() + arena_.bytes() + indices_.bytes(); }  // held besides weights and panels
+  size_t growth(int64_t tokens, bool keep, bool recompute) const;  // bytes that a forward pass over so many tokens will add
 
  private:
   struct Layer {

@@ -1,24 +1,24 @@
 // `rank-grpo generate` and `rank-grpo score`: JSONL in, JSONL out, in the order of the input.
-import { Command, InvalidArgumentError } from "commander";
+import { Command } from "commander";
 
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { writeFileAtomic } from "../files.ts";
-import { type Generated, type Group, Policy } from "../policy.ts";
+import { requireFresh, writeFileAtomic } from "../files.ts";
+import type { Generated, Group, Policy } from "../policy.ts";
 import { encodeCompletion, encodePrompt } from "../text/encode.ts";
+import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
+import {
+  countNumber,
+  type ModelFlags,
+  nucleus,
+  openModel,
+  positiveNumber,
+  share,
+  wholeNumber,
+  withModelFlags,
+} from "./options.ts";
 import { ItemProgress } from "./progress.ts";
-
-export const wholeNumber = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 0) throw new InvalidArgumentError("Expected a whole number.");
-  return value;
-};
-export const realNumber = (text: string): number => {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("Expected a number.");
-  return value;
-};
 
 const promptOf = (policy: Policy, sample: Sample, room: number): Int32Array => {
   const ids = encodePrompt(policy.tokenizer, sample.prompt);
@@ -32,7 +32,7 @@ const promptOf = (policy: Policy, sample: Sample, room: number): Int32Array => {
   return ids;
 };
 
-interface GenerateFlags {
+interface GenerateFlags extends ConstrainFlags, ModelFlags {
   model: string;
   input: string;
   output: string;
@@ -46,35 +46,36 @@ interface GenerateFlags {
   minP: number;
   seed: number;
   ignoreEos?: boolean;
-  compute: "f32" | "bf16";
 }
 
 export function generateCommand(): Command {
-  return new Command("generate")
+  const command = new Command("generate")
     .description("Sample completions for the prompts of a JSONL file")
     .requiredOption("--model <path>", "Hugging Face folder or .gguf file")
     .requiredOption("--input <file>", "JSONL lines with prompt (text or messages) or prompt_ids")
     .requiredOption("--output <file>", "JSONL: the line with completions: [{text, ids, logprobs, finish_reason}]")
-    .option("--num-generations <G>", "completions of each prompt", wholeNumber, 1)
-    .option("--max-new-tokens <N>", "length limit in tokens", wholeNumber, 512)
-    .option("--max-rows <N>", "rows decoded together", wholeNumber, 64)
+    .option("--num-generations <G>", "completions of each prompt", countNumber, 1)
+    .option("--max-new-tokens <N>", "length limit in tokens", countNumber, 512)
+    .option("--max-rows <N>", "rows decoded together", countNumber, 64)
     .option("--greedy", "the most probable token each time")
-    .option("--temperature <T>", "above 0", realNumber, 1)
-    .option("--top-p <P>", "nucleus, in (0, 1]; 1: off", realNumber, 1)
+    .option("--temperature <T>", "above 0", positiveNumber, 1)
+    .option("--top-p <P>", "nucleus, in (0, 1]; 1: off", nucleus, 1)
     .option("--top-k <K>", "0: off", wholeNumber, 0)
-    .option("--min-p <P>", "in [0, 1]; 0: off", realNumber, 0)
+    .option("--min-p <P>", "in [0, 1]; 0: off", share, 0)
     .option("--seed <S>", "same seed, same completions, whatever the batch", wholeNumber, 0)
-    .option("--ignore-eos", "go on to --max-new-tokens")
-    .option("--compute <type>", "f32 or bf16", "f32")
+    .option("--ignore-eos", "go on to --max-new-tokens");
+  return withConstrainFlags(withModelFlags(command), { catalog: true, constrain: true })
     .addHelpText(
       "after",
       "\nExample:\n  rank-grpo generate --model runs/sft/final --input prompts.jsonl --output lists.jsonl --greedy\n",
     )
     .action(async (flags: GenerateFlags) => {
+      requireFresh(flags.output);
       const samples = await readSamples(flags.input);
-      const policy = await Policy.load(flags.model, { compute: flags.compute, trainable: false });
+      const policy = await openModel(flags.model, flags);
       try {
         const prompts = samples.map((sample) => promptOf(policy, sample, policy.maxPositions - flags.maxNewTokens + 1));
+        const constraint = await readConstraint(flags, policy);
         const progress = new ItemProgress("generate", samples.length);
         const part = Math.max(1, Math.floor((4 * flags.maxRows) / flags.numGenerations));
         const lines: string[] = [];
@@ -92,6 +93,7 @@ export function generateCommand(): Command {
             seed: flags.seed,
             ignoreStop: flags.ignoreEos ?? false,
             promptKeys: chunk.map((_, i) => first + i),
+            ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + part)) } : {}),
           });
           for (const [i, group] of generated.entries())
             lines.push(
@@ -118,17 +120,16 @@ const describe = (policy: Policy, { ids, logprobs, finish }: Generated): object 
   finish_reason: finish,
 });
 
-interface ScoreFlags {
+interface ScoreFlags extends ConstrainFlags, ModelFlags {
   model: string;
   input: string;
   output: string;
   temperature: number;
   microBatchTokens: number;
-  compute: "f32" | "bf16";
 }
 
 export function scoreCommand(): Command {
-  return new Command("score")
+  const command = new Command("score")
     .description("Log-probs and entropies of given completions")
     .requiredOption("--model <path>", "Hugging Face folder or .gguf file")
     .requiredOption(
@@ -136,12 +137,17 @@ export function scoreCommand(): Command {
       "JSONL lines with prompt and completion (text or messages), or prompt_ids and completion_ids",
     )
     .requiredOption("--output <file>", "JSONL: the line with completion_ids, logprobs, entropies (nats)")
-    .option("--temperature <T>", "of the scored distribution, above 0", realNumber, 1)
-    .option("--micro-batch-tokens <N>", "tokens of one pass", wholeNumber, 2048)
-    .option("--compute <type>", "f32 or bf16", "f32")
+    .option("--temperature <T>", "of the scored distribution, above 0", positiveNumber, 1)
+    .option("--micro-batch-tokens <N>", "tokens of one pass", countNumber, 2048);
+  return withConstrainFlags(withModelFlags(command), { catalog: true, constrain: true })
+    .addHelpText(
+      "after",
+      "\nExample:\n  rank-grpo score --model runs/train/best --input pairs.jsonl --output scores.jsonl\n",
+    )
     .action(async (flags: ScoreFlags) => {
+      requireFresh(flags.output);
       const samples = await readSamples(flags.input);
-      const policy = await Policy.load(flags.model, { compute: flags.compute, trainable: false });
+      const policy = await openModel(flags.model, flags);
       try {
         const groups = samples.map((sample): Group => {
           if (sample.completion === undefined)
@@ -152,6 +158,7 @@ export function scoreCommand(): Command {
             completions: [completion],
           };
         });
+        const constraint = await readConstraint(flags, policy);
         const progress = new ItemProgress("score", samples.length);
         const lines: string[] = [];
         for (let first = 0; first < groups.length; first += 64) {
@@ -160,6 +167,7 @@ export function scoreCommand(): Command {
             temperature: flags.temperature,
             microBatchTokens: flags.microBatchTokens,
             entropies: true,
+            ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + 64)) } : {}),
           });
           let at = 0;
           for (const [i, group] of chunk.entries()) {

@@ -3,7 +3,7 @@ import { Command } from "commander";
 
 import { requireFresh, writeFileAtomic } from "../files.ts";
 import { makeReport } from "../report/report.ts";
-import { wholeNumber } from "./generate.ts";
+import { wholeNumber } from "./options.ts";
 
 interface Flags {
   output: string;

@@ -73,14 +73,14 @@ export async function buildAddon(options: BuildOptions = {}): Promise<BuildResul
   const addon = join(output, ADDON_FILE);
   const temporary = `${addon}.tmp-${randomBytes(4).toString("hex")}`;
   try {
-    await copyFile(join(work, ADDON_FILE), temporary);
-    const rules = inspect(temporary);
+    const rules = inspect(join(work, ADDON_FILE));
     const missing = headers.find((header) => !rules.some((rule) => rule.name === header.name));
     if (missing)
       throw new RankGrpoError(
         "BAD_DATA",
         `Expected rule ${missing.name} in the addon, got it without. Its header is ${missing.path}.`,
       );
+    await copyFile(join(work, ADDON_FILE), temporary);
     await rename(temporary, addon);
     const added = headers.map((header) => header.name);
     const own = rules.filter((rule) => added.includes(rule.name));

@@ -97,6 +97,11 @@ export class CatalogConstraint {
     return new CatalogConstraint(native, catalog, options);
   }
 
+  /** The items that lists are made of, by the numbers that exclusions and recommendations use. */
+  get items(): readonly Item[] {
+    return this.#catalog.items;
+  }
+
   /** Tokens of the longest line: `most` times this bounds a list. */
   get longestLine(): number {
     return this.#native.describe().longestLine;

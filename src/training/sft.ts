@@ -9,10 +9,11 @@ import type { Group } from "../policy.ts";
 import { permutation, Stream } from "../random.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { encodeCompletion, encodePrompt } from "../text/encode.ts";
-import { parseConfig, type SftConfig, sftSchema } from "./config.ts";
+import { type SftConfig, sftSchema } from "./config.ts";
 import { openConstraint } from "./constrain.ts";
 import { finish, runStage, type Stage, type StepReport, type Summary } from "./loop.ts";
 import { openModel } from "./model.ts";
+import { parseConfig } from "./parse.ts";
 import { Run } from "./run.ts";
 import { validator } from "./validate.ts";
 

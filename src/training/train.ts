@@ -15,10 +15,11 @@ import type { CatalogConstraint, Constraint } from "../ranking/constraint.ts";
 import { createReward, type Reward, repeats } from "../ranking/rewards.ts";
 import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
 import { encodePrompt } from "../text/encode.ts";
-import { parseConfig, type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./config.ts";
+import { type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./config.ts";
 import { openConstraint } from "./constrain.ts";
 import { finish, runStage, type Stage, type StepOutcome, type StepReport, type Summary } from "./loop.ts";
 import { openModel } from "./model.ts";
+import { parseConfig } from "./parse.ts";
 import { type RolloutGroup, rollOut, type WeightedReward } from "./rollout.ts";
 import { Run, type RunState } from "./run.ts";
 import { validator } from "./validate.ts";
@@ -59,7 +60,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
     ? options.rewards.map((r, i) =>
         typeof r === "function" ? { name: r.name || `reward ${i}`, weight: 1, reward: r } : r,
       )
-    : resolved.rewards.map(({ name, weight, options: given }) => ({
+    : resolved.rewards.map(({ name, weight, gamma }) => ({
         name,
         weight,
         reward: createReward(name, {
@@ -68,7 +69,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
             refuse("BAD_CONFIG", "a catalog", `reward ${name}`, "none", "Set catalog: to a TSV, JSON or pickle file."),
           ranks: resolved.ranks,
           mode: objective.reading,
-          ...given,
+          ...(gamma === undefined ? {} : { gamma }),
         }),
       }));
   const run = await Run.open(options.output, "train", resolved, options.resume ?? false);
@@ -116,9 +117,9 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
 /** The frozen model of the KL term: the configured one, or the policy as it was before its first step. */
 async function openReference(config: ResolvedTrainConfig, policy: Policy): Promise<Policy> {
   const path = config.reference ?? (typeof config.model === "string" ? config.model : undefined);
-  const options = { compute: config.compute, trainable: false } as const;
   if (path !== undefined) {
-    const reference = await Policy.load(path, options);
+    const { device, compute, chat } = config;
+    const reference = await Policy.load(path, { device, compute, chat, trainable: false });
     if (reference.vocabSize !== policy.vocabSize)
       refuse(
         "BAD_CONFIG",
@@ -129,7 +130,7 @@ async function openReference(config: ResolvedTrainConfig, policy: Policy): Promi
     return reference;
   }
   // from scratch: the same seed makes the same weights, also in a resumed run
-  return openModel(config, { resumed: undefined }, options);
+  return openModel(config, { resumed: undefined }, { trainable: false });
 }
 
 /** Takes tokens without an alternative out of the objective: their log-prob is 0 whatever the policy. */

@@ -330,7 +330,7 @@ void bench_head(const Options& options, Backend& b) {
   auto panels = b.make_panels(V, C, Compute::bf16);
   b.pack(*panels, head.floats());
   const double flops = 2.0 * static_cast<double>(R) * static_cast<double>(C) * static_cast<double>(V);
-  double time = seconds(b, options, [&] { b.head_forward(logprob.floats(), nullptr, lse.floats(), rows.floats(), *panels, targets.data(), nullptr, R, 1.f); });
+  double time = seconds(b, options, [&] { b.head_forward(logprob.floats(), nullptr, lse.floats(), rows.floats(), *panels, head.floats(), targets.data(), nullptr, R, 1.f); });
   report(options, "head/bf16 forward", time * 1e3, "ms", ", \"tflops\": " + std::to_string(flops / time / 1e12));
   time = seconds(b, options, [&] {
     b.head_backward(dh.floats(), dW.floats(), rows.floats(), head.floats(), *panels, targets.data(), nullptr, lse.floats(), nullptr, dlogprob.data(), nullptr, R, 1.f);

@@ -59,7 +59,9 @@ TEST(cuda_head) {
           const AllowedTokens sets = random_sets(target, static_cast<int>(V)), *allowed = constrained ? &sets : nullptr;
           const std::string what = "head R " + std::to_string(R) + " V " + std::to_string(V) + (compute == Compute::bf16 ? " bf16" : "") +
                                    (constrained ? " allowed" : "") + (entropies ? " entropies" : "");
-          COMPARE(compute == Compute::f32 ? 5e-6 : 1e-4, what.c_str(), [&](Backend& b) {
+          // Both round h and W to bf16 alike; with allowed sets the CPU rounds the logits' gradient too, to 8 bits, and this backend does not.
+          const double tolerance = compute == Compute::f32 ? 5e-6 : constrained ? 0x1p-7 : 1e-4;
+          COMPARE(tolerance, what.c_str(), [&](Backend& b) {
             const Head head(b, h, W, V, C, compute);
             const Floats blank(static_cast<size_t>(R), NAN);
             const Device<float> logprob(b, blank), entropy(b, blank), lse(b, blank), dh(b, Floats(h.size(), NAN)), dW(b, dW0);

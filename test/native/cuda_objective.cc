@@ -79,12 +79,17 @@ TEST(cuda_objectives_equal_the_hosts) {
             const auto in = c.inputs(on_policy, kl != Kl::k1);
             const ObjectiveResult wanted = evaluate_objective(spec, in), got = cuda_evaluate_objective(cuda(), spec, in);
             const double scale = 1e-12 * (1 + std::abs(wanted.loss));
-            for (const auto& [a, b] : {std::pair{got.loss, wanted.loss}, {got.policy_loss, wanted.policy_loss}, {got.ratio_min, wanted.ratio_min},
-                                       {got.ratio_max, wanted.ratio_max}, {got.ratio_sum / 100, wanted.ratio_sum / 100}, {got.kl_sum / 100, wanted.kl_sum / 100},
+            for (const auto& [a, b] : {std::pair{got.loss, wanted.loss},
+                                       {got.policy_loss, wanted.policy_loss},
+                                       {got.ratio_min, wanted.ratio_min},
+                                       {got.ratio_max, wanted.ratio_max},
+                                       {got.ratio_sum / 100, wanted.ratio_sum / 100},
+                                       {got.kl_sum / 100, wanted.kl_sum / 100},
                                        {got.entropy_sum / 100, wanted.entropy_sum / 100}})
               CHECK_NEAR(a, b, scale + 1e-12 * std::abs(b));
-            CHECK(got.covered == wanted.covered && got.nonempty_segments == wanted.nonempty_segments && got.clipped_low == wanted.clipped_low &&
-                  got.clipped_high == wanted.clipped_high && got.clipped_dual == wanted.clipped_dual);
+            CHECK(got.covered == wanted.covered && got.nonempty_segments == wanted.nonempty_segments &&
+                  got.clipped_low == wanted.clipped_low && got.clipped_high == wanted.clipped_high &&
+                  got.clipped_dual == wanted.clipped_dual);
             near(got.dlogp, wanted.dlogp, 1e-7, info.name, __LINE__);
             near(got.token_loss, wanted.token_loss, 1e-7, info.name, __LINE__);
             near(got.token_kl, wanted.token_kl, 1e-7, info.name, __LINE__);

@@ -1,0 +1,86 @@
+// What a user gets: packs the package, installs the tarball into an empty folder, and runs every sh block of docs/extend.md there, as
+// written but for the install itself. Then: an addon of another version is refused, and nothing in node_modules changed.
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+const run = (command, options = {}) => {
+  console.log(`$ ${command.split("\n")[0]}`);
+  const started = Date.now();
+  const result = spawnSync("bash", ["-euo", "pipefail", "-c", command], {
+    encoding: "utf8",
+    maxBuffer: 1 << 28,
+    ...options,
+  });
+  console.log(`  ${result.status === 0 ? "ok" : "FAILED"}, ${((Date.now() - started) / 1000).toFixed(1)} s`);
+  return result;
+};
+const must = (command, options) => {
+  const result = run(command, options);
+  if (result.status === 0) return result.stdout;
+  console.log(result.stdout, result.stderr);
+  process.exit(1);
+};
+const check = (holds, what) => {
+  console.log(`${holds ? "ok" : "FAILED"}: ${what}`);
+  if (!holds) process.exit(1);
+};
+/** A digest of every file of a folder. */
+const digest = (folder) => {
+  const hash = createHash("sha256");
+  for (const name of readdirSync(folder, { recursive: true }).map(String).sort()) {
+    const path = join(folder, name);
+    if (statSync(path).isFile()) hash.update(name).update(readFileSync(path));
+  }
+  return hash.digest("hex");
+};
+
+must("rm -rf dist && npx tsc -p tsconfig.json");
+const folder = mkdtempSync(join(tmpdir(), "rank-grpo-package-"));
+try {
+  const tarball = resolve(folder, must(`npm pack --silent --pack-destination ${folder}`).trim().split("\n").at(-1));
+  const project = join(folder, "project");
+  const at = { cwd: must(`mkdir ${project} && echo ${project}`).trim() };
+  const blocks = [...readFileSync("docs/extend.md", "utf8").matchAll(/^```sh\n([\s\S]*?)^```$/gm)].map(
+    (match) => match[1],
+  );
+  check(blocks.length >= 7, `${blocks.length} blocks of commands in docs/extend.md`);
+  let installed;
+  const outputs = [];
+  for (const block of blocks) {
+    outputs.push(must(block.replace("npm install rank-grpo", `npm install --no-audit --no-fund ${tarball}`), at));
+    installed ??= digest(join(project, "node_modules/rank-grpo"));
+  }
+  const all = outputs.join("");
+  check(digest(join(project, "node_modules/rank-grpo")) === installed, "nothing in node_modules/rank-grpo changed");
+  const shown = readFileSync("docs/extend.md", "utf8").match(/^ {2}(ok {4}(?!gradient).*)$/gm);
+  for (const line of shown) check(all.includes(line), `the check says what the page shows: ${line.trim()}`);
+  check(/soft-cap: -A \(1 \+ width/.test(all), "the rule is listed with its formula");
+  const metrics = readFileSync(join(project, "runs/soft-cap/metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  check(metrics.filter((row) => row.step > 0).length === 10, "ten steps were trained with it");
+  check(
+    metrics.some((row) => row["policy/ratio_max"] > 1),
+    "with ratios that differ from 1",
+  );
+  const config = readFileSync(join(project, "runs/soft-cap/config.yaml"), "utf8");
+  check(/objective: soft-cap/.test(config), "its run names it");
+  check(/finished 3/.test(all), "the objective in JavaScript trained three steps");
+
+  // the same addon under another version of the package
+  const manifest = join(project, "node_modules/rank-grpo/package.json");
+  const text = readFileSync(manifest, "utf8");
+  writeFileSync(manifest, text.replace(/"version": "[^"]+"/, '"version": "99.0.0"'));
+  const refused = spawnSync("npx", ["rank-grpo", "objectives"], { encoding: "utf8", ...at });
+  const said = /Expected an addon of rank-grpo 99\.0\.0 in .*\.rank-grpo.*, got one of .*rank-grpo build/.test(
+    refused.stderr,
+  );
+  check(refused.status !== 0 && said, "an addon of another version is refused in words");
+  writeFileSync(manifest, text);
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}

@@ -1,0 +1,63 @@
+// `rank-grpo recommend`: the N most probable items of the catalog for every dialogue, proven.
+import { Command } from "commander";
+
+import { readSamples } from "../data/samples.ts";
+import { requireFresh, writeFileAtomic } from "../files.ts";
+import { formatItem } from "../ranking/list.ts";
+import { encodePrompt } from "../text/encode.ts";
+import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
+import { countNumber, type ModelFlags, openModel, positiveNumber, withModelFlags } from "./options.ts";
+import { ItemProgress } from "./progress.ts";
+
+interface Flags extends ConstrainFlags, ModelFlags {
+  model: string;
+  input: string;
+  output: string;
+  top: number;
+  temperature: number;
+}
+
+export function recommendCommand(): Command {
+  const command = new Command("recommend")
+    .description("The most probable items of a catalog for each dialogue, exactly, by best-first search")
+    .requiredOption("--model <path>", "Hugging Face folder or .gguf file")
+    .requiredOption("--input <file>", "JSONL lines with prompt (text or messages) or prompt_ids, and seen_titles")
+    .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
+    .requiredOption("--output <file>", "JSONL: id, completion (the list as text) and items: [{title, year, logprob}]")
+    .option("--top <N>", "items of each answer", countNumber, 20)
+    .option("--temperature <T>", "of the distribution, above 0", positiveNumber, 1);
+  return withConstrainFlags(withModelFlags(command), { catalog: false, constrain: false })
+    .addHelpText(
+      "after",
+      "\nThe output is also what `evaluate --completions` reads.\n\nExample:\n  rank-grpo recommend --model runs/train/best --input test.jsonl --catalog catalog.tsv --top 20 --output top.jsonl\n",
+    )
+    .action(async (flags: Flags) => {
+      requireFresh(flags.output);
+      const samples = await readSamples(flags.input);
+      const policy = await openModel(flags.model, flags);
+      try {
+        const constraint = (await readConstraint({ ...flags, constrain: "catalog", listLength: [1, 1] }, policy))!;
+        const progress = new ItemProgress("recommend", samples.length);
+        const lines: string[] = [];
+        for (const sample of samples) {
+          const room = policy.maxPositions - constraint.longestLine;
+          const prompt = encodePrompt(policy.tokenizer, sample.prompt).slice(-room);
+          const found = await policy.recommend(prompt, constraint.forSamples([sample]), {
+            top: flags.top,
+            temperature: flags.temperature,
+          });
+          const items = [...found.items].map((item, i) => ({
+            ...constraint.items[item]!,
+            logprob: found.logprobs[i]!,
+          }));
+          lines.push(JSON.stringify({ id: sample.id, completion: items.map(formatItem).join("\n"), items }));
+          progress.update(lines.length);
+        }
+        progress.done();
+        await writeFileAtomic(flags.output, `${lines.join("\n")}\n`);
+      } finally {
+        policy.dispose();
+      }
+      process.stdout.write(`${samples.length} lines: ${flags.output}\n`);
+    });
+}
