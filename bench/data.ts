@@ -1,6 +1,7 @@
 // Remap and Adjust at 1, 10 and 100 thousand dialogues over a catalogue of 7,404 titles: time and memory of each part.
 // Synthetic: item k is liked with weight 1 / (k + 10), items have 40 words of a topic, lists and prompts follow the topic.
 // Run: npx tsx bench/data.ts [thousands ...] (default 1 10); each size in a process of its own; one JSON object as the last line.
+// RANK_GRPO_BENCH_ITERATIONS=N stops Adjust after N iterations, for a short look at a large size.
 import { spawnSync } from "node:child_process";
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -88,6 +89,7 @@ async function measure(dialogues: number): Promise<Result> {
   await scores.rank(rows, { n: 100 });
   lap("remap");
   const fit = await fitAdjustment([{ scores, rows }], ITEMS, {
+    maxIterations: Number(process.env["RANK_GRPO_BENCH_ITERATIONS"] ?? 200),
     onIteration: ({ iteration, loss }) =>
       iteration % 10 === 0 &&
       process.stderr.write(`  ${dialogues} dialogues, iteration ${iteration}: loss ${loss.toFixed(1)}\n`),

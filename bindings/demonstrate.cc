@@ -1,4 +1,4 @@
-// The JavaScript class over Scores (native/demonstrate): arguments are copied on the calling thread, work runs on the engine thread.
+// The JavaScript class over Stage1Scores (native/demonstrate): arguments are copied on the calling thread, work runs on the engine thread.
 #include "../native/cpu/backend.h"
 #include "../native/demonstrate/scores.h"
 #include "addon.h"
@@ -7,7 +7,7 @@
 namespace rank_grpo {
 namespace {
 
-using State = std::shared_ptr<std::unique_ptr<Scores>>;  // the inner pointer is null once disposed; touched on the engine thread
+using State = std::shared_ptr<std::unique_ptr<Stage1Scores>>;  // the inner pointer is null once disposed; touched on the engine thread
 
 SparseMatrix read_sparse(const Napi::Value& value, const char* name, bool with_values) {
   const Fields f(value, name);
@@ -46,7 +46,7 @@ ScoreInputs read_inputs(const Napi::Value& value) {
   return in;
 }
 
-Scores& alive(const State& state) {
+Stage1Scores& alive(const State& state) {
   if (!*state) fail("DISPOSED", "Expected scores in use, got disposed ones.");
   return **state;
 }
@@ -72,7 +72,10 @@ class ScoresWrap : public Napi::ObjectWrap<ScoresWrap> {
     auto in = std::make_shared<ScoreInputs>(read_inputs(info[0]));
     return run_async<State>(
         info.Env(),
-        [in] { return std::make_shared<std::unique_ptr<Scores>>(std::make_unique<Scores>(Engine::instance().backend(), std::move(*in))); },
+        [in] {
+          return std::make_shared<std::unique_ptr<Stage1Scores>>(
+              std::make_unique<Stage1Scores>(Engine::instance().backend(), std::move(*in)));
+        },
         [](Napi::Env env, State& state) -> Napi::Value { return construct(env, &Environment::scores, state); });
   }
 

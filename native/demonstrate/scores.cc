@@ -68,7 +68,7 @@ void SparseMatrix::check(const char* name, int64_t rows, int64_t width, bool wit
   check_finite(values, name);
 }
 
-Scores::Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs) : backend_(std::move(backend)), in_(std::move(inputs)) {
+Stage1Scores::Stage1Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs) : backend_(std::move(backend)), in_(std::move(inputs)) {
   const int64_t D = in_.dialogues, U = in_.teacher_items, I = in_.items, F = in_.features.width;
   expect(I >= 1, "at least one item", "items", std::to_string(I));
   in_.positions.check("positions", D, U, true);
@@ -101,9 +101,9 @@ Scores::Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs) : backen
   }
 }
 
-Scores::~Scores() = default;
+Stage1Scores::~Stage1Scores() = default;
 
-void Scores::similarities() {
+void Stage1Scores::similarities() {
   const int64_t U = in_.teacher_items, I = in_.items;
   const uint64_t bytes = static_cast<uint64_t>(U) * static_cast<uint64_t>(I) * sizeof(float);
   if (bytes > kMaxSimilarity)
@@ -120,14 +120,14 @@ void Scores::similarities() {
   });
 }
 
-void Scores::set_ratings(SparseMatrix ratings, float gamma) {
+void Stage1Scores::set_ratings(SparseMatrix ratings, float gamma) {
   ratings.check("ratings", in_.dialogues, in_.items, true);
   ratings_ = std::move(ratings);
   gamma_ = gamma;
 }
 
 // Adds to columns first .. first + n of s what the teacher's items give: similarity with membership in it, or membership alone.
-void Scores::add_positions(float* s, int64_t row, int64_t first, int64_t n) const {
+void Stage1Scores::add_positions(float* s, int64_t row, int64_t first, int64_t n) const {
   const auto& p = in_.positions;
   for (int32_t i = p.offsets[static_cast<size_t>(row)]; i < p.offsets[static_cast<size_t>(row) + 1]; ++i) {
     const int64_t u = p.columns[static_cast<size_t>(i)];
@@ -142,7 +142,7 @@ void Scores::add_positions(float* s, int64_t row, int64_t first, int64_t n) cons
 }
 
 // Adds the context of sparse features, and the ratings, to s [I].
-void Scores::add_row(float* s, int64_t row) const {
+void Stage1Scores::add_row(float* s, int64_t row) const {
   const size_t r = static_cast<size_t>(row);
   if (!in_.features.dense && !in_.features.sparse_context.offsets.empty())
     add_products(s, in_.features.sparse_context, row, postings_, in_.lambda);
@@ -150,14 +150,14 @@ void Scores::add_row(float* s, int64_t row) const {
     s[ratings_.columns[static_cast<size_t>(i)]] += gamma_ * ratings_.values[static_cast<size_t>(i)];
 }
 
-void Scores::check_rows(const std::vector<int32_t>& rows) const {
+void Stage1Scores::check_rows(const std::vector<int32_t>& rows) const {
   for (int32_t r : rows)
     if (r < 0 || r >= in_.dialogues) expect(false, "rows below " + std::to_string(in_.dialogues), "rows", std::to_string(r));
 }
 
 // Calls use(first row of the block, rows of it) with the block's scores in block_.
 template <class Use>
-void Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
+void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
   check_rows(rows);
   const int64_t I = in_.items, F = in_.features.width, total = static_cast<int64_t>(rows.size());
   const bool dense = in_.features.dense && F > 0;
@@ -201,13 +201,13 @@ void Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
   }
 }
 
-std::vector<float> Scores::dense(const std::vector<int32_t>& rows) {
+std::vector<float> Stage1Scores::dense(const std::vector<int32_t>& rows) {
   std::vector<float> out(rows.size() * static_cast<size_t>(in_.items));
   for_blocks(rows, [&](int64_t first, int64_t R) { std::copy_n(block_.data(), R * in_.items, out.data() + first * in_.items); });
   return out;
 }
 
-Ranking Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vector<float>& w, const std::vector<float>& b) {
+Ranking Stage1Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vector<float>& w, const std::vector<float>& b) {
   const int64_t I = in_.items;
   expect(n >= 1, "at least 1", "n", std::to_string(n));
   for (const auto* v : {&w, &b})
@@ -240,7 +240,7 @@ Ranking Scores::rank(const std::vector<int32_t>& rows, int64_t n, const std::vec
   return out;
 }
 
-Slope Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
+Slope Stage1Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
   const int64_t I = in_.items;
   expect(static_cast<int64_t>(w.size()) == I && static_cast<int64_t>(b.size()) == I, std::to_string(I) + " values", "w and b",
          std::to_string(w.size()));

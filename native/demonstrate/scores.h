@@ -1,4 +1,4 @@
-// Stage 1's scores (Rank-GRPO, Eq. 10 to 13): Remap, the judge's ratings, and the likelihood that Adjust is fitted to. Scores are made
+// Stage 1's scores (Rank-GRPO, Eq. 10 to 13): Remap, the judge's ratings, and the likelihood that Adjust is fitted to. Stage1Scores are made
 // block by block and used at once, so no dialogues x catalogue matrix is ever held.
 //
 // Letters: D dialogues, U items that the teacher named, I items of the catalogue, F features of an embedding, R rows of a block.
@@ -51,13 +51,13 @@ struct Slope {
   std::vector<double> dw, db;  // [I]
 };
 
-class Scores {
+class Stage1Scores {
  public:
   // Checks the inputs (INVALID_ARGUMENT) and, for sparse features, multiplies out the U x I similarities (OUT_OF_MEMORY above 4 GiB).
-  Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs);
-  ~Scores();
-  Scores(const Scores&) = delete;
-  Scores& operator=(const Scores&) = delete;
+  Stage1Scores(std::shared_ptr<CpuBackend> backend, ScoreInputs inputs);
+  ~Stage1Scores();
+  Stage1Scores(const Stage1Scores&) = delete;
+  Stage1Scores& operator=(const Stage1Scores&) = delete;
 
   int64_t dialogues() const { return in_.dialogues; }
   int64_t items() const { return in_.items; }

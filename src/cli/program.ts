@@ -21,9 +21,7 @@ const version = (
 
 export const program = new Command("rank-grpo")
   .description("Train LLM rankers and recommenders with Rank-GRPO (arXiv 2510.20150)")
-  .version(version)
-  .showSuggestionAfterError()
-  .showHelpAfterError("(--help lists the options)");
+  .version(version);
 for (const command of [
   quickstartCommand(),
   sftCommand(),
@@ -42,3 +40,18 @@ for (const command of [
   devicesCommand(),
 ])
   program.addCommand(command);
+
+/** A wrong call is one line too, with where to look. */
+function complainInOneLine(command: Command, path: string): void {
+  command.configureOutput({
+    outputError: (text, write) => {
+      const line = text
+        .trim()
+        .replace(/^error: /, "")
+        .replaceAll(/\s*\n\s*/g, " ");
+      write(`rank-grpo: ${line.replace(/([^.?!)])$/, "$1.")} See ${path} --help.\n`);
+    },
+  });
+  for (const child of command.commands) complainInOneLine(child, `${path} ${child.name()}`);
+}
+complainInOneLine(program, program.name());

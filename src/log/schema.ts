@@ -2,7 +2,7 @@
 import { z } from "zod";
 
 export const wandbSchema = z.strictObject({
-  project: z.string().min(1).default("rank-grpo").describe("made where there is none of the name"),
+  project: z.string().min(1).default("rank-grpo").describe("made where missing"),
   entity: z.string().optional().describe("team or user; default: the key's own"),
   name: z.string().optional().describe("default: the run folder's name"),
   group: z.string().optional().describe("runs shown together, such as the seeds of one experiment"),
@@ -12,7 +12,7 @@ export const wandbSchema = z.strictObject({
 
 export const mlflowSchema = z.strictObject({
   url: z.url().optional().describe("of the tracking server; default: MLFLOW_TRACKING_URI"),
-  experiment: z.string().min(1).default("rank-grpo").describe("made where there is none of the name"),
+  experiment: z.string().min(1).default("rank-grpo").describe("made where missing"),
   name: z.string().optional().describe("default: the run folder's name"),
   tags: z.record(z.string(), z.string()).default({}).describe("names and values to find the run by"),
 });
@@ -21,8 +21,8 @@ export const logSchema = z
   .array(
     z.union([
       z.enum(["tensorboard", "csv", "wandb", "mlflow"]),
-      z.strictObject({ wandb: wandbSchema.describe("Weights & Biases; `wandb` alone: all defaults") }),
-      z.strictObject({ mlflow: mlflowSchema.describe("MLflow; `mlflow` alone: all defaults") }),
+      z.strictObject({ wandb: wandbSchema.describe("Weights & Biases; WANDB_API_KEY holds the key") }),
+      z.strictObject({ mlflow: mlflowSchema.describe("MLflow tracking server") }),
     ]),
   )
   .default([])

@@ -206,7 +206,10 @@ export const trainSchema = z.strictObject({
     .default([{ name: "exp_inf", weight: 1 }])
     .describe("summed with their weights; exp_inf is the paper's best"),
   objective: z
-    .union([z.string(), z.looseObject({ name: z.string() })])
+    .union([
+      z.string(),
+      z.looseObject({ name: z.string().describe("preset or rule; beside it any field of docs/objectives.md") }),
+    ])
     .default("rank-grpo")
     .describe("a preset, or a preset with changed fields (docs/objectives.md; `rank-grpo objectives` lists them)"),
   dynamicSampling: z

@@ -6,7 +6,7 @@ const warmup = z
   .min(0)
   .default(0)
   .describe("updates (1 and more) or share of all updates (below 1) over which the rate rises from 0 in a line");
-const floor = z.number().min(0).max(1).default(0).describe("share of the rate at the end");
+const floor = z.number().min(0).max(1).default(0).describe("of cosine and linear: share of the rate at the end");
 
 export const scheduleSchema = z.discriminatedUnion("type", [
   z.strictObject({ type: z.literal("constant").describe("the rate as it is, as published for RL"), warmup }),
@@ -15,8 +15,8 @@ export const scheduleSchema = z.discriminatedUnion("type", [
   z.strictObject({
     type: z.literal("step").describe("x factor from each update of `at` on: the paper's drop in the second epoch"),
     warmup,
-    at: z.array(z.number().int().min(1)).min(1).readonly().describe("updates, counted from 0"),
-    factor: z.number().positive().max(1).default(0.1).describe("of each drop"),
+    at: z.array(z.number().int().min(1)).min(1).readonly().describe("of step, which needs it: updates, counted from 0"),
+    factor: z.number().positive().max(1).default(0.1).describe("of each drop of step"),
   }),
 ]);
 
