@@ -5,6 +5,7 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     pool: "forks", // addons: a crash takes one fork, and errors keep their realm
     testTimeout: 120_000,
+    hookTimeout: 120_000,
     reporters: ["default", "./test/reporter.ts"],
   },
 });

@@ -1,5 +1,6 @@
-// What a user gets: packs the package, installs the tarball into an empty folder, and runs every sh block of docs/extend.md there, as
-// written but for the install itself. Then: an addon of another version is refused, and nothing in node_modules changed.
+// What a user gets: packs the package, looks at what is in it, installs the tarball into an empty folder, and runs every sh block of
+// docs/extend.md there, as written but for the install itself. Then: every entry imports and has types, an addon of another version is
+// refused, and nothing in node_modules changed.
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -37,10 +38,30 @@ const digest = (folder) => {
   return hash.digest("hex");
 };
 
-must("rm -rf dist && npx tsc -p tsconfig.json");
 const folder = mkdtempSync(join(tmpdir(), "rank-grpo-package-"));
 try {
   const tarball = resolve(folder, must(`npm pack --silent --pack-destination ${folder}`).trim().split("\n").at(-1));
+  const packed = must(`tar -tf ${tarball}`).trim().split("\n");
+  const { sources, cuda } = JSON.parse(readFileSync("sources.json", "utf8"));
+  const needed = [
+    "README.md",
+    "LICENSE",
+    "CMakeLists.txt",
+    "binding.gyp",
+    "sources.json",
+    "dist/cli/main.js",
+    ...sources,
+    ...cuda,
+  ];
+  const missing = needed.filter((name) => !packed.includes(`package/${name}`));
+  check(
+    missing.length === 0,
+    `the package holds what a build needs${missing.length > 0 ? `, but not ${missing}` : ""}`,
+  );
+  const places =
+    /^package\/((dist|native|bindings)\/.*\.(js|d\.ts|cc|cu|h|inl|cmake)|[^/]+\.(md|json|txt|gyp)|LICENSE)$/;
+  const others = packed.filter((name) => !places.test(name));
+  check(others.length === 0, `and no data, weights or builds${others.length > 0 ? `, but ${others}` : ""}`);
   const project = join(folder, "project");
   const at = { cwd: must(`mkdir ${project} && echo ${project}`).trim() };
   const blocks = [...readFileSync("docs/extend.md", "utf8").matchAll(/^```sh\n([\s\S]*?)^```$/gm)].map(
@@ -70,6 +91,23 @@ try {
   const config = readFileSync(join(project, "runs/soft-cap/config.yaml"), "utf8");
   check(/objective: soft-cap/.test(config), "its run names it");
   check(/finished 3/.test(all), "the objective in JavaScript trained three steps");
+
+  // every entry, by Node and by a TypeScript compiler
+  const { exports } = JSON.parse(readFileSync("package.json", "utf8"));
+  const entries = Object.keys(exports).filter((entry) => !entry.endsWith(".json"));
+  const imports = entries.map((entry, i) => `import * as m${i} from "rank-grpo${entry.slice(1)}";\n`).join("");
+  const used = entries
+    .map((_, i) => `if (Object.keys(m${i}).length === 0) throw new Error("m${i} is empty");\n`)
+    .join("");
+  writeFileSync(join(project, "entries.mts"), imports + used);
+  const tsc = resolve("node_modules/typescript/bin/tsc");
+  must(
+    `node ${tsc} --module nodenext --target es2023 --strict --noEmit --types node --typeRoots ${resolve("node_modules/@types")} entries.mts`,
+    at,
+  );
+  writeFileSync(join(project, "entries.mjs"), imports + used);
+  must("node entries.mjs", at);
+  check(true, `${entries.length} entries import, with types`);
 
   // the same addon under another version of the package
   const manifest = join(project, "node_modules/rank-grpo/package.json");
