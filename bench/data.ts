@@ -1,6 +1,7 @@
 // Remap and Adjust at 1, 10 and 100 thousand dialogues over a catalogue of 7,404 titles: time and memory of each part.
 // Synthetic: item k is liked with weight 1 / (k + 10), items have 40 words of a topic, lists and prompts follow the topic.
 // Run: npx tsx bench/data.ts [thousands ...] (default 1 10); each size in a process of its own; one JSON object as the last line.
+// RANK_GRPO_BENCH_ITERATIONS=N stops Adjust after N iterations, for a short look at a large size.
 import { spawnSync } from "node:child_process";
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -18,6 +19,8 @@ interface Result {
   dialogues: number;
   items: number;
   seconds: { tables: number; remap: number; adjust: number; final: number };
+  /** Of all threads: what stays comparable on a machine that does other work too. */
+  cpuSeconds: { tables: number; remap: number; adjust: number; final: number };
   iterations: number;
   converged: boolean;
   lossPerPositive: { initial: number; final: number };
@@ -57,10 +60,15 @@ async function measure(dialogues: number): Promise<Result> {
   const every = (step: number): Int32Array => Int32Array.from({ length: dialogues + 1 }, (_, d) => step * d);
   const rows = Int32Array.from({ length: dialogues }, (_, d) => d);
   const seconds = { tables: 0, remap: 0, adjust: 0, final: 0 };
+  const cpuSeconds = { ...seconds };
   let started = performance.now();
+  let used = process.cpuUsage();
   const lap = (part: keyof typeof seconds): void => {
+    const { user, system } = process.cpuUsage(used);
+    cpuSeconds[part] = Math.round((user + system) / 1e4) / 100;
     seconds[part] = Math.round(performance.now() - started) / 1000;
     started = performance.now();
+    used = process.cpuUsage();
   };
 
   const { width, rows: embedded } = tfidf([itemTexts, itemTexts, contexts]);
@@ -81,6 +89,7 @@ async function measure(dialogues: number): Promise<Result> {
   await scores.rank(rows, { n: 100 });
   lap("remap");
   const fit = await fitAdjustment([{ scores, rows }], ITEMS, {
+    maxIterations: Number(process.env["RANK_GRPO_BENCH_ITERATIONS"] ?? 200),
     onIteration: ({ iteration, loss }) =>
       iteration % 10 === 0 &&
       process.stderr.write(`  ${dialogues} dialogues, iteration ${iteration}: loss ${loss.toFixed(1)}\n`),
@@ -94,6 +103,7 @@ async function measure(dialogues: number): Promise<Result> {
     dialogues,
     items: ITEMS,
     seconds,
+    cpuSeconds,
     iterations: fit.iterations,
     converged: fit.converged,
     lossPerPositive: { initial: fit.initialLoss / (2 * dialogues), final: fit.loss / (2 * dialogues) },
@@ -119,9 +129,9 @@ else {
       throw new Error(`The run of ${thousands} thousand dialogues ended with ${child.status ?? child.signal}.`);
     const result = JSON.parse(child.stdout.trim().split("\n").at(-1)!) as Result;
     results.push(result);
-    const { seconds, peakMB, iterations } = result;
+    const { seconds, cpuSeconds, peakMB, iterations } = result;
     console.log(
-      `${String(result.dialogues).padStart(7)} dialogues x ${ITEMS} items: tables ${seconds.tables} s, Remap ${seconds.remap} s, Adjust ${seconds.adjust} s (${iterations} iterations), final lists ${seconds.final} s, peak ${peakMB} MB`,
+      `${String(result.dialogues).padStart(7)} dialogues x ${ITEMS} items, s (CPU s): tables ${seconds.tables} (${cpuSeconds.tables}), Remap ${seconds.remap} (${cpuSeconds.remap}), Adjust ${seconds.adjust} (${cpuSeconds.adjust}) in ${iterations} iterations, final lists ${seconds.final} (${cpuSeconds.final}); peak ${peakMB} MB`,
     );
   }
   console.log(

@@ -33,7 +33,8 @@ PolicyOptions read_options(const Napi::Value& value) {
   if (compute != "f32" && compute != "bf16") type_error(value.Env(), "\"f32\" or \"bf16\"", "compute", f.get("compute"));
   options.compute = compute == "bf16" ? Compute::bf16 : Compute::f32;
   options.trainable = f.boolean("trainable", true);
-  options.recompute = f.boolean("recompute", false);
+  const int64_t mib = f.integer("activationMiB", -1, 0, int64_t{1} << 30);
+  options.activation_bytes = mib < 0 ? -1 : mib << 20;
   return options;
 }
 
@@ -417,6 +418,14 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     out.Set("vocabSize", p.config().vocab);
     out.Set("maxPositions", p.config().max_positions);
     out.Set("bytes", static_cast<double>(p.bytes()));
+    auto memory = Napi::Object::New(env);
+    const MemoryUse use = p.memory();
+    memory.Set("weights", static_cast<double>(use.weights));
+    memory.Set("packedWeights", static_cast<double>(use.panels));
+    memory.Set("gradients", static_cast<double>(use.gradients));
+    memory.Set("optimizer", static_cast<double>(use.moments));
+    memory.Set("activations", static_cast<double>(use.activations));
+    out.Set("memory", memory);
     out.Set("optimizerSteps", static_cast<double>(p.optimizer_steps()));
     out.Set("stopIds", from_vector(env, p.config().stop_ids));
     auto names = Napi::Array::New(env);

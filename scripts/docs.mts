@@ -1,10 +1,14 @@
-// Makes docs/configuration.md from the schemas and docs/cli.md from the commands' own help; with --check only says what is out of date.
-import { readFileSync, writeFileSync } from "node:fs";
+// Makes docs/configuration.md from the schemas, docs/cli.md from the commands' own help and docs/api.md from the declarations; with --check
+// it only says which are out of date.
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { z } from "zod";
 
 import { program } from "../src/cli/program.ts";
 import { sftSchema, trainSchema } from "../src/training/config.ts";
+import { apiPage } from "./api.mts";
 
 interface Node {
   type?: string | string[];
@@ -27,38 +31,46 @@ const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\
 function kind(node: Node): string {
   const options = node.anyOf ?? node.oneOf;
   if (options) return [...new Set(options.map(kind))].join(" or ");
-  if (node.const !== undefined) return JSON.stringify(node.const);
+  if (node.const !== undefined) return String(node.const);
   if (node.enum) return node.enum.map((value) => String(value)).join(", ");
   if (node.type === "array") return `list of ${kind(node.items ?? {})}`;
   if (node.type === "object") return "object";
   const name = Array.isArray(node.type) ? node.type.join(" or ") : (node.type ?? "any");
-  const low =
-    node.exclusiveMinimum !== undefined
-      ? `> ${node.exclusiveMinimum}`
-      : node.minimum !== undefined
-        ? `>= ${node.minimum}`
-        : "";
-  const high = node.maximum !== undefined && node.maximum < Number.MAX_SAFE_INTEGER ? `<= ${node.maximum}` : "";
-  const range = [low, high].filter((part) => part && !part.includes("900719925474099")).join(", ");
+  const low = node.exclusiveMinimum === undefined ? `>= ${node.minimum}` : `> ${node.exclusiveMinimum}`;
+  const hasLow = node.exclusiveMinimum !== undefined || (node.minimum ?? -Infinity) > -Number.MAX_SAFE_INTEGER;
+  const hasHigh = (node.maximum ?? Infinity) < Number.MAX_SAFE_INTEGER;
+  const range = [...(hasLow ? [low] : []), ...(hasHigh ? [`<= ${node.maximum}`] : [])].join(", ");
   return range ? `${name} ${range}` : name;
+}
+
+/** Properties of the objects that a node may be, merged: a key of several alternatives stands once, required where all ask for it. */
+function properties(node: Node): [name: string, child: Node, required: boolean][] {
+  const objects = [node, ...(node.anyOf ?? []), ...(node.oneOf ?? [])].filter((option) => option.properties);
+  const merged = new Map<string, { nodes: Node[]; required: number }>();
+  for (const object of objects)
+    for (const [name, child] of Object.entries(object.properties!)) {
+      const entry = merged.get(name) ?? { nodes: [], required: 0 };
+      if (!entry.nodes.some((other) => JSON.stringify(other) === JSON.stringify(child))) entry.nodes.push(child);
+      if (object.required?.includes(name)) entry.required++;
+      merged.set(name, entry);
+    }
+  return [...merged].map(([name, { nodes, required }]) => {
+    const always = required === objects.length;
+    if (nodes.length === 1) return [name, nodes[0]!, always];
+    const description = nodes.map((child) => `${kind(child)}: ${child.description ?? ""}`).join("; ");
+    return [name, { anyOf: nodes, description }, always];
+  });
 }
 
 function rows(node: Node, prefix: string): string[] {
   const out: string[] = [];
-  for (const [name, child] of Object.entries(node.properties ?? {})) {
+  for (const [name, child, required] of properties(node)) {
     const path = prefix + name;
-    const fallback =
-      child.default !== undefined
-        ? `\`${JSON.stringify(child.default)}\``
-        : node.required?.includes(name)
-          ? "required"
-          : "";
-    out.push(`| \`${path}\` | ${cell(kind(child))} | ${cell(fallback)} | ${cell(child.description ?? "")} |`);
-    const objects = [child, ...(child.anyOf ?? []), ...(child.oneOf ?? [])].filter((option) => option.properties);
-    const seen = new Set<string>();
-    for (const object of objects)
-      for (const row of rows(object, `${path}.`)) if (!seen.has(row)) seen.add(row) && out.push(row);
-    if (child.items?.properties) out.push(...rows(child.items, `${path}[].`));
+    if (child.description === undefined) throw new Error(`${path} has no description`);
+    const fallback = child.default !== undefined ? `\`${JSON.stringify(child.default)}\`` : required ? "required" : "";
+    out.push(`| \`${path}\` | ${cell(kind(child))} | ${cell(fallback)} | ${cell(child.description)} |`);
+    out.push(...rows(child, `${path}.`));
+    if (child.items) out.push(...rows(child.items, `${path}[].`));
   }
   return out;
 }
@@ -84,15 +96,20 @@ ${table(sftSchema)}
 ${table(trainSchema)}
 `;
 
+/** The help of a command and of those below it, as `--help` prints it. */
 function help(command: Command, names: string[]): string {
   const path = [...names, command.name()];
-  const own = command.configureHelp({ helpWidth: 110 }).helpInformation().trimEnd();
-  const parts = [`## ${path.join(" ")}\n\n\`\`\`\n${own}\n\`\`\`\n`];
+  let own = "";
+  command.configureHelp({ helpWidth: 110 }).configureOutput({ writeOut: (text) => (own += text) });
+  command.outputHelp();
+  const parts = [`## ${path.join(" ")}\n\n\`\`\`\n${own.trim()}\n\`\`\`\n`];
   for (const child of command.commands) parts.push(help(child, path));
   return parts.join("\n");
 }
 
+const root = fileURLToPath(new URL("..", import.meta.url));
 const pages: Record<string, string> = {
+  "docs/api.md": apiPage(root),
   "docs/configuration.md": configuration,
   "docs/cli.md": `# The command\n\nMade from the commands' own help by \`npm run docs\`.\n\n${help(program, [])}`,
 };
@@ -100,13 +117,10 @@ const pages: Record<string, string> = {
 const check = process.argv.includes("--check");
 let stale = false;
 for (const [path, text] of Object.entries(pages)) {
-  let before = "";
-  try {
-    before = readFileSync(path, "utf8");
-  } catch {}
-  if (before === text) continue;
+  const file = join(root, path);
+  if (existsSync(file) && readFileSync(file, "utf8") === text) continue;
   stale = true;
-  if (check) console.error(`${path} is out of date: run npm run docs`);
-  else writeFileSync(path, text);
+  console.log(check ? `${path} is out of date: run npm run docs` : `written: ${path}`);
+  if (!check) writeFileSync(file, text);
 }
 process.exit(check && stale ? 1 : 0);

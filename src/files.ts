@@ -1,8 +1,8 @@
 // Files that are never half written and never overwritten silently.
 import { randomBytes } from "node:crypto";
-import { existsSync, readdirSync } from "node:fs";
+import { accessSync, constants, existsSync, readdirSync, statSync } from "node:fs";
 import { mkdir, open, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { dirname, resolve } from "node:path";
 
 import { RankGrpoError } from "./errors.ts";
 
@@ -48,9 +48,12 @@ export async function writeFolderAtomic(
   }
 }
 
-/** IO where `path` is a file, or a folder that holds anything. */
+/** IO where `path` is a file or a folder that holds anything, or where nothing can be made: asked before work starts. */
 export function requireFresh(path: string, fix = "Choose another place, or remove it first."): void {
-  if (!existsSync(path)) return;
+  if (!existsSync(path)) {
+    requireWritable(path);
+    return;
+  }
   let entries: string[];
   try {
     entries = readdirSync(path);
@@ -59,6 +62,21 @@ export function requireFresh(path: string, fix = "Choose another place, or remov
   }
   if (entries.length > 0)
     throw new RankGrpoError("IO", `Expected a new or empty place for output, got ${path}, which exists. ${fix}`);
+}
+
+/** IO where the nearest folder above `path` that exists is none, or cannot be written to. */
+function requireWritable(path: string): void {
+  let above = dirname(resolve(path));
+  while (!existsSync(above)) above = dirname(above);
+  const refused = (got: string): never => {
+    throw new RankGrpoError("IO", `Expected a folder that can be written to for ${path}, got ${above}, ${got}.`);
+  };
+  if (!statSync(above).isDirectory()) refused("which is a file");
+  try {
+    accessSync(above, constants.W_OK);
+  } catch {
+    refused("which cannot");
+  }
 }
 
 /** Operating-system errors as typed ones; typed ones as they are. */

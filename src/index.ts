@@ -2,8 +2,24 @@
 export type { Content, Message, Sample } from "./data/sample.ts";
 export { readSamples } from "./data/samples.ts";
 export { type ErrorCode, RankGrpoError } from "./errors.ts";
-export { type EvaluateOptions, evaluateLists, evaluatePolicy, generateLists } from "./evaluate.ts";
-export { addon } from "./native.ts";
+export {
+  type EvaluateOptions,
+  type Evaluation,
+  evaluateLists,
+  evaluatePolicy,
+  type GenerateListsOptions,
+  generateLists,
+  type MeasuredRow,
+} from "./evaluate.ts";
+export type { Ended, Logger } from "./log/logger.ts";
+export {
+  addon,
+  type NativeObjective,
+  type NativeObjectiveResult,
+  type NativeOptimizerOptions,
+  type NativeScores,
+  type NativeStepInputs,
+} from "./native.ts";
 export {
   type CustomObjective,
   checkCustomObjective,
@@ -28,13 +44,20 @@ export { type QuickstartOptions, type QuickstartResult, quickstart, worldConfigs
 export { Catalog } from "./ranking/catalog.ts";
 export { CatalogConstraint, type Constraint, type ConstraintOptions } from "./ranking/constraint.ts";
 export { compact, formatItem, type Item, readList, type Slot } from "./ranking/list.ts";
+export type { ListMetrics, MetricOptions } from "./ranking/metrics.ts";
 export { type Completion, createReward, type Reward } from "./ranking/rewards.ts";
+export { type CompareOptions, type Comparison, compareEvaluations, type Difference } from "./report/compare.ts";
+export { readEvaluation, type StoredEvaluation } from "./report/evaluations.ts";
+export { makeReport, type ReportOptions } from "./report/report.ts";
 export type { RuleParameters } from "./rules.ts";
+export type { ChatOptions } from "./text/template.ts";
 export { loadTokenizer } from "./text/tokenizer.ts";
 export type { Tokenizer } from "./text/types.ts";
-export { readConfig, type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./training/config.ts";
+export { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./training/config.ts";
 export type { StepReport, Summary } from "./training/loop.ts";
-export type { Metrics } from "./training/run.ts";
+export { readConfig } from "./training/parse.ts";
+export type { WeightedReward } from "./training/rollout.ts";
+export type { Metrics, RunStatus, StepSample } from "./training/run.ts";
 export { type SftOptions, sft, sftSteps } from "./training/sft.ts";
 export { type TrainOptions, train, trainSteps } from "./training/train.ts";
 export { World, type WorldOptions } from "./world.ts";

@@ -132,7 +132,7 @@ export interface NativePolicyOptions {
   device?: "auto" | "cpu" | "cuda";
   compute?: "f32" | "bf16";
   trainable?: boolean;
-  recompute?: boolean;
+  activationMiB?: number;
 }
 
 export interface NativeOptimizerOptions {
@@ -151,6 +151,8 @@ export interface NativePolicyInfo {
   vocabSize: number;
   maxPositions: number;
   bytes: number;
+  /** What training will hold, in bytes; activations is the most a pass may keep. */
+  memory: { weights: number; packedWeights: number; gradients: number; optimizer: number; activations: number };
   optimizerSteps: number;
   stopIds: Int32Array;
   parameters: string[];
@@ -169,6 +171,7 @@ export interface NativePolicy {
     } & NativeExclusions,
   ): Promise<{ items: Int32Array; logprobs: Float32Array; evaluated: number }>;
   score(batch: NativeBatch, options?: NativeForwardOptions): Promise<NativeScores>;
+  /** logprobs are NaN for tokens that cannot carry a gradient (no KL, no entropy bonus, behind the row's last non-zero advantage). */
   accumulate(
     batch: NativeBatch,
     inputs: NativeStepInputs,

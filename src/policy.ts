@@ -17,6 +17,7 @@ import {
 } from "./native.ts";
 import type { Constraint } from "./ranking/constraint.ts";
 import { stopIds, vocabularyTable } from "./text/encode.ts";
+import type { ChatOptions } from "./text/template.ts";
 import { loadTokenizer, tokenizerFiles } from "./text/tokenizer.ts";
 import type { Tokenizer } from "./text/types.ts";
 
@@ -27,8 +28,13 @@ export interface PolicyOptions {
   compute?: "f32" | "bf16";
   /** Default true. false: no gradients or optimizer state (a reference, or inference). */
   trainable?: boolean;
-  /** Default false. true: keep only each layer's input for the backward pass; less memory, a third more work. */
-  recompute?: boolean;
+  /** The day that the chat template prints, and its variables, such as { enable_thinking: false } for Qwen3. Default: neither. */
+  chat?: ChatOptions;
+  /**
+   * Memory for what a pass keeps for its backward pass, in MiB; default 1024 on the CPU, all of it on a GPU. As many layers as fit are
+   * kept whole, the others are computed again (0: all of them, a third more work for a few percent of the memory).
+   */
+  activationMiB?: number;
 }
 
 /** Shape of a model made from scratch, in the names of a Hugging Face config.json. */
@@ -181,8 +187,9 @@ export class Policy {
    * @throws BAD_CHECKPOINT, IO, OUT_OF_MEMORY, with the file and what was expected
    */
   static async load(path: string, options: PolicyOptions = {}): Promise<Policy> {
-    const tokenizer = await loadTokenizer(path);
-    const native = await addon.NativePolicy.load(path, { ...options });
+    const { chat, ...rest } = options;
+    const tokenizer = await loadTokenizer(path, chat);
+    const native = await addon.NativePolicy.load(path, rest);
     const policy = new Policy(native, tokenizer);
     if (tokenizer && tokenizer.vocabSize > policy.vocabSize)
       refuse(
@@ -198,7 +205,7 @@ export class Policy {
   /** A model from scratch: normal weights of deviation `std` (default 0.02, Llama's), norms 1, biases 0, keyed by `seed`. */
   static async create(
     shape: ModelShape,
-    options: PolicyOptions & { seed: number; std?: number; tokenizer?: Tokenizer },
+    options: Omit<PolicyOptions, "chat"> & { seed: number; std?: number; tokenizer?: Tokenizer },
   ): Promise<Policy> {
     const { seed, std = 0.02, tokenizer, ...rest } = options;
     const native = await addon.NativePolicy.create(JSON.stringify(shape), rest);

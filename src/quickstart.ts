@@ -50,7 +50,7 @@ export interface QuickstartResult {
 const testDialogues = 500;
 
 /** Dialogue numbers: demonstrations first, prompts for Rank-GRPO from 0 on (the demonstrations' among them), validation, test. */
-const ranges = { prompts: 6000, validation: 1_000_000, test: 2_000_000 };
+export const worldRanges = { prompts: 6000, validation: 1_000_000, test: 2_000_000 };
 
 const jsonl = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
@@ -59,9 +59,9 @@ export async function writeWorld(world: World, folder: string, demonstrations: n
   const samples = (first: number, count: number, withLists = false): object[] =>
     Array.from({ length: count }, (_, i) => world.sample(first + i, withLists));
   await writeFileAtomic(join(folder, "sft.jsonl"), jsonl(samples(0, demonstrations, true)));
-  await writeFileAtomic(join(folder, "prompts.jsonl"), jsonl(samples(0, ranges.prompts)));
-  await writeFileAtomic(join(folder, "validation.jsonl"), jsonl(samples(ranges.validation, 200)));
-  await writeFileAtomic(join(folder, "test.jsonl"), jsonl(samples(ranges.test, testDialogues)));
+  await writeFileAtomic(join(folder, "prompts.jsonl"), jsonl(samples(0, worldRanges.prompts)));
+  await writeFileAtomic(join(folder, "validation.jsonl"), jsonl(samples(worldRanges.validation, 200)));
+  await writeFileAtomic(join(folder, "test.jsonl"), jsonl(samples(worldRanges.test, testDialogues)));
   await writeFileAtomic(
     join(folder, "catalog.tsv"),
     world.items.map((item) => `${item.title}\t${item.year}\n`).join(""),
@@ -125,9 +125,9 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
   await writeWorld(world, data, demonstrations);
   const catalog = await Catalog.load(join(data, "catalog.tsv"));
   const test = await readSamples(join(data, "test.jsonl"));
-  const dialogues = test.map((_, i) => world.dialogue(ranges.test + i));
+  const dialogues = test.map((_, i) => world.dialogue(worldRanges.test + i));
   const lists = (make: (named: readonly number[], i: number) => number[]): string[] =>
-    dialogues.map(({ named }, i) => world.text(make(named, ranges.test + i)));
+    dialogues.map(({ named }, i) => world.text(make(named, worldRanges.test + i)));
   const rows: QuickstartRow[] = [];
   const optimum = evaluateLists(
     test,

@@ -1,5 +1,9 @@
 // The kernels export against float64 references: log-probs, entropies and gradients from logits and from hidden x head, in f32 and
 // bf16, at odd shapes; rank ratios; and refusals of hostile arguments.
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 
@@ -450,6 +454,45 @@ describe("hostile arguments are refused before any work", () => {
   it("the raw addon checks parameters too", () => {
     expect(() => addon.policyLoss(loss, { rule: "clip", params: [2, 0.1, 5] })).toThrow(/clipLow/);
     expect(() => addon.policyLoss(loss, { rule: "clip", params: [0.1] })).toThrow(/3 parameters/);
+  });
+});
+
+describe("worker threads", () => {
+  // in a process of its own: what goes wrong here ends the process
+  const addonFile = ["build-cmake/Release", "build/Release"]
+    .map((folder) => fileURLToPath(new URL(`../${folder}/rank_grpo.node`, import.meta.url)))
+    .find(existsSync);
+  const program = `
+    const { Worker } = require("node:worker_threads");
+    const work = \`
+      const addon = require(\${JSON.stringify(process.argv[1])});
+      const [T, C, V] = [128, 128, 20000];
+      const call = () => addon.headForward(new Float32Array(T * C), new Float32Array(V * C), new Int32Array(T), { vocabulary: V });
+      const { parentPort } = require("node:worker_threads");
+      parentPort.postMessage("busy");
+      (async () => { for (;;) await Promise.all([call(), call(), call()]); })();
+    \`;
+    (async () => {
+      for (let i = 0; i < 8; i++) {
+        const worker = new Worker(work, { eval: true });
+        await new Promise((done) => worker.once("message", done));
+        await new Promise((done) => setTimeout(done, 10 + 15 * i));
+        await worker.terminate();
+      }
+      const addon = require(process.argv[1]);
+      const { logprobs } = await addon.headForward(new Float32Array(4), new Float32Array(8), new Int32Array(2), { vocabulary: 4 });
+      console.log(logprobs.length);
+    })();
+  `;
+
+  it("may be terminated while the engine reads their arrays", () => {
+    const child = spawnSync(process.execPath, ["-e", program, addonFile!], { encoding: "utf8", timeout: 110_000 });
+    expect({ status: child.status, signal: child.signal, stderr: child.stderr }).toEqual({
+      status: 0,
+      signal: null,
+      stderr: "",
+    });
+    expect(child.stdout.trim()).toBe("2");
   });
 });
 

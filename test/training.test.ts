@@ -6,14 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 import { worldConfigs, writeWorld } from "../src/quickstart.ts";
 import type { Reward } from "../src/ranking/rewards.ts";
-import {
-  parseConfig,
-  readConfig,
-  type SftConfig,
-  sftSchema,
-  type TrainConfig,
-  trainSchema,
-} from "../src/training/config.ts";
+import { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "../src/training/config.ts";
+import { parseConfig, readConfig } from "../src/training/parse.ts";
 import { scheduleFactor } from "../src/training/schedule.ts";
 import { sft } from "../src/training/sft.ts";
 import { train, trainSteps } from "../src/training/train.ts";
@@ -243,7 +237,7 @@ describe("train", () => {
     await expect(refused({ promptsPerStep: 41 })).rejects.toThrow(/at most 40/);
     await expect(refused({ maxNewTokens: 96 })).rejects.toThrow(/context/);
     await expect(refused({ objective: "rank-gpro" })).rejects.toThrow(/rank-grpo/);
-    await expect(refused({ rewards: [{ name: "exp_in" }] })).rejects.toThrow(/exp_inf/);
+    await expect(refused({ rewards: [{ name: "exp_in" as "exp_inf" }] })).rejects.toThrow(/exp_inf/);
     await expect(refused({ model: join(root, "nowhere") })).rejects.toMatchObject({
       code: expect.stringMatching(/IO|BAD_CHECKPOINT/),
     });

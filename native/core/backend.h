@@ -98,10 +98,18 @@ class Backend {
   virtual void download(void* host, const void* device, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;  // device to device
   virtual void zero(void* device, size_t bytes) = 0;
+  // Activations a pass keeps for its backward pass where the caller names no budget: what does not fit is computed again.
+  virtual int64_t activation_budget() const { return INT64_MAX; }
 
   // -- matrix products (matmul)
   virtual std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) = 0;
   virtual void pack(Panels& panels, const float* W) = 0;  // W [N, K] row-major
+  // Where panels hold all there is of a weight, a policy that is not trained keeps nothing else. pack_rows and unpack_rows move rows
+  // first .. first + count between W [count, K] and the panels; embedding_from_panels: x [T, K] = rows ids[t].
+  virtual bool panels_hold_weights() const { return false; }
+  virtual void pack_rows(Panels&, const float* /*W*/, int64_t /*first*/, int64_t /*count*/) {}
+  virtual void unpack_rows(float* /*W*/, const Panels&, int64_t /*first*/, int64_t /*count*/) {}
+  virtual void embedding_from_panels(float* /*x*/, const Panels&, const int32_t* /*ids*/, int64_t /*T*/) {}
   // y [T, N] = x [T, K] W^T (+ bias [N]); bias may be null
   virtual void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) = 0;
   // dx [T, K] = dy [T, N] W, or += where accumulate
@@ -122,6 +130,12 @@ class Backend {
   virtual void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
                                   const AttentionGroups& groups, const AttentionShape& shape) = 0;
 
+  // -- a step that comes again: the operations of a pass over single tokens (decoding), with the same pointers and sizes each time
+  // True where the backend did them all by itself, with what now lies at those pointers and in the plan: then the caller leaves them out.
+  // `key`: whatever else tells one such pass from another. Each call that says false is followed by end_repeat().
+  virtual bool repeat(const AttentionPlan&, const AttentionShape&, const std::vector<int64_t>& /*key*/) { return false; }
+  virtual void end_repeat() {}
+
   // -- pointwise
   virtual void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) = 0;
   virtual void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) = 0;  // +=
@@ -136,6 +150,7 @@ class Backend {
   virtual void rotary(float* qkv, const int32_t* positions, const float* table, int64_t T, const AttentionShape& shape, bool inverse) = 0;
   // y [T, F] = silu(gate) * up of gate_up [T, 2 F]
   virtual void swiglu_forward(float* y, const float* gate_up, int64_t T, int64_t F) = 0;
+  // dgate_up may be gate_up
   virtual void swiglu_backward(float* dgate_up, const float* dy, const float* gate_up, int64_t T, int64_t F) = 0;
   virtual void add(float* x, const float* y, int64_t n) = 0;  // x += y
   virtual void gather_rows(float* y, const float* x, const int32_t* rows, int64_t R, int64_t C) = 0;

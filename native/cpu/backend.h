@@ -48,9 +48,14 @@ class CpuBackend final : public Backend {
   void download(void* host, const void* device, size_t bytes) override;
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* device, size_t bytes) override;
+  int64_t activation_budget() const override { return int64_t{1} << 30; }  // 1 GiB: half of what SmolLM2-135M's optimizer holds
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
+  bool panels_hold_weights() const override { return true; }
+  void pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) override;
+  void unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) override;
+  void embedding_from_panels(float* x, const Panels& panels, const int32_t* ids, int64_t T) override;
   void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) override;
   void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                              bool accumulate) override;
@@ -97,8 +102,6 @@ class CpuBackend final : public Backend {
  private:
   // x [M, K] as the left operand: where it lies, or in bf16 in `scratch`
   Rows rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute);
-  // The first N rows of W [N, K] into panels that hold at least as many
-  void pack_rows(CpuPanels& panels, const float* W, int64_t N);
   // Panels from x [K, N]
   void pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute);
 

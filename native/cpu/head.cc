@@ -32,7 +32,7 @@ void CpuBackend::given_head_forward(float* logprob, float* entropy, float* lse, 
   for (int64_t v = 0; v < V; v += chunk) {
     const int64_t n = std::min(chunk, V - v);
     auto& p = static_cast<CpuPanels&>(*panels);
-    pack_rows(p, float_rows(W, v, n, C, wide_w, pool_), n);
+    pack_rows(p, float_rows(W, v, n, C, wide_w, pool_), 0, n);
     head_blocks(
         A, p, R, 0, n,
         [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
@@ -69,7 +69,7 @@ void CpuBackend::given_head_backward(float* dh, float* dW, Operand h, Operand W,
     const int64_t n = std::min(chunk, V - v);
     const float* columns = float_rows(W, v, n, C, wide_w, pool_);
     auto& p = static_cast<CpuPanels&>(*panels);
-    pack_rows(p, columns, n);
+    pack_rows(p, columns, 0, n);
     head_blocks(
         A, p, R, 0, n,
         [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {

@@ -2,6 +2,9 @@
 #include "matmul.h"
 
 #include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <vector>
 
 #include "backend.h"
 
@@ -103,18 +106,47 @@ std::unique_ptr<Panels> CpuBackend::make_panels(int64_t N, int64_t K, Compute co
   return std::make_unique<CpuPanels>(*this, N, K, compute, compute == Compute::bf16 && kernels_.bf16);
 }
 
-void CpuBackend::pack(Panels& panels, const float* W) { pack_rows(static_cast<CpuPanels&>(panels), W, panels.rows); }
+void CpuBackend::pack(Panels& panels, const float* W) { pack_rows(panels, W, 0, panels.rows); }
 
-void CpuBackend::pack_rows(CpuPanels& p, const float* W, int64_t N) {
+void CpuBackend::pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) {
+  auto& p = static_cast<CpuPanels&>(panels);
   const bool round = p.compute == Compute::bf16 && !p.pairs;
-  pool_.run(static_cast<int>((N + kPanel - 1) / kPanel), [&](int j) {
-    const int columns = static_cast<int>(std::min<int64_t>(kPanel, N - int64_t{j} * kPanel));
-    uint32_t* to = p.data + j * p.stride();
-    const float* from = W + int64_t{j} * kPanel * p.columns;
+  const int64_t K = p.columns, begin = first / kPanel, end = (first + count + kPanel - 1) / kPanel;
+  auto fill = [&](uint32_t* to, const float* from, int columns) {
     if (p.pairs) {
-      kernels_.matmul->pack_transposed_bf16(to, from, p.columns, columns, p.columns);
+      kernels_.matmul->pack_transposed_bf16(to, from, K, columns, K);
     } else {
-      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), kPanel, from, p.columns, columns, p.columns, round);
+      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), kPanel, from, K, columns, K, round);
+    }
+  };
+  pool_.run(static_cast<int>(end - begin), [&](int task) {
+    const int64_t j = begin + task, start = std::max(first, j * kPanel), stop = std::min(first + count, (j + 1) * kPanel);
+    const int offset = static_cast<int>(start - j * kPanel), columns = static_cast<int>(stop - start);
+    const float* from = W + (start - first) * K;
+    uint32_t* to = p.data + j * p.stride();
+    if (offset == 0 && (columns == kPanel || stop == p.rows)) return fill(to, from, columns);
+    std::vector<uint32_t> part(static_cast<size_t>(p.stride()));  // a panel that other rows share
+    fill(part.data(), from, columns);
+    for (int64_t k = 0; k < p.stride(); k += kPanel) std::copy_n(&part[static_cast<size_t>(k)], columns, to + k + offset);
+  });
+}
+
+void CpuBackend::unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) {
+  std::vector<int32_t> rows(static_cast<size_t>(count));
+  std::iota(rows.begin(), rows.end(), static_cast<int32_t>(first));
+  embedding_from_panels(W, panels, rows.data(), count);
+}
+
+void CpuBackend::embedding_from_panels(float* x, const Panels& panels, const int32_t* ids, int64_t T) {
+  const auto& p = static_cast<const CpuPanels&>(panels);
+  pool_.run(static_cast<int>((T + 7) / 8), [&](int task) {
+    for (int64_t t = int64_t{task} * 8; t < std::min<int64_t>(T, int64_t{task + 1} * 8); ++t) {
+      const uint32_t* from = p.data + ids[t] / kPanel * p.stride() + ids[t] % kPanel;
+      float* to = x + t * p.columns;
+      for (int64_t k = 0; k < p.columns; ++k) {
+        const uint32_t word = from[(p.pairs ? k / 2 : k) * kPanel], bits = !p.pairs ? word : k % 2 ? word & 0xffff0000u : word << 16;
+        std::memcpy(to + k, &bits, sizeof bits);
+      }
     }
   });
 }

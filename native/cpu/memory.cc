@@ -50,7 +50,7 @@ size_t free_bytes() {
 
 [[noreturn]] void out_of_memory(size_t bytes, size_t available) {
   fail("OUT_OF_MEMORY", "Expected " + std::to_string(bytes >> 20) + " MiB of free memory, got " + std::to_string(available >> 20) +
-                            " MiB. Lower microBatchTokens or maxRows, set recompute, or use bf16 compute.");
+                            " MiB. Lower microBatchTokens, maxRows or activationMiB, or use bf16 compute.");
 }
 
 }  // namespace

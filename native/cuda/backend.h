@@ -83,6 +83,9 @@ class CudaBackend final : public Backend {
   void attention_backward(float* dqkv, const float* dout, const float* qkv, const float* out, const float* lse, int64_t T,
                           const AttentionGroups& groups, const AttentionShape& shape) override;
 
+  bool repeat(const AttentionPlan& plan, const AttentionShape& shape, const std::vector<int64_t>& key) override;
+  void end_repeat() override;
+
   void embedding_forward(float* x, const float* table, const int32_t* ids, int64_t T, int64_t C) override;
   void embedding_backward(float* dtable, const float* dx, const int32_t* ids, int64_t T, int64_t C) override;
   void norm_forward(float* y, const float* x, const float* w, int64_t T, int64_t C, int64_t y_stride, int64_t x_stride, float eps) override;
@@ -107,10 +110,16 @@ class CudaBackend final : public Backend {
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;
 
  private:
+  void forget_step() noexcept;  // memory moved: what was recorded may point to what is gone
+
   // += of the sums over `rows` of each column, in partial sums of fixed ranges of rows
   void add_column_sums(float* out, const float* x, int64_t rows, int64_t columns);
 
   cudaStream_t stream_ = nullptr;
+  // The last step that came twice in a row, as one graph (repeat.cu).
+  std::vector<int64_t> step_key_;
+  bool recording_ = false;
+  cudaGraphExec_t step_ = nullptr;
   DeviceScratch partial_{*this};                                          // partial sums of reductions over rows
   DeviceScratch delta_{*this};                                            // dout . out of attention's backward pass
   DeviceScratch stats_{*this};                                            // log-sum-exp pieces of the head

@@ -32,7 +32,7 @@ inline void check(cudaError_t error, const char* what) {
   cudaGetLastError();  // a failed call must not be reported again by the next one
   fail(error == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "NO_DEVICE",
        std::string("Expected the GPU to finish ") + what + ", got \"" + cudaGetErrorString(error) +
-           (error == cudaErrorMemoryAllocation ? "\". Lower microBatchTokens or maxRows, set recompute, or use bf16 compute."
+           (error == cudaErrorMemoryAllocation ? "\". Lower microBatchTokens, maxRows or activationMiB, or use bf16 compute."
                                                : "\". Run on the CPU (device: cpu), or start the process again."));
 }
 
@@ -46,7 +46,7 @@ void launch(const char* name, cudaStream_t stream, void (*kernel)(Parameters...)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), name);
   kernel<<<grid, block, shared, stream>>>(static_cast<Parameters>(arguments)...);
 #else
-  shim::launch(stream, name, grid, block, shared, [&] { kernel(static_cast<Parameters>(arguments)...); });
+  shim::launch(stream, name, grid, block, shared, [=] { kernel(static_cast<Parameters>(arguments)...); });
 #endif
   check(cudaGetLastError(), name);
 }

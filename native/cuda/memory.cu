@@ -58,11 +58,13 @@ CudaBackend::CudaBackend() {
 }
 
 CudaBackend::~CudaBackend() {
+  forget_step();
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
 }
 
 void* CudaBackend::allocate(size_t bytes) {
+  forget_step();
   void* p = nullptr;
   const size_t rounded = (bytes + 255) / 256 * 256 + (bytes == 0 ? 256 : 0);
   const cudaError_t error = cudaMalloc(&p, rounded);
@@ -72,7 +74,7 @@ void* CudaBackend::allocate(size_t bytes) {
     cudaMemGetInfo(&free, &total);
     fail("OUT_OF_MEMORY", "Expected " + std::to_string(rounded >> 20) + " MiB of free GPU memory, got " + std::to_string(free >> 20) +
                               " MiB of " + std::to_string(total >> 20) +
-                              " MiB. Lower microBatchTokens or maxRows, set recompute, or use bf16 compute.");
+                              " MiB. Lower microBatchTokens, maxRows or activationMiB, or use bf16 compute.");
   }
   check(error, "an allocation");
   zero(p, rounded);
@@ -81,7 +83,9 @@ void* CudaBackend::allocate(size_t bytes) {
 
 // cudaFree waits for the work that uses the memory.
 void CudaBackend::release(void* pointer, size_t) noexcept {
-  if (pointer) cudaFree(pointer);
+  if (!pointer) return;
+  forget_step();
+  cudaFree(pointer);
 }
 
 // Host memory is pageable: the call returns when it may be used again.

@@ -169,8 +169,7 @@ __global__ void swiglu_kernel(float* __restrict__ y, const float* __restrict__ g
   const float g = gate_up[at];
   y[i] = g * sigmoid(g) * gate_up[at + F];
 }
-__global__ void swiglu_backward_kernel(float* __restrict__ dgate_up, const float* __restrict__ dy, const float* __restrict__ gate_up,
-                                       int64_t T, int64_t F) {
+__global__ void swiglu_backward_kernel(float* dgate_up, const float* __restrict__ dy, const float* gate_up, int64_t T, int64_t F) {
   const int64_t i = thread_index();
   if (i >= T * F) return;
   const int64_t at = i / F * 2 * F + i % F;

@@ -21,6 +21,10 @@
 #include <ucontext.h>
 #endif
 
+struct ShimGraph {
+  std::vector<std::function<void()>> steps;
+};
+
 namespace shim {
 namespace {
 
@@ -279,7 +283,8 @@ Scheduler& scheduler() {
 }
 struct Counters {
   size_t allocated = 0;
-  int64_t launches = 0;
+  int64_t launches = 0, graph_launches = 0;
+  std::unique_ptr<ShimGraph> recording;  // of the one stream
 };
 Counters& counters() {
   static Counters instance;
@@ -309,9 +314,20 @@ Settings& settings() {
 }
 size_t allocated_bytes() { return counters().allocated; }
 int64_t launches() { return counters().launches; }
+int64_t graph_launches() { return counters().graph_launches; }
+// Runs now, or with the graph that is being recorded.
+static void enqueue(std::function<void()> work) {
+  if (counters().recording) {
+    counters().recording->steps.push_back(std::move(work));
+  } else {
+    work();
+  }
+}
 void launch(cudaStream_t, const char* name, dim3 grid, dim3 block, size_t shared, const std::function<void()>& body) {
-  ++counters().launches;
-  scheduler().run(name, grid, block, shared, body);
+  enqueue([=] {
+    ++counters().launches;
+    scheduler().run(name, grid, block, shared, body);
+  });
 }
 void* shared_array(int key, size_t bytes) { return scheduler().array(key, bytes); }
 unsigned char* dynamic_shared() { return scheduler().dynamic(); }
@@ -327,6 +343,7 @@ void require_lane(unsigned mask, int lane) {
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   auto& c = shim::counters();
+  if (c.recording) return cudaErrorStreamCaptureUnsupported;
   if (bytes > shim::settings().memory_limit - std::min(shim::settings().memory_limit, c.allocated)) return cudaErrorMemoryAllocation;
   if (posix_memalign(pointer, 256, std::max<size_t>(bytes, 1)) != 0) return cudaErrorMemoryAllocation;
   std::memset(*pointer, 0xff, bytes);
@@ -338,12 +355,17 @@ cudaError_t cudaFree(void* pointer) {
   std::free(pointer);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  if (bytes) std::memcpy(to, from, bytes);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  if (shim::counters().recording && kind != cudaMemcpyDeviceToDevice) return cudaErrorStreamCaptureUnsupported;
+  shim::enqueue([=] {
+    if (bytes) std::memcpy(to, from, bytes);
+  });
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t) {
-  if (bytes) std::memset(pointer, value, bytes);
+  shim::enqueue([=] {
+    if (bytes) std::memset(pointer, value, bytes);
+  });
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
@@ -356,7 +378,34 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return shim::counters().recording ? cudaErrorStreamCaptureUnsupported : cudaSuccess; }
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  auto& c = shim::counters();
+  if (c.recording) return cudaErrorStreamCaptureUnsupported;
+  c.recording = std::make_unique<ShimGraph>();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  *graph = shim::counters().recording.release();
+  return *graph ? cudaSuccess : cudaErrorInvalidValue;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = std::make_unique<ShimGraph>(*graph).release();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
+  ++shim::counters().graph_launches;
+  for (const auto& step : executable->steps) step();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete executable;
+  return cudaSuccess;
+}
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = shim::settings().device_error == cudaSuccess ? shim::settings().devices : 0;
@@ -385,6 +434,7 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaSuccess: return "no error";
     case cudaErrorMemoryAllocation: return "out of memory";
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     default: return "error";
   }

@@ -14,9 +14,9 @@
 namespace rank_grpo {
 namespace {
 
-constexpr int64_t kBlockRows = 512;              // R: 15 MB of scores for 7,404 items
+constexpr int64_t kBlockRows = 2048;             // R: 61 MB of scores for 7,404 items; a similarity read from memory serves many rows
 constexpr int64_t kChunkRows = 16;               // rows of one task; their slopes are summed in f32 before they join the f64 sum
-constexpr int64_t kColumns = 1024;               // columns of one task of that sum
+constexpr int64_t kColumns = 1024;               // columns of one tile of scores (4 KiB, in the first cache), and of one task of that sum
 constexpr uint64_t kMaxSimilarity = 4ull << 30;  // bytes
 
 // The rows of `m` by column, in ascending row order.
@@ -126,19 +126,24 @@ void Stage1Scores::set_ratings(SparseMatrix ratings, float gamma) {
   gamma_ = gamma;
 }
 
-// Everything of a row's score but the products of dense features: adds to s [I].
-void Stage1Scores::score_row(float* s, int64_t row) const {
-  const size_t r = static_cast<size_t>(row);
+// Adds to columns first .. first + n of s what the teacher's items give: similarity with membership in it, or membership alone.
+void Stage1Scores::add_positions(float* s, int64_t row, int64_t first, int64_t n) const {
   const auto& p = in_.positions;
-  for (int32_t i = p.offsets[r]; i < p.offsets[r + 1]; ++i) {
-    const size_t u = static_cast<size_t>(p.columns[static_cast<size_t>(i)]);
+  for (int32_t i = p.offsets[static_cast<size_t>(row)]; i < p.offsets[static_cast<size_t>(row) + 1]; ++i) {
+    const int64_t u = p.columns[static_cast<size_t>(i)];
     const float weight = p.values[static_cast<size_t>(i)];
     if (!similarity_.empty()) {
-      backend_->kernels().score->add_scaled(s, similarity_.data() + static_cast<int64_t>(u) * in_.items, weight, in_.items);
-    } else if (in_.membership[u] >= 0) {
-      s[in_.membership[u]] += weight;
+      backend_->kernels().score->add_scaled(s, similarity_.data() + u * in_.items + first, weight, n);
+    } else {
+      const int64_t item = in_.membership[static_cast<size_t>(u)] - first;
+      if (item >= 0 && item < n) s[item] += weight;
     }
   }
+}
+
+// Adds the context of sparse features, and the ratings, to s [I].
+void Stage1Scores::add_row(float* s, int64_t row) const {
+  const size_t r = static_cast<size_t>(row);
   if (!in_.features.dense && !in_.features.sparse_context.offsets.empty())
     add_products(s, in_.features.sparse_context, row, postings_, in_.lambda);
   for (int32_t i = ratings_.offsets[r]; i < ratings_.offsets[r + 1]; ++i)
@@ -177,12 +182,20 @@ void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
       });
       backend_->linear_forward(block_.data(), query_.data(), *panels_, nullptr, R);
     }
+    // Tile by tile for all rows of the block: a tile of the similarities stays in the caches while many rows read it.
+    for (int64_t column = 0; column < I; column += kColumns) {
+      const int64_t n = std::min(kColumns, I - column);
+      backend_->pool().run(chunks, [&](int chunk) {
+        for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
+          float* s = block_.data() + i * I + column;
+          if (!dense) std::fill(s, s + n, 0.f);
+          add_positions(s, rows[static_cast<size_t>(first + i)], column, n);
+        }
+      });
+    }
     backend_->pool().run(chunks, [&](int chunk) {
-      for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
-        float* s = block_.data() + i * I;
-        if (!dense) std::fill(s, s + I, 0.f);
-        score_row(s, rows[static_cast<size_t>(first + i)]);
-      }
+      for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i)
+        add_row(block_.data() + i * I, rows[static_cast<size_t>(first + i)]);
     });
     use(first, R);
   }

@@ -74,7 +74,8 @@ class Stage1Scores {
  private:
   template <class Use>
   void for_blocks(const std::vector<int32_t>& rows, Use&& use);
-  void score_row(float* s, int64_t row) const;
+  void add_positions(float* s, int64_t row, int64_t first, int64_t n) const;
+  void add_row(float* s, int64_t row) const;
   void similarities();
   void check_rows(const std::vector<int32_t>& rows) const;
 

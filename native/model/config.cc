@@ -225,7 +225,7 @@ std::string config_json(const ModelConfig& c, StorageType type) {
   return out + "\n}\n";
 }
 
-ParameterTable::ParameterTable(const ModelConfig& c) {
+ParameterTable::ParameterTable(const ModelConfig& c, bool matrices) {
   const int64_t C = c.hidden, F = c.intermediate, D = c.head_dim;
   auto align = [&] { total = (total + 15) / 16 * 16; };
   auto add = [&](const std::string& name, int64_t rows, int64_t columns, bool vector) {
@@ -234,9 +234,15 @@ ParameterTable::ParameterTable(const ModelConfig& c) {
     total += rows * columns;
     return at;
   };
+  // Of a fused matrix all but the first part follow without a gap.
+  auto part = [&](const std::string& name, int64_t rows, int64_t columns) {
+    if (matrices || (!c.tied && name == "model.embed_tokens.weight")) return add(name, rows, columns, false);
+    parameters.push_back({name, rows, columns, -1, false});
+    return int64_t{-1};
+  };
   auto matrix = [&](const std::string& name, int64_t rows, int64_t columns) {
     align();
-    return add(name, rows, columns, false);
+    return part(name, rows, columns);
   };
   auto vector = [&](const std::string& name, int64_t size) {
     align();
@@ -248,8 +254,8 @@ ParameterTable::ParameterTable(const ModelConfig& c) {
     LayerOffsets o{};
     o.input_norm = vector(p + "input_layernorm.weight", C);
     o.qkv = matrix(p + "self_attn.q_proj.weight", c.heads * D, C);
-    add(p + "self_attn.k_proj.weight", c.kv_heads * D, C, false);
-    add(p + "self_attn.v_proj.weight", c.kv_heads * D, C, false);
+    part(p + "self_attn.k_proj.weight", c.kv_heads * D, C);
+    part(p + "self_attn.v_proj.weight", c.kv_heads * D, C);
     o.qkv_bias = o.q_norm = o.k_norm = -1;
     if (c.qkv_bias) {
       o.qkv_bias = vector(p + "self_attn.q_proj.bias", c.heads * D);
@@ -263,7 +269,7 @@ ParameterTable::ParameterTable(const ModelConfig& c) {
     o.output = matrix(p + "self_attn.o_proj.weight", C, c.heads * D);
     o.post_norm = vector(p + "post_attention_layernorm.weight", C);
     o.gate_up = matrix(p + "mlp.gate_proj.weight", F, C);
-    add(p + "mlp.up_proj.weight", F, C, false);
+    part(p + "mlp.up_proj.weight", F, C);
     o.down = matrix(p + "mlp.down_proj.weight", C, F);
     layers.push_back(o);
   }

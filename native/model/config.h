@@ -43,7 +43,9 @@ struct LayerOffsets {
 
 class ParameterTable {
  public:
-  explicit ParameterTable(const ModelConfig& config);
+  // matrices = false: those that lie in panels alone have no place here (offset -1); what is left is norms, biases and, where it is not
+  // the head too, the embedding.
+  explicit ParameterTable(const ModelConfig& config, bool matrices = true);
   std::vector<Parameter> parameters;
   std::vector<LayerOffsets> layers;
   int64_t embedding = 0, final_norm = 0, head = 0;  // head = embedding where tied

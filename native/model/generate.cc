@@ -48,9 +48,9 @@ class Generator {
       fail("OUT_OF_MEMORY", "Expected at most " + std::to_string(INT32_MAX / kPageSize) + " pages of keys and values, got " +
                                 std::to_string(pages_) + " (" + std::to_string(bytes >> 20) +
                                 " MiB). Lower maxRows, groupSize or maxNewTokens.");
-    expect_memory(*policy.backend, policy.decode_cache.growth(bytes), "keys and values of " + std::to_string(rows_limit_) + " rows",
+    expect_memory(*policy.backend, policy.store.growth(bytes), "keys and values of " + std::to_string(rows_limit_) + " rows",
                   "Lower maxRows or maxNewTokens.");
-    policy.decode_cache.reserve(*policy.backend, bytes);
+    policy.store.reserve(*policy.backend, bytes);
     for (int64_t page = pages_; page-- > 0;) free_.push_back(static_cast<int32_t>(page));
     groups_.resize(static_cast<size_t>(prompts));
     done_.resize(static_cast<size_t>(prompts) * static_cast<size_t>(request.group_size));
@@ -156,8 +156,7 @@ class Generator {
     auto& p = policy_;
     auto& backend = *p.backend;
     const int64_t R = layout.R(), C = p.config.hidden;
-    const float* hidden =
-        p.transformer.forward(layout, p.decode_cache.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, false, false);
+    const float* hidden = p.transformer.forward(layout, p.store.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, {});
     p.head.reserve(backend, static_cast<size_t>(R * C) * sizeof(float) + static_cast<size_t>(R + 16) * sizeof(int32_t));
     float* h = p.head.floats();
     int32_t* index = reinterpret_cast<int32_t*>(h + R * C);
@@ -183,7 +182,7 @@ class Generator {
         allowed.offsets.push_back(static_cast<int32_t>(allowed.ids.size()));
       }
     }
-    backend.head_sample(tokens.data(), logprobs.data(), h, p.transformer.head(), p.weights.floats() + p.table.head,
+    backend.head_sample(tokens.data(), logprobs.data(), h, p.transformer.head(), p.transformer.head_rows(),
                         request_.catalog ? &allowed : nullptr, random.data(), R, request_.sampling);
     for (size_t r = 0; r < rows.size(); ++r) {
       if (!std::isfinite(logprobs[r]))

@@ -4,12 +4,33 @@
 #include <cstdio>
 
 #include "../core/philox.h"
+#include "live.h"
 #include "policy_impl.h"
 
 namespace rank_grpo {
 namespace {
 
 size_t parameter_bytes(const ParameterTable& table) { return static_cast<size_t>(table.total) * sizeof(float); }
+
+bool held_in_panels(const Backend& backend, const PolicyOptions& options) { return !options.trainable && backend.panels_hold_weights(); }
+
+MemoryUse plan_memory(const Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held,
+                      const PolicyOptions& options) {
+  MemoryUse use;
+  use.weights = static_cast<int64_t>(parameter_bytes(held));
+  use.panels = full.total * (options.compute == Compute::bf16 ? 2 : 4);
+  if (options.trainable) {
+    use.gradients = use.weights;
+    use.moments = 2 * use.weights;
+    use.activations = options.activation_bytes < 0 ? backend.activation_budget() : options.activation_bytes;
+  }
+  const int64_t rotary = int64_t{config.max_positions} * config.head_dim * static_cast<int64_t>(sizeof(float));
+  expect_memory(backend, static_cast<size_t>(use.weights + use.gradients + use.moments + use.panels + rotary),
+                options.trainable ? "the model's weights, gradients and optimizer state" : "the model's weights",
+                options.trainable ? "Use a smaller model, or trainable: false for a model that is not trained."
+                                  : "Use a smaller model, or compute: bf16.");
+  return use;
+}
 
 std::vector<float> slice(const std::vector<float>& values, int64_t first, int64_t count) {
   if (values.empty()) return {};
@@ -100,20 +121,16 @@ Policy::Impl::Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o)
       config((c.validate(), std::move(c))),
       table(config),
       options(o),
-      weights(*backend, parameter_bytes(table)),
-      gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      transformer(*backend, config, table, weights.floats(), o.compute) {}
+      held(config, !held_in_panels(*backend, o)),
+      memory(plan_memory(*backend, config, table, held, o)),
+      weights(*backend, parameter_bytes(held)),
+      gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
+      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
+      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
+      transformer(*backend, config, held, weights.floats(), o.compute) {}
 
-Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options) {
-  config.validate();
-  expect_memory(*backend, static_cast<size_t>(estimate_bytes(config, options)),
-                options.trainable ? "the model's weights, gradients and optimizer state" : "the model's weights",
-                options.trainable ? "Use a smaller model, or trainable: false for a model that is not trained."
-                                  : "Use a smaller model, or compute: bf16.");
-  impl_ = std::make_unique<Impl>(std::move(backend), std::move(config), options);
-}
+Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options)
+    : impl_(std::make_unique<Impl>(std::move(backend), std::move(config), options)) {}
 Policy::~Policy() = default;
 
 const ModelConfig& Policy::config() const { return impl_->config; }
@@ -121,16 +138,13 @@ const ParameterTable& Policy::table() const { return impl_->table; }
 const PolicyOptions& Policy::options() const { return impl_->options; }
 const char* Policy::device() const { return impl_->backend->name(); }
 
-int64_t Policy::estimate_bytes(const ModelConfig& config, const PolicyOptions& options) {
-  const int64_t parameters = ParameterTable(config).total;
-  const int64_t rotary = int64_t{config.max_positions} * config.head_dim * static_cast<int64_t>(sizeof(float));
-  return parameters * (options.trainable ? 16 : 4) + parameters * (options.compute == Compute::bf16 ? 2 : 4) + rotary;
-}
+MemoryUse Policy::memory() const { return impl_->memory; }
 
 int64_t Policy::bytes() const {
   const auto& i = *impl_;
-  return estimate_bytes(i.config, i.options) +
-         static_cast<int64_t>(i.cache.bytes() + i.head.bytes() + i.decode_cache.bytes() + i.transformer.bytes());
+  size_t bytes = static_cast<size_t>(i.memory.panels);
+  for (const auto* buffer : {&i.weights, &i.gradients, &i.m, &i.v, &i.cache, &i.head, &i.store}) bytes += buffer->bytes();
+  return static_cast<int64_t>(bytes) + static_cast<int64_t>(i.transformer.bytes());
 }
 
 void Policy::initialize(uint64_t seed, float std) {
@@ -158,6 +172,12 @@ void Policy::initialize(uint64_t seed, float std) {
 
 void Policy::set_vocabulary(std::vector<std::string> bytes) { impl_->vocabulary = std::move(bytes); }
 
+int64_t Policy::Impl::micro_batch_tokens(const ForwardOptions& o) const {
+  const int64_t sample = 64, least = transformer.kept_bytes(sample, 0) / sample;  // bytes a token
+  // Not below a few hundred: a prompt is computed once a pass, and a pass's scratch is of the same size.
+  return std::clamp<int64_t>(memory.activations / least, std::min<int64_t>(256, o.micro_batch_tokens), o.micro_batch_tokens);
+}
+
 Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, const ForwardOptions& o, bool keep, bool entropies) {
   check_abort(o.abort);
   Pass pass;
@@ -172,23 +192,29 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
     pass.lse = a.take(R);
     pass.rows = reinterpret_cast<int32_t*>(a.take(R));
     pass.dh = keep ? a.take(R * C) : nullptr;
-    pass.dhidden = keep ? a.take(T * C) : nullptr;
   };
   carve(sizes);
   const size_t head_size = static_cast<size_t>(sizes.used()) * sizeof(float);
-  expect_memory(*backend, cache.growth(cache_size) + head.growth(head_size) + transformer.growth(T, keep, options.recompute),
-                "a pass over " + std::to_string(T) + " tokens",
-                keep && !options.recompute ? "Lower microBatchTokens, or set recompute." : "Lower microBatchTokens.");
+  Transformer::Kept kept;
+  kept.whole = keep ? transformer.fit(T, memory.activations) : 0;
+  const size_t kept_size = keep ? static_cast<size_t>(transformer.kept_bytes(T, kept.whole)) : 0;
+  expect_memory(
+      *backend, cache.growth(cache_size) + head.growth(head_size) + store.growth(kept_size) + transformer.growth(T, keep, kept.whole),
+      "a pass over " + std::to_string(T) + " tokens", keep ? "Lower microBatchTokens or activationMiB." : "Lower microBatchTokens.");
   cache.reserve(*backend, cache_size);
   head.reserve(*backend, head_size);
   arena = Arena(head.floats());
   carve(arena);
-  const float* hidden = transformer.forward(pass.layout, cache.floats(), 0, pass.layout.pages, keep, options.recompute);
+  if (keep) {
+    store.reserve(*backend, kept_size);
+    kept.memory = store.floats();
+  }
+  const float* hidden = transformer.forward(pass.layout, cache.floats(), 0, pass.layout.pages, kept);
   backend->upload(pass.rows, pass.layout.head_rows.data(), static_cast<size_t>(R) * sizeof(int32_t));
   backend->gather_rows(pass.h, hidden, pass.rows, R, C);
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
   if (!entropies) pass.entropy = nullptr;
-  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), weights.floats() + table.head,
+  backend->head_forward(pass.logprob, pass.entropy, pass.lse, pass.h, transformer.head(), transformer.head_rows(),
                         pass.layout.targets.data(), allowed, R, o.temperature);
   return pass;
 }
@@ -196,12 +222,12 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
 void Policy::Impl::backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature) {
   const int64_t T = pass.layout.T(), R = pass.layout.R(), C = config.hidden;
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
-  backend->head_backward(pass.dh, gradients.floats() + table.head, pass.h, weights.floats() + table.head, transformer.head(),
+  backend->head_backward(pass.dh, gradients.floats() + held.head, pass.h, transformer.head_rows(), transformer.head(),
                          pass.layout.targets.data(), allowed, pass.lse, pass.entropy, dlogp.data(),
                          dentropy.empty() ? nullptr : dentropy.data(), R, temperature);
-  backend->zero(pass.dhidden, static_cast<size_t>(T * C) * sizeof(float));
-  backend->scatter_add_rows(pass.dhidden, pass.dh, pass.rows, R, C);
-  transformer.backward(pass.layout, pass.dhidden, gradients.floats(), cache.floats(), pass.layout.pages);
+  backend->zero(transformer.dhidden(), static_cast<size_t>(T * C) * sizeof(float));
+  backend->scatter_add_rows(transformer.dhidden(), pass.dh, pass.rows, R, C);
+  transformer.backward(pass.layout, gradients.floats(), cache.floats(), pass.layout.pages);
 }
 
 void Policy::Impl::download_scores(const Pass& pass, std::vector<float>& logprobs, std::vector<float>& entropies) const {
@@ -251,8 +277,17 @@ StepResult Policy::accumulate(const Batch& batch, const StepInputs& inputs, cons
   if (entropies) total.dentropy.resize(static_cast<size_t>(tokens));
   total.segment_log_ratio.resize(inputs.segment_offsets.empty() ? 0 : inputs.segment_offsets.size() - 1);
   const int64_t covered_tokens = check_segments(inputs, batch);
+  if (LiveStep live; leave_out_dead(batch, inputs, objective, live)) {
+    StepResult part;
+    if (live.tokens.empty()) {
+      part.objective = evaluate_objective(objective, {});  // refuses what it would refuse with tokens
+    } else {
+      part = accumulate(live.batch, live.inputs, objective, o);
+    }
+    return spread_out(part, live, batch, inputs);
+  }
 
-  for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
+  for (const auto& micro : split_batch(batch, i.micro_batch_tokens(o))) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
     i.download_scores(pass, result.logprobs, result.entropies);
@@ -295,7 +330,7 @@ Scores Policy::backward(const Batch& batch, const std::vector<float>& dlogprobs,
   Scores scores;
   scores.logprobs.resize(static_cast<size_t>(batch.tokens()));
   if (entropies) scores.entropies.resize(scores.logprobs.size());
-  for (const auto& micro : split_batch(batch, o.micro_batch_tokens)) {
+  for (const auto& micro : split_batch(batch, i.micro_batch_tokens(o))) {
     const auto pass = i.forward(batch, micro, o, true, entropies);
     const int64_t R = pass.layout.R(), first = pass.layout.first_token;
     i.download_scores(pass, scores.logprobs, scores.entropies);
@@ -318,7 +353,7 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   bounded(o.epsilon, 1e-30, 1, "epsilon");  // 0 would divide a gradient of 0 by 0
   bounded(o.weight_decay, 0, 1e6, "weightDecay");
   bounded(o.max_grad_norm, 0, 1e30, "maxGradNorm");
-  const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.table.total));
+  const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.held.total));
   if (!std::isfinite(norm)) {
     zero_gradients();
     fail("NOT_FINITE", "Expected a finite gradient, got norm " + std::to_string(norm) +
@@ -332,14 +367,14 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   adamw.weight_decay = static_cast<float>(o.weight_decay);
   adamw.step = ++i.steps;
   adamw.grad_scale = o.max_grad_norm > 0 ? static_cast<float>(std::min(1.0, o.max_grad_norm / (norm + 1e-6))) : 1.f;
-  i.backend->adamw(i.weights.floats(), i.m.floats(), i.v.floats(), i.gradients.floats(), i.table.total, adamw);
+  i.backend->adamw(i.weights.floats(), i.m.floats(), i.v.floats(), i.gradients.floats(), i.held.total, adamw);
   zero_gradients();
   parameters_changed();
   return norm;
 }
 
 void Policy::zero_gradients() {
-  if (impl_->options.trainable) impl_->backend->zero(impl_->gradients.data(), parameter_bytes(impl_->table));
+  if (impl_->options.trainable) impl_->backend->zero(impl_->gradients.data(), parameter_bytes(impl_->held));
 }
 
 namespace {
@@ -350,12 +385,24 @@ const Parameter& checked(const ParameterTable& table, size_t index) {
 }  // namespace
 
 void Policy::get_parameter(size_t index, float* out) const {
-  const auto& p = checked(impl_->table, index);
-  impl_->backend->download(out, impl_->weights.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
+  const auto& p = checked(impl_->held, index);
+  auto& backend = *impl_->backend;
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  if (p.offset >= 0) return backend.download(out, impl_->weights.floats() + p.offset, bytes);
+  const auto place = impl_->transformer.place(impl_->table, index);
+  const DeviceBuffer rows(backend, bytes);
+  backend.unpack_rows(rows.floats(), *place.panels, place.row, p.rows);
+  backend.download(out, rows.data(), bytes);
 }
 void Policy::set_parameter(size_t index, const float* values) {
-  const auto& p = checked(impl_->table, index);
-  impl_->backend->upload(impl_->weights.floats() + p.offset, values, static_cast<size_t>(p.size()) * sizeof(float));
+  const auto& p = checked(impl_->held, index);
+  auto& backend = *impl_->backend;
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  if (p.offset >= 0) return backend.upload(impl_->weights.floats() + p.offset, values, bytes);
+  const auto place = impl_->transformer.place(impl_->table, index);
+  const DeviceBuffer rows(backend, bytes);
+  backend.upload(rows.data(), values, bytes);
+  backend.pack_rows(*place.panels, rows.floats(), place.row, p.rows);
 }
 void Policy::get_gradient(size_t index, float* out) const {
   const auto& p = checked(impl_->table, index);
@@ -376,6 +423,8 @@ void Policy::set_moments(size_t index, const float* m, const float* v) {
 }
 int64_t Policy::optimizer_steps() const { return impl_->steps; }
 void Policy::set_optimizer_steps(int64_t steps) { impl_->steps = steps; }
-void Policy::parameters_changed() { impl_->transformer.pack(); }
+void Policy::parameters_changed() {
+  if (impl_->held.total == impl_->table.total) impl_->transformer.pack();
+}
 
 }  // namespace rank_grpo

@@ -94,8 +94,17 @@ struct Recommendations {
 
 struct PolicyOptions {
   Compute compute = Compute::f32;
-  bool trainable = true;   // false: no gradients or optimizer state (a reference, or inference)
-  bool recompute = false;  // keep only each layer's input for the backward pass: less memory, a third more work
+  bool trainable = true;  // false: no gradients or optimizer state (a reference, or inference), and weights in panels alone
+  // Memory for what a pass keeps for its backward pass, in bytes; -1: the device's default. As many layers as fit are kept whole, the
+  // others keep their input and are computed again (all of them: a third more work). Where not even the inputs fit, passes get shorter.
+  int64_t activation_bytes = -1;
+};
+
+// What a policy holds, in bytes.
+struct MemoryUse {
+  int64_t weights = 0, gradients = 0, moments = 0, panels = 0;
+  int64_t activations = 0;  // the most a pass may keep; while generating, keys and values take this place and may be more
+  int64_t total() const { return weights + gradients + moments + panels + activations; }
 };
 
 struct OptimizerOptions {
@@ -111,9 +120,9 @@ class Policy {
   const ModelConfig& config() const;
   const ParameterTable& table() const;
   const PolicyOptions& options() const;
-  const char* device() const;                                                              // "cpu", "cuda"
-  int64_t bytes() const;                                                                   // held on the device now
-  static int64_t estimate_bytes(const ModelConfig& config, const PolicyOptions& options);  // weights, gradients, optimizer, panels
+  const char* device() const;  // "cpu", "cuda"
+  int64_t bytes() const;       // held on the device now
+  MemoryUse memory() const;    // what training will hold, known when the policy is made: then it is held against what is free
 
   void initialize(uint64_t seed, float std);            // normal weights, norms 1, biases 0
   void set_vocabulary(std::vector<std::string> bytes);  // token id -> bytes, for stop strings

@@ -16,25 +16,27 @@ struct Policy::Impl {
 
   std::shared_ptr<Backend> backend;
   const ModelConfig config;
-  const ParameterTable table;
+  const ParameterTable table;  // every parameter, fused matrices side by side
   const PolicyOptions options;
-  DeviceBuffer weights, gradients, m, v;  // [table.total] each; the last three where trainable
+  const ParameterTable held;  // where they lie in `weights`: as in `table`, or without the matrices that panels hold
+  const MemoryUse memory;
+  DeviceBuffer weights, gradients, m, v;  // [held.total] each; the last three where trainable
   Transformer transformer;
   int64_t steps = 0;
   std::vector<std::string> vocabulary;  // bytes of each id; empty: unknown
 
-  DeviceBuffer cache;         // scratch of one layer in passes over whole batches
-  DeviceBuffer head;          // hidden rows of predicted tokens, their gradients, results
-  DeviceBuffer decode_cache;  // every layer's pages while generating
+  DeviceBuffer cache;  // keys and values of one layer in passes over whole batches
+  DeviceBuffer head;   // hidden rows of predicted tokens, their gradients, results
+  DeviceBuffer store;  // what a pass keeps for its backward pass, or every layer's keys and values while generating
 
   // A pass over one micro-batch: hidden rows gathered into h [R, C].
   struct Pass {
     Layout layout;
     float *h, *dh;                   // [R, C]
     float *logprob, *entropy, *lse;  // [R]
-    float* dhidden;                  // [T, C]
     int32_t* rows;                   // [R]
   };
+  int64_t micro_batch_tokens(const ForwardOptions& options) const;  // of a pass with gradient: no more than activations allow
   Pass forward(const Batch& batch, MicroBatch rows, const ForwardOptions& options, bool keep, bool entropies);
   // Into the batch's arrays (entropies where the pass has them); NOT_FINITE where a log-prob is none.
   void download_scores(const Pass& pass, std::vector<float>& logprobs, std::vector<float>& entropies) const;

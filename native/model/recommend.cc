@@ -30,7 +30,7 @@ class Search {
     own_ = (length_ % kPageSize + trie_.longest() + kPageSize - 1) / kPageSize;
     pages_ = whole_ + int64_t{request.branches} * own_;
     layer_bytes_ = policy.backend->cache_bytes(pages_, policy.transformer.attention());
-    policy.decode_cache.reserve(*policy.backend, layer_bytes_ * static_cast<size_t>(policy.config.layers));
+    policy.store.reserve(*policy.backend, layer_bytes_ * static_cast<size_t>(policy.config.layers));
   }
 
   Recommendations run() {
@@ -139,8 +139,7 @@ class Search {
     auto& p = policy_;
     auto& backend = *p.backend;
     const int64_t C = p.config.hidden;
-    const float* hidden =
-        p.transformer.forward(layout, p.decode_cache.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, false, false);
+    const float* hidden = p.transformer.forward(layout, p.store.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, {});
     evaluated_ += layout.T();
     // one row of the head for each child
     std::vector<int32_t> rows, targets, ways;

@@ -1,12 +1,14 @@
 // See transformer.h. Letters: T tokens, C hidden, F intermediate, W width of a qkv row, L layers.
 #include "transformer.h"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace rank_grpo {
 
-Transformer::Transformer(Backend& backend, const ModelConfig& config, const ParameterTable& table, const float* weights, Compute compute)
-    : backend_(backend), config_(config), table_(table), weights_(weights), compute_(compute) {
+Transformer::Transformer(Backend& backend, const ModelConfig& config, const ParameterTable& held, const float* weights, Compute compute)
+    : backend_(backend), config_(config), held_(held), weights_(weights), compute_(compute) {
   const int64_t C = config.hidden, F = config.intermediate, W = attention().width(), HD = int64_t{config.heads} * config.head_dim;
   for (int l = 0; l < config.layers; ++l)
     layers_.push_back({backend.make_panels(W, C, compute), backend.make_panels(C, HD, compute), backend.make_panels(2 * F, C, compute),
@@ -28,57 +30,95 @@ Transformer::Transformer(Backend& backend, const ModelConfig& config, const Para
 
 void Transformer::pack() {
   for (size_t l = 0; l < layers_.size(); ++l) {
-    const auto& offsets = table_.layers[l];
+    const auto& offsets = held_.layers[l];
     backend_.pack(*layers_[l].qkv, at(offsets.qkv));
     backend_.pack(*layers_[l].output, at(offsets.output));
     backend_.pack(*layers_[l].gate_up, at(offsets.gate_up));
     backend_.pack(*layers_[l].down, at(offsets.down));
   }
-  backend_.pack(*head_, at(table_.head));
+  backend_.pack(*head_, at(held_.head));
 }
 
-Transformer::Buffers Transformer::plan(Arena& arena, int64_t T, bool keep, bool recompute) const {
+Transformer::Place Transformer::place(const ParameterTable& full, size_t parameter) const {
+  const auto& p = full.parameters[parameter];
+  auto within = [&](int64_t start, Panels* panels) {
+    const bool inside = start >= 0 && p.offset >= start && p.offset < start + panels->rows * panels->columns;
+    return inside ? Place{panels, (p.offset - start) / panels->columns} : Place{};
+  };
+  if (p.vector) return {};
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    const auto& offsets = full.layers[l];
+    const std::pair<int64_t, Panels*> matrices[] = {{offsets.qkv, layers_[l].qkv.get()},
+                                                    {offsets.output, layers_[l].output.get()},
+                                                    {offsets.gate_up, layers_[l].gate_up.get()},
+                                                    {offsets.down, layers_[l].down.get()}};
+    for (const auto& [start, panels] : matrices)
+      if (const Place place = within(start, panels); place.panels) return place;
+  }
+  return within(full.head, head_.get());
+}
+
+Transformer::Activations Transformer::layer_set(Arena& arena, int64_t T) const {
   const int64_t C = config_.hidden, F = config_.intermediate, W = attention().width(), H = config_.heads, HD = H * config_.head_dim;
+  Activations a{};
+  a.qkv_raw = config_.qk_norm ? arena.take(T * W) : nullptr;
+  a.qkv = arena.take(T * W);
+  a.attended = arena.take(T * HD);
+  a.lse = arena.take(T * H);
+  a.middle = arena.take(T * C);
+  a.gate_up = arena.take(T * 2 * F);
+  return a;
+}
+
+Transformer::Buffers Transformer::plan(Arena& scratch, Arena& kept, int64_t T, bool keep, int whole) const {
+  const int64_t C = config_.hidden, F = config_.intermediate, W = attention().width(), HD = int64_t{config_.heads} * config_.head_dim;
+  const int L = config_.layers, own = keep ? whole : 0;
   Buffers b{};
-  const int sets = keep && !recompute ? config_.layers : 1;  // of what only one layer at a time needs otherwise
-  const int inputs = keep ? config_.layers : 1;
-  std::vector<Activations> own;
-  for (int s = 0; s < sets; ++s)
-    own.push_back({nullptr, config_.qk_norm ? arena.take(T * W) : nullptr, arena.take(T * W), arena.take(T * HD), arena.take(T * H),
-                   arena.take(T * C), arena.take(T * 2 * F)});
-  std::vector<float*> input;
-  for (int s = 0; s < inputs; ++s) input.push_back(arena.take(T * C));
-  for (int l = 0; l < config_.layers; ++l) {
-    Activations a = own[static_cast<size_t>(l % sets)];
-    a.input = input[static_cast<size_t>(l % inputs)];
+  Activations shared{};
+  if (own < L) shared = layer_set(scratch, T);
+  float* input = keep ? nullptr : scratch.take(T * C);
+  for (int l = 0; l < L; ++l) {
+    Activations a = l < L - own ? shared : layer_set(kept, T);
+    a.input = keep ? kept.take(T * C) : input;
     b.layers.push_back(a);
   }
-  b.last = keep ? arena.take(T * C) : input[0];
-  b.hidden = arena.take(T * C);
-  b.normed = arena.take(T * C);
-  b.inner = arena.take(T * F);
+  b.last = keep ? kept.take(T * C) : input;
+  b.hidden = b.dnormed = scratch.take(T * C);
+  b.normed = scratch.take(T * C);
+  b.inner = scratch.take(T * F);
   if (keep) {
-    b.dx = arena.take(T * C);
-    b.dnormed = arena.take(T * C);
-    b.dinner = arena.take(T * F);
-    b.dgate_up = arena.take(T * 2 * F);
-    b.dqkv = arena.take(T * W);
-    b.dattended = arena.take(T * HD);
+    b.dx = scratch.take(T * C);
+    b.dqkv = scratch.take(T * W);
+    b.dattended = scratch.take(T * HD);
   }
   return b;
 }
 
-size_t Transformer::growth(int64_t tokens, bool keep, bool recompute) const {
-  Arena arena(nullptr);
-  plan(arena, tokens, keep, recompute);
-  return arena_.growth(static_cast<size_t>(arena.used()) * sizeof(float));
+int64_t Transformer::kept_bytes(int64_t T, int whole) const {
+  Arena scratch(nullptr), kept(nullptr);
+  plan(scratch, kept, T, true, whole);
+  return kept.used() * static_cast<int64_t>(sizeof(float));
+}
+
+size_t Transformer::growth(int64_t T, bool keep, int whole) const {
+  Arena scratch(nullptr), kept(nullptr);
+  plan(scratch, kept, T, keep, whole);
+  return arena_.growth(static_cast<size_t>(scratch.used()) * sizeof(float));
+}
+
+int Transformer::fit(int64_t T, int64_t budget) const {
+  const int64_t least = kept_bytes(T, 0);
+  Arena one(nullptr);
+  layer_set(one, T);
+  const int64_t layer = one.used() * static_cast<int64_t>(sizeof(float));
+  return static_cast<int>(std::clamp<int64_t>((budget - least) / layer, 0, config_.layers));
 }
 
 void Transformer::forward_layer(int l, const Layout& layout, const Activations& a, float* out, float* cache, int64_t pages) {
   const int64_t T = layout.T(), C = config_.hidden, F = config_.intermediate;
   const auto shape = attention();
   const int64_t W = shape.width(), D = config_.head_dim;
-  const auto& offsets = table_.layers[static_cast<size_t>(l)];
+  const auto& offsets = held_.layers[static_cast<size_t>(l)];
   const auto& panels = layers_[static_cast<size_t>(l)];
   const float eps = config_.norm_eps;
 
@@ -103,30 +143,45 @@ void Transformer::forward_layer(int l, const Layout& layout, const Activations& 
   backend_.add(out, a.middle, T * C);
 }
 
-const float* Transformer::forward(const Layout& layout, float* cache, int64_t cache_stride, int64_t pages, bool keep, bool recompute) {
+void Transformer::embed(float* x, int64_t T) {
+  // In bf16 a tied embedding is read as the head's products read it, trained or not, so that a copy of a policy scores as the policy does.
+  const bool from_head = held_.embedding < 0 || (config_.tied && compute_ == Compute::bf16 && backend_.panels_hold_weights());
+  if (from_head) {
+    backend_.embedding_from_panels(x, *head_, indices_.ints(), T);
+  } else {
+    backend_.embedding_forward(x, at(held_.embedding), indices_.ints(), T, config_.hidden);
+  }
+}
+
+const float* Transformer::forward(const Layout& layout, float* cache, int64_t cache_stride, int64_t pages, const Kept& kept) {
   const int64_t T = layout.T(), C = config_.hidden;
-  Arena sizes(nullptr);
-  plan(sizes, T, keep, recompute);
+  const bool keep = kept.memory != nullptr;
+  whole_ = keep ? kept.whole : 0;
+  Arena sizes(nullptr), elsewhere(nullptr);
+  plan(sizes, elsewhere, T, keep, whole_);
   arena_.reserve(backend_, static_cast<size_t>(sizes.used()) * sizeof(float));
-  Arena arena(arena_.floats());
-  buffers_ = plan(arena, T, keep, recompute);
-  recompute_ = recompute;
+  Arena scratch(arena_.floats()), memory(kept.memory);
+  buffers_ = plan(scratch, memory, T, keep, whole_);
   indices_.reserve(backend_, static_cast<size_t>(2 * T) * sizeof(int32_t));  // ids, then positions
   backend_.upload(indices_.ints(), layout.ids.data(), static_cast<size_t>(T) * sizeof(int32_t));
   backend_.upload(indices_.ints() + T, layout.positions.data(), static_cast<size_t>(T) * sizeof(int32_t));
 
-  backend_.embedding_forward(buffers_.layers.empty() ? buffers_.last : buffers_.layers[0].input, at(table_.embedding), indices_.ints(), T,
-                             C);
+  const auto number = [](const void* p) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(p)); };
+  if (!keep && backend_.repeat(layout.plan, attention(),
+                               {number(this), number(scratch.take(0)), number(indices_.ints()), number(cache), cache_stride, pages, T}))
+    return buffers_.hidden;
+  embed(buffers_.layers.empty() ? buffers_.last : buffers_.layers[0].input, T);
   for (int l = 0; l < config_.layers; ++l) {
     const auto& a = buffers_.layers[static_cast<size_t>(l)];
     float* out = l + 1 < config_.layers ? buffers_.layers[static_cast<size_t>(l) + 1].input : buffers_.last;
     forward_layer(l, layout, a, out, cache + l * cache_stride, pages);
   }
-  backend_.norm_forward(buffers_.hidden, buffers_.last, at(table_.final_norm), T, C, C, C, config_.norm_eps);
+  backend_.norm_forward(buffers_.hidden, buffers_.last, at(held_.final_norm), T, C, C, C, config_.norm_eps);
+  if (!keep) backend_.end_repeat();
   return buffers_.hidden;
 }
 
-void Transformer::backward(const Layout& layout, float* dhidden, float* gradients, float* cache, int64_t pages) {
+void Transformer::backward(const Layout& layout, float* gradients, float* cache, int64_t pages) {
   const int64_t T = layout.T(), C = config_.hidden, F = config_.intermediate;
   const auto shape = attention();
   const int64_t W = shape.width(), D = config_.head_dim, HD = int64_t{shape.heads} * D;
@@ -134,20 +189,20 @@ void Transformer::backward(const Layout& layout, float* dhidden, float* gradient
   const Buffers& b = buffers_;
   auto gradient = [&](int64_t offset) { return gradients + offset; };
 
-  backend_.norm_backward(b.dx, gradient(table_.final_norm), dhidden, b.last, at(table_.final_norm), T, C, C, eps, false);
+  backend_.norm_backward(b.dx, gradient(held_.final_norm), b.dx, b.last, at(held_.final_norm), T, C, C, eps, false);
   for (int l = config_.layers - 1; l >= 0; --l) {
     const auto& a = b.layers[static_cast<size_t>(l)];
-    const auto& offsets = table_.layers[static_cast<size_t>(l)];
-    if (recompute_) forward_layer(l, layout, a, nullptr, cache, pages);
+    const auto& offsets = held_.layers[static_cast<size_t>(l)];
+    if (l + 1 < config_.layers - whole_) forward_layer(l, layout, a, nullptr, cache, pages);  // the last of these still lies there
 
-    // feed-forward; norms and the inner activation are cheap and made again
+    // feed-forward; norms and the inner activation are cheap and made again, gradients take the place of what they are read from
     backend_.swiglu_forward(b.inner, a.gate_up, T, F);
-    backend_.linear_backward_input(b.dinner, b.dx, at(offsets.down), T, C, F, compute_, false);
     backend_.linear_backward_weight(gradient(offsets.down), nullptr, b.dx, b.inner, T, C, F, compute_);
-    backend_.swiglu_backward(b.dgate_up, b.dinner, a.gate_up, T, F);
+    backend_.linear_backward_input(b.inner, b.dx, at(offsets.down), T, C, F, compute_, false);
+    backend_.swiglu_backward(a.gate_up, b.inner, a.gate_up, T, F);
     backend_.norm_forward(b.normed, a.middle, at(offsets.post_norm), T, C, C, C, eps);
-    backend_.linear_backward_input(b.dnormed, b.dgate_up, at(offsets.gate_up), T, 2 * F, C, compute_, false);
-    backend_.linear_backward_weight(gradient(offsets.gate_up), nullptr, b.dgate_up, b.normed, T, 2 * F, C, compute_);
+    backend_.linear_backward_input(b.dnormed, a.gate_up, at(offsets.gate_up), T, 2 * F, C, compute_, false);
+    backend_.linear_backward_weight(gradient(offsets.gate_up), nullptr, a.gate_up, b.normed, T, 2 * F, C, compute_);
     backend_.norm_backward(b.dx, gradient(offsets.post_norm), b.dnormed, a.middle, at(offsets.post_norm), T, C, C, eps, true);
 
     // attention
@@ -167,7 +222,7 @@ void Transformer::backward(const Layout& layout, float* dhidden, float* gradient
                                     W, C, compute_);
     backend_.norm_backward(b.dx, gradient(offsets.input_norm), b.dnormed, a.input, at(offsets.input_norm), T, C, C, eps, true);
   }
-  backend_.embedding_backward(gradient(table_.embedding), b.dx, indices_.ints(), T, C);
+  backend_.embedding_backward(gradient(held_.embedding), b.dx, indices_.ints(), T, C);
 }
 
 }  // namespace rank_grpo

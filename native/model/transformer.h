@@ -11,24 +11,43 @@ namespace rank_grpo {
 
 class Transformer {
  public:
-  // `weights`: the flat parameter buffer on the device, in the table's layout; it outlives the transformer.
-  Transformer(Backend& backend, const ModelConfig& config, const ParameterTable& table, const float* weights, Compute compute);
+  // `weights`: the parameter buffer on the device, in the layout of `held`; it outlives the transformer. Matrices that `held` gives no
+  // place lie in panels alone (Backend::panels_hold_weights).
+  Transformer(Backend& backend, const ModelConfig& config, const ParameterTable& held, const float* weights, Compute compute);
 
-  void pack();  // after the weights changed
+  void pack();  // after the weights changed, where their matrices are held
+
+  // The panels a matrix of the full table lies in, and its first row there. Null for a vector, and for an embedding that is not the head.
+  struct Place {
+    Panels* panels = nullptr;
+    int64_t row = 0;
+  };
+  Place place(const ParameterTable& full, size_t parameter) const;
+
+  // What a pass over T tokens keeps for its backward pass: each layer's input, and of the last `whole` layers everything the gradient
+  // reads; the others compute that again. Made by fit().
+  struct Kept {
+    float* memory = nullptr;  // bytes() of it, untouched until the backward pass; null: there will be none
+    int whole = 0;
+  };
+  int64_t kept_bytes(int64_t T, int whole) const;
+  int fit(int64_t T, int64_t budget) const;  // whole layers that a budget of bytes allows
 
   // Final hidden states [T, C] of a batch. Keys and values go to `cache` of layer l: cache + l * cache_stride floats (a stride
-  // of 0: one scratch layer for all). `keep`: everything the backward pass needs stays until the next forward.
-  // `recompute`: keep each layer's input only.
-  const float* forward(const Layout& layout, float* cache, int64_t cache_stride, int64_t pages, bool keep, bool recompute);
-  // Adds to `gradients` (the table's layout) the gradient of a loss whose derivative by the hidden states is dhidden [T, C]
-  // (overwritten). Belongs to the last forward with keep.
-  void backward(const Layout& layout, float* dhidden, float* gradients, float* cache, int64_t pages);
+  // of 0: one scratch layer for all).
+  const float* forward(const Layout& layout, float* cache, int64_t cache_stride, int64_t pages, const Kept& kept);
+  // Where the derivative of a loss by the hidden states [T, C] goes before backward(). The hidden states are lost when it is filled.
+  float* dhidden() const { return buffers_.dx; }
+  // Adds the gradient of that loss to `gradients` (layout of `held`). Belongs to the last forward that kept.
+  void backward(const Layout& layout, float* gradients, float* cache, int64_t pages);
 
   Backend& backend() const { return backend_; }
   const Panels& head() const { return *head_; }
+  // The head's rows as they lie in memory, null where panels alone hold them.
+  const float* head_rows() const { return held_.head < 0 ? nullptr : at(held_.head); }
   AttentionShape attention() const { return {config_.heads, config_.kv_heads, config_.head_dim}; }
   size_t bytes() const { return rotary_.bytes() + arena_.bytes() + indices_.bytes(); }  // held besides weights and panels
-  size_t growth(int64_t tokens, bool keep, bool recompute) const;  // bytes that a forward pass over so many tokens will add
+  size_t growth(int64_t T, bool keep, int whole) const;  // bytes that a forward pass over so many tokens will add
 
  private:
   struct Layer {
@@ -39,24 +58,26 @@ class Transformer {
   };
   struct Buffers {
     std::vector<Activations> layers;
-    float *last, *hidden;                                        // [T, C] both
-    float *normed, *inner;                                       // scratch [T, C], [T, F]
-    float *dx, *dnormed, *dinner, *dgate_up, *dqkv, *dattended;  // backward scratch
+    float *last, *hidden;                    // [T, C] both
+    float *normed, *inner;                   // scratch [T, C], [T, F]
+    float *dx, *dnormed, *dqkv, *dattended;  // backward scratch
   };
-  Buffers plan(Arena& arena, int64_t T, bool keep, bool recompute) const;
+  Activations layer_set(Arena& arena, int64_t T) const;  // all but the input
+  Buffers plan(Arena& scratch, Arena& kept, int64_t T, bool keep, int whole) const;
+  void embed(float* x, int64_t T);
   void forward_layer(int l, const Layout& layout, const Activations& a, float* out, float* cache, int64_t pages);
   const float* at(int64_t offset) const { return weights_ + offset; }
 
   Backend& backend_;
   const ModelConfig& config_;
-  const ParameterTable& table_;
+  const ParameterTable& held_;
   const float* weights_;
   Compute compute_;
   std::vector<Layer> layers_;
   std::unique_ptr<Panels> head_;
   DeviceBuffer rotary_, arena_, indices_;
   Buffers buffers_{};
-  bool recompute_ = false;
+  int whole_ = 0;
 };
 
 }  // namespace rank_grpo

@@ -5,7 +5,7 @@ import { Command } from "commander";
 import { requireFresh, writeFileAtomic } from "../files.ts";
 import { type Comparison, compareEvaluations } from "../report/compare.ts";
 import { readEvaluation } from "../report/evaluations.ts";
-import { wholeNumber } from "./generate.ts";
+import { countNumber, wholeNumber } from "./options.ts";
 
 interface Flags {
   metrics?: string[];
@@ -51,7 +51,7 @@ export function compareCommand(): Command {
     .argument("<A>", "evaluation JSON (or a run folder that holds evaluation.json); several seeds with commas", names)
     .argument("<B>", "the same, on the same rows", names)
     .option("--metrics <names>", "with commas (default: Recall@k and NDCG@k, k = 5, 10, 15, 20)", names)
-    .option("--resamples <N>", "at least 100", wholeNumber, 10_000)
+    .option("--resamples <N>", "at least 100", countNumber, 10_000)
     .option("--seed <S>", "of the resampling", wholeNumber, 0)
     .option("--output <file>", "JSON with the figures")
     .addHelpText(

@@ -11,7 +11,7 @@ import { RankGrpoError } from "../errors.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { demonstrateCommands } from "./demonstrate.ts";
-import { realNumber, wholeNumber } from "./generate.ts";
+import { collect, realNumber, wholeNumber } from "./options.ts";
 
 const columnKeys = ["id", "prompt", "completion", "messages", "groundtruth", "seen"] as const;
 
@@ -25,8 +25,6 @@ function parseColumns(text: string): ColumnNames {
   }
   return names;
 }
-
-const collect = (value: string, before: string[] = []): string[] => [...before, value];
 
 export function dataCommand(): Command {
   const data = new Command("data").description("Import, inspect, split and export dialogue data; make demonstrations");

@@ -9,7 +9,7 @@ import { type DemonstrateOptions, demonstrate, stageNames, votingDecays } from "
 import { Endpoint, EndpointTeacher, EngineTeacher, type Teacher, type Usage } from "../demonstrate/teacher.ts";
 import { refuse } from "../errors.ts";
 import { cutoffs } from "../ranking/metrics.ts";
-import { realNumber, wholeNumber } from "./generate.ts";
+import { realNumber, wholeNumber } from "./options.ts";
 import { ItemProgress } from "./progress.ts";
 
 interface Flags {

@@ -8,16 +8,15 @@ import { readSamples } from "../data/samples.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
 import { type Evaluation, evaluateLists, evaluatePolicy } from "../evaluate.ts";
 import { requireFresh, writeFileAtomic } from "../files.ts";
-import { Policy } from "../policy.ts";
 import { neighborLists, popularityLists } from "../ranking/baselines.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { formatItem, type Item } from "../ranking/list.ts";
 import { cutoffs, type ListMetrics, type MetricOptions } from "../ranking/metrics.ts";
 import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
-import { wholeNumber } from "./generate.ts";
+import { countNumber, type ModelFlags, openModel, withModelFlags } from "./options.ts";
 import { ItemProgress } from "./progress.ts";
 
-interface Flags extends ConstrainFlags {
+interface Flags extends ConstrainFlags, ModelFlags {
   model?: string;
   completions?: string;
   data: string;
@@ -29,7 +28,6 @@ interface Flags extends ConstrainFlags {
   maxRows: number;
   truncation: NonNullable<MetricOptions["truncation"]>;
   ideal: NonNullable<MetricOptions["ideal"]>;
-  compute: "f32" | "bf16";
 }
 
 export function evaluateCommand(): Command {
@@ -40,10 +38,10 @@ export function evaluateCommand(): Command {
     .requiredOption("--data <file>", "JSONL with prompt, groundtruth_with_release_year and seen_titles")
     .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
     .option("--train <file>", "training JSONL: adds the baselines popularity and neighbor voting")
-    .option("--limit <rows>", "the first rows only", wholeNumber)
+    .option("--limit <rows>", "the first rows only", countNumber)
     .option("--output <file>", "JSON with metrics, and every row's list and metrics (for report and compare)")
-    .option("--max-new-tokens <N>", "length limit of a list in tokens", wholeNumber, 512)
-    .option("--max-rows <N>", "rows decoded together", wholeNumber, 64)
+    .option("--max-new-tokens <N>", "length limit of a list in tokens", countNumber, 512)
+    .option("--max-rows <N>", "rows decoded together", countNumber, 64)
     .addOption(
       new Option("--truncation <way>", "filter the whole list and then cut it to k, or the other way round")
         .choices(["filter-then-cut", "cut-then-filter"])
@@ -53,9 +51,8 @@ export function evaluateCommand(): Command {
       new Option("--ideal <way>", "ideal DCG over min(truths, k), or as the published code over the filtered list too")
         .choices(["standard", "filtered"])
         .default("standard"),
-    )
-    .option("--compute <type>", "f32 or bf16", "f32");
-  return withConstrainFlags(command, { catalog: false, constrain: true })
+    );
+  return withConstrainFlags(withModelFlags(command), { catalog: false, constrain: true })
     .addHelpText(
       "after",
       "\nExample:\n  rank-grpo evaluate --model runs/train/best --data test.jsonl --catalog catalog.tsv --train train.jsonl\n",
@@ -65,53 +62,68 @@ export function evaluateCommand(): Command {
 
 async function run(flags: Flags): Promise<void> {
   if ((flags.model === undefined) === (flags.completions === undefined))
-    throw new RankGrpoError("INVALID_ARGUMENT", "Expected one of --model and --completions.");
+    throw new RankGrpoError(
+      "INVALID_ARGUMENT",
+      `Expected one of --model and --completions, got ${flags.model === undefined ? "neither" : "both"}.`,
+    );
   if (flags.output) requireFresh(flags.output);
   const catalog = await Catalog.load(flags.catalog);
   const samples = await readSamples(flags.data, flags.limit === undefined ? {} : { limit: flags.limit });
   const options = { catalog, truncation: flags.truncation, ideal: flags.ideal };
-  const results: { name: string; evaluation: Evaluation }[] = [];
-  if (flags.train !== undefined) {
-    const train = await readSamples(flags.train);
-    const texts = (lists: readonly (readonly Item[])[]): string[] =>
-      lists.map((list) => list.map(formatItem).join("\n"));
-    results.push({
-      name: "popularity",
-      evaluation: evaluateLists(samples, texts(popularityLists(train, samples, catalog, 20)), options),
-    });
-    results.push({
-      name: "neighbor voting",
-      evaluation: evaluateLists(samples, texts(neighborLists(train, samples, catalog, 20)), options),
-    });
-  }
-  results.push({
+  const train = flags.train === undefined ? undefined : await readSamples(flags.train);
+  const main: Result = {
     name: flags.model ?? flags.completions!,
     evaluation:
       flags.model === undefined
         ? evaluateLists(samples, await readCompletions(flags.completions!, samples), options)
-        : await evaluateModel(flags, samples, options),
-  });
-  process.stdout.write(`${describe(results)}\n`);
+        : await evaluateModel(flags.model, flags, samples, options),
+  };
+  const baselines = train ? evaluateBaselines(train, samples, options) : [];
+  process.stdout.write(`${describe([...baselines, main])}\n`);
   if (flags.output) {
-    const main = results.at(-1)!;
-    const baselines = Object.fromEntries(
-      results.slice(0, -1).map(({ name, evaluation }) => [name, evaluation.metrics]),
-    );
     const lists = samples.map((sample, i) => ({ id: sample.id, completion: main.evaluation.lists[i] }));
-    await writeFileAtomic(
-      flags.output,
-      `${JSON.stringify({ ...main.evaluation.metrics, source: main.name, data: flags.data, baselines, lists, row_metrics: main.evaluation.rows }, null, 1)}\n`,
-    );
+    const json = {
+      ...main.evaluation.metrics,
+      source: main.name,
+      data: flags.data,
+      baselines: Object.fromEntries(baselines.map(({ name, evaluation }) => [name, evaluation.metrics])),
+      lists,
+      row_metrics: main.evaluation.rows,
+    };
+    await writeFileAtomic(flags.output, `${JSON.stringify(json, null, 1)}\n`);
     process.stdout.write(`Written: ${flags.output}\n`);
   }
 }
 
+interface Result {
+  name: string;
+  evaluation: Evaluation;
+}
+
+function evaluateBaselines(
+  train: readonly Sample[],
+  samples: readonly Sample[],
+  options: MetricOptions & { catalog: Catalog },
+): Result[] {
+  const measure = (lists: readonly (readonly Item[])[]): Evaluation =>
+    evaluateLists(
+      samples,
+      lists.map((list) => list.map(formatItem).join("\n")),
+      options,
+    );
+  return [
+    { name: "popularity", evaluation: measure(popularityLists(train, samples, options.catalog, 20)) },
+    { name: "neighbor voting", evaluation: measure(neighborLists(train, samples, options.catalog, 20)) },
+  ];
+}
+
 async function evaluateModel(
+  model: string,
   flags: Flags,
   samples: readonly Sample[],
   options: MetricOptions & { catalog: Catalog },
 ): Promise<Evaluation> {
-  const policy = await Policy.load(flags.model!, { compute: flags.compute, trainable: false });
+  const policy = await openModel(model, flags);
   let progress: ItemProgress | undefined;
   try {
     const constraint = await readConstraint(flags, policy, options.catalog);
@@ -145,7 +157,7 @@ async function readCompletions(path: string, samples: readonly Sample[]): Promis
   );
 }
 
-function describe(results: readonly { name: string; evaluation: Evaluation }[]): string {
+function describe(results: readonly Result[]): string {
   const table = new Table({
     head: [
       "",

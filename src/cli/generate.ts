@@ -1,25 +1,24 @@
 // `rank-grpo generate` and `rank-grpo score`: JSONL in, JSONL out, in the order of the input.
-import { Command, InvalidArgumentError } from "commander";
+import { Command } from "commander";
 
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { writeFileAtomic } from "../files.ts";
-import { type Generated, type Group, Policy } from "../policy.ts";
+import { requireFresh, writeFileAtomic } from "../files.ts";
+import type { Generated, Group, Policy } from "../policy.ts";
 import { encodeCompletion, encodePrompt } from "../text/encode.ts";
 import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
+import {
+  countNumber,
+  type ModelFlags,
+  nucleus,
+  openModel,
+  positiveNumber,
+  share,
+  wholeNumber,
+  withModelFlags,
+} from "./options.ts";
 import { ItemProgress } from "./progress.ts";
-
-export const wholeNumber = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 0) throw new InvalidArgumentError("Expected a whole number.");
-  return value;
-};
-export const realNumber = (text: string): number => {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("Expected a number.");
-  return value;
-};
 
 const promptOf = (policy: Policy, sample: Sample, room: number): Int32Array => {
   const ids = encodePrompt(policy.tokenizer, sample.prompt);
@@ -33,7 +32,7 @@ const promptOf = (policy: Policy, sample: Sample, room: number): Int32Array => {
   return ids;
 };
 
-interface GenerateFlags extends ConstrainFlags {
+interface GenerateFlags extends ConstrainFlags, ModelFlags {
   model: string;
   input: string;
   output: string;
@@ -47,7 +46,6 @@ interface GenerateFlags extends ConstrainFlags {
   minP: number;
   seed: number;
   ignoreEos?: boolean;
-  compute: "f32" | "bf16";
 }
 
 export function generateCommand(): Command {
@@ -56,25 +54,25 @@ export function generateCommand(): Command {
     .requiredOption("--model <path>", "Hugging Face folder or .gguf file")
     .requiredOption("--input <file>", "JSONL lines with prompt (text or messages) or prompt_ids")
     .requiredOption("--output <file>", "JSONL: the line with completions: [{text, ids, logprobs, finish_reason}]")
-    .option("--num-generations <G>", "completions of each prompt", wholeNumber, 1)
-    .option("--max-new-tokens <N>", "length limit in tokens", wholeNumber, 512)
-    .option("--max-rows <N>", "rows decoded together", wholeNumber, 64)
+    .option("--num-generations <G>", "completions of each prompt", countNumber, 1)
+    .option("--max-new-tokens <N>", "length limit in tokens", countNumber, 512)
+    .option("--max-rows <N>", "rows decoded together", countNumber, 64)
     .option("--greedy", "the most probable token each time")
-    .option("--temperature <T>", "above 0", realNumber, 1)
-    .option("--top-p <P>", "nucleus, in (0, 1]; 1: off", realNumber, 1)
+    .option("--temperature <T>", "above 0", positiveNumber, 1)
+    .option("--top-p <P>", "nucleus, in (0, 1]; 1: off", nucleus, 1)
     .option("--top-k <K>", "0: off", wholeNumber, 0)
-    .option("--min-p <P>", "in [0, 1]; 0: off", realNumber, 0)
+    .option("--min-p <P>", "in [0, 1]; 0: off", share, 0)
     .option("--seed <S>", "same seed, same completions, whatever the batch", wholeNumber, 0)
-    .option("--ignore-eos", "go on to --max-new-tokens")
-    .option("--compute <type>", "f32 or bf16", "f32");
-  return withConstrainFlags(command, { catalog: true, constrain: true })
+    .option("--ignore-eos", "go on to --max-new-tokens");
+  return withConstrainFlags(withModelFlags(command), { catalog: true, constrain: true })
     .addHelpText(
       "after",
       "\nExample:\n  rank-grpo generate --model runs/sft/final --input prompts.jsonl --output lists.jsonl --greedy\n",
     )
     .action(async (flags: GenerateFlags) => {
+      requireFresh(flags.output);
       const samples = await readSamples(flags.input);
-      const policy = await Policy.load(flags.model, { compute: flags.compute, trainable: false });
+      const policy = await openModel(flags.model, flags);
       try {
         const prompts = samples.map((sample) => promptOf(policy, sample, policy.maxPositions - flags.maxNewTokens + 1));
         const constraint = await readConstraint(flags, policy);
@@ -122,13 +120,12 @@ const describe = (policy: Policy, { ids, logprobs, finish }: Generated): object 
   finish_reason: finish,
 });
 
-interface ScoreFlags extends ConstrainFlags {
+interface ScoreFlags extends ConstrainFlags, ModelFlags {
   model: string;
   input: string;
   output: string;
   temperature: number;
   microBatchTokens: number;
-  compute: "f32" | "bf16";
 }
 
 export function scoreCommand(): Command {
@@ -140,54 +137,59 @@ export function scoreCommand(): Command {
       "JSONL lines with prompt and completion (text or messages), or prompt_ids and completion_ids",
     )
     .requiredOption("--output <file>", "JSONL: the line with completion_ids, logprobs, entropies (nats)")
-    .option("--temperature <T>", "of the scored distribution, above 0", realNumber, 1)
-    .option("--micro-batch-tokens <N>", "tokens of one pass", wholeNumber, 2048)
-    .option("--compute <type>", "f32 or bf16", "f32");
-  return withConstrainFlags(command, { catalog: true, constrain: true }).action(async (flags: ScoreFlags) => {
-    const samples = await readSamples(flags.input);
-    const policy = await Policy.load(flags.model, { compute: flags.compute, trainable: false });
-    try {
-      const groups = samples.map((sample): Group => {
-        if (sample.completion === undefined)
-          refuse("BAD_DATA", "a completion", `sample ${sample.id} of ${flags.input}`, "none");
-        const completion = encodeCompletion(policy.tokenizer, sample.completion, policy.stopId);
-        return {
-          prompt: promptOf(policy, sample, policy.maxPositions - completion.length),
-          completions: [completion],
-        };
-      });
-      const constraint = await readConstraint(flags, policy);
-      const progress = new ItemProgress("score", samples.length);
-      const lines: string[] = [];
-      for (let first = 0; first < groups.length; first += 64) {
-        const chunk = groups.slice(first, first + 64);
-        const { logprobs, entropies } = await policy.score(chunk, {
-          temperature: flags.temperature,
-          microBatchTokens: flags.microBatchTokens,
-          entropies: true,
-          ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + 64)) } : {}),
+    .option("--temperature <T>", "of the scored distribution, above 0", positiveNumber, 1)
+    .option("--micro-batch-tokens <N>", "tokens of one pass", countNumber, 2048);
+  return withConstrainFlags(withModelFlags(command), { catalog: true, constrain: true })
+    .addHelpText(
+      "after",
+      "\nExample:\n  rank-grpo score --model runs/train/best --input pairs.jsonl --output scores.jsonl\n",
+    )
+    .action(async (flags: ScoreFlags) => {
+      requireFresh(flags.output);
+      const samples = await readSamples(flags.input);
+      const policy = await openModel(flags.model, flags);
+      try {
+        const groups = samples.map((sample): Group => {
+          if (sample.completion === undefined)
+            refuse("BAD_DATA", "a completion", `sample ${sample.id} of ${flags.input}`, "none");
+          const completion = encodeCompletion(policy.tokenizer, sample.completion, policy.stopId);
+          return {
+            prompt: promptOf(policy, sample, policy.maxPositions - completion.length),
+            completions: [completion],
+          };
         });
-        let at = 0;
-        for (const [i, group] of chunk.entries()) {
-          const ids = group.completions[0]!;
-          const end = at + ids.length;
-          lines.push(
-            JSON.stringify({
-              ...samples[first + i]!.columns,
-              completion_ids: [...ids],
-              logprobs: [...logprobs.subarray(at, end)],
-              entropies: [...entropies!.subarray(at, end)],
-            }),
-          );
-          at = end;
+        const constraint = await readConstraint(flags, policy);
+        const progress = new ItemProgress("score", samples.length);
+        const lines: string[] = [];
+        for (let first = 0; first < groups.length; first += 64) {
+          const chunk = groups.slice(first, first + 64);
+          const { logprobs, entropies } = await policy.score(chunk, {
+            temperature: flags.temperature,
+            microBatchTokens: flags.microBatchTokens,
+            entropies: true,
+            ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + 64)) } : {}),
+          });
+          let at = 0;
+          for (const [i, group] of chunk.entries()) {
+            const ids = group.completions[0]!;
+            const end = at + ids.length;
+            lines.push(
+              JSON.stringify({
+                ...samples[first + i]!.columns,
+                completion_ids: [...ids],
+                logprobs: [...logprobs.subarray(at, end)],
+                entropies: [...entropies!.subarray(at, end)],
+              }),
+            );
+            at = end;
+          }
+          progress.update(lines.length);
         }
-        progress.update(lines.length);
+        progress.done();
+        await writeFileAtomic(flags.output, `${lines.join("\n")}\n`);
+      } finally {
+        policy.dispose();
       }
-      progress.done();
-      await writeFileAtomic(flags.output, `${lines.join("\n")}\n`);
-    } finally {
-      policy.dispose();
-    }
-    process.stdout.write(`${samples.length} lines: ${flags.output}\n`);
-  });
+      process.stdout.write(`${samples.length} lines: ${flags.output}\n`);
+    });
 }

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 
+import { compareCommand } from "./compare.ts";
 import { dataCommand } from "./data.ts";
 import { devicesCommand } from "./devices.ts";
 import { evaluateCommand } from "./evaluate.ts";
@@ -10,7 +11,9 @@ import { buildCommand, objectiveCommand } from "./objective.ts";
 import { objectivesCommand } from "./objectives.ts";
 import { quickstartCommand } from "./quickstart.ts";
 import { recommendCommand } from "./recommend.ts";
+import { reportCommand } from "./report.ts";
 import { sftCommand, trainCommand } from "./train.ts";
+import { watchCommand } from "./watch.ts";
 
 const version = (
   JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }
@@ -18,14 +21,15 @@ const version = (
 
 export const program = new Command("rank-grpo")
   .description("Train LLM rankers and recommenders with Rank-GRPO (arXiv 2510.20150)")
-  .version(version)
-  .showSuggestionAfterError()
-  .showHelpAfterError("(--help lists the options)");
+  .version(version);
 for (const command of [
   quickstartCommand(),
   sftCommand(),
   trainCommand(),
   evaluateCommand(),
+  compareCommand(),
+  reportCommand(),
+  watchCommand(),
   generateCommand(),
   scoreCommand(),
   recommendCommand(),
@@ -36,3 +40,18 @@ for (const command of [
   devicesCommand(),
 ])
   program.addCommand(command);
+
+/** A wrong call is one line too, with where to look. */
+function complainInOneLine(command: Command, path: string): void {
+  command.configureOutput({
+    outputError: (text, write) => {
+      const line = text
+        .trim()
+        .replace(/^error: /, "")
+        .replaceAll(/\s*\n\s*/g, " ");
+      write(`rank-grpo: ${line.replace(/([^.?!)])$/, "$1.")} See ${path} --help.\n`);
+    },
+  });
+  for (const child of command.commands) complainInOneLine(child, `${path} ${child.name()}`);
+}
+complainInOneLine(program, program.name());

@@ -4,7 +4,7 @@ import Table from "cli-table3";
 import { Command } from "commander";
 
 import { type QuickstartRow, quickstart } from "../quickstart.ts";
-import { wholeNumber } from "./generate.ts";
+import { countNumber, wholeNumber } from "./options.ts";
 import { StepProgress } from "./progress.ts";
 import { interruptible } from "./train.ts";
 
@@ -39,8 +39,8 @@ export function quickstartCommand(): Command {
     .description("Train a tiny ranker from scratch on a synthetic world whose optimum is known (a few minutes)")
     .option("--output <dir>", "where data, models and metrics go; new or empty", "runs/quickstart")
     .option("--seed <S>", "same seed, same machine, same figures", wholeNumber, 1)
-    .option("--sft-steps <N>", "fewer than the default make a quick trial, not a good model", wholeNumber)
-    .option("--train-steps <N>", "steps of Rank-GRPO", wholeNumber)
+    .option("--sft-steps <N>", "fewer than the default make a quick trial, not a good model", countNumber)
+    .option("--train-steps <N>", "steps of Rank-GRPO", countNumber)
     .action(async (flags: Flags) => {
       process.stdout.write(
         "A world of 300 titles and 144 tastes. A dialogue names 3 titles; 3 others of its taste are to be found in a list of 10.\n",

@@ -3,20 +3,18 @@ import { Command } from "commander";
 
 import { readSamples } from "../data/samples.ts";
 import { requireFresh, writeFileAtomic } from "../files.ts";
-import { Policy } from "../policy.ts";
 import { formatItem } from "../ranking/list.ts";
 import { encodePrompt } from "../text/encode.ts";
 import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
-import { realNumber, wholeNumber } from "./generate.ts";
+import { countNumber, type ModelFlags, openModel, positiveNumber, withModelFlags } from "./options.ts";
 import { ItemProgress } from "./progress.ts";
 
-interface Flags extends ConstrainFlags {
+interface Flags extends ConstrainFlags, ModelFlags {
   model: string;
   input: string;
   output: string;
   top: number;
   temperature: number;
-  compute: "f32" | "bf16";
 }
 
 export function recommendCommand(): Command {
@@ -26,10 +24,9 @@ export function recommendCommand(): Command {
     .requiredOption("--input <file>", "JSONL lines with prompt (text or messages) or prompt_ids, and seen_titles")
     .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
     .requiredOption("--output <file>", "JSONL: id, completion (the list as text) and items: [{title, year, logprob}]")
-    .option("--top <N>", "items of each answer", wholeNumber, 20)
-    .option("--temperature <T>", "of the distribution, above 0", realNumber, 1)
-    .option("--compute <type>", "f32 or bf16", "f32");
-  return withConstrainFlags(command, { catalog: false, constrain: false })
+    .option("--top <N>", "items of each answer", countNumber, 20)
+    .option("--temperature <T>", "of the distribution, above 0", positiveNumber, 1);
+  return withConstrainFlags(withModelFlags(command), { catalog: false, constrain: false })
     .addHelpText(
       "after",
       "\nThe output is also what `evaluate --completions` reads.\n\nExample:\n  rank-grpo recommend --model runs/train/best --input test.jsonl --catalog catalog.tsv --top 20 --output top.jsonl\n",
@@ -37,7 +34,7 @@ export function recommendCommand(): Command {
     .action(async (flags: Flags) => {
       requireFresh(flags.output);
       const samples = await readSamples(flags.input);
-      const policy = await Policy.load(flags.model, { compute: flags.compute, trainable: false });
+      const policy = await openModel(flags.model, flags);
       try {
         const constraint = (await readConstraint({ ...flags, constrain: "catalog", listLength: [1, 1] }, policy))!;
         const progress = new ItemProgress("recommend", samples.length);

@@ -1,10 +1,12 @@
 // `rank-grpo sft` and `rank-grpo train`: a configuration, an output folder, progress, Ctrl-C, --resume.
 import { Command } from "commander";
 
-import { readConfig, sftSchema, trainSchema } from "../training/config.ts";
+import { sftSchema, trainSchema } from "../training/config.ts";
 import type { Summary } from "../training/loop.ts";
+import { readConfig } from "../training/parse.ts";
 import { sft } from "../training/sft.ts";
 import { train } from "../training/train.ts";
+import { collect } from "./options.ts";
 import { StepProgress } from "./progress.ts";
 
 interface Flags {
@@ -42,8 +44,6 @@ export function describeSummary(summary: Summary, command: string): string {
     lines.push(`Next: rank-grpo ${command} --model ${summary.folder}/${summary.best ? "best" : "final"} ...`);
   return `${lines.join("\n")}\n`;
 }
-
-const collect = (value: string, before: string[]): string[] => [...before, value];
 
 function command(name: string, description: string, example: string): Command {
   return new Command(name)

@@ -2,10 +2,7 @@
 // liked: w s + b under a multinomial likelihood over the full catalogue.
 import { refuse } from "../errors.ts";
 import type { NativeStage1 } from "../native.ts";
-import { type Evaluation, type Minimum, minimize } from "./minimize.ts";
-
-/** Rows from which Adjust is fitted to a tenth of them first. */
-const MANY_ROWS = 20_000;
+import { type Evaluation, minimize } from "./minimize.ts";
 
 /** Rows of one table of scores. Rows whose scores come from different tables may be fitted together. */
 export interface ScoreRows {
@@ -55,66 +52,50 @@ export async function fitAdjustment(
     if (!(value >= 0 && Number.isFinite(value))) refuse("INVALID_ARGUMENT", "a number from 0", name, value);
   if (!(tolerance > 0)) refuse("INVALID_ARGUMENT", "a number above 0", "tolerance", tolerance);
 
-  // x = [w - 1, b]; `share` of the rows with that share of the decays is the same problem, smaller
-  const solve = async (
-    start: Float64Array,
-    given: readonly ScoreRows[],
-    share: number,
-  ): Promise<{ first: number; minimum: Minimum }> => {
-    const evaluate = async (x: Float64Array): Promise<Evaluation> => {
-      const w = Float32Array.from(x.subarray(0, items), (value) => 1 + value);
-      const b = Float32Array.from(x.subarray(items));
-      const gradient = new Float64Array(2 * items);
-      let loss = 0;
-      for (const { scores, rows } of given) {
-        signal?.throwIfAborted();
-        const slope = await scores.slope(rows, w, b);
-        loss += slope.loss;
-        for (let i = 0; i < items; i++) {
-          gradient[i]! += slope.dw[i]!;
-          gradient[items + i]! += slope.db[i]!;
-        }
-      }
+  // x = [w - 1, b]
+  const evaluate = async (x: Float64Array): Promise<Evaluation> => {
+    const w = Float32Array.from(x.subarray(0, items), (value) => 1 + value);
+    const b = Float32Array.from(x.subarray(items));
+    const gradient = new Float64Array(2 * items);
+    let loss = 0;
+    for (const { scores, rows } of parts) {
+      signal?.throwIfAborted();
+      const slope = await scores.slope(rows, w, b);
+      loss += slope.loss;
       for (let i = 0; i < items; i++) {
-        loss += share * (weightDecay * x[i]! ** 2 + biasDecay * x[items + i]! ** 2);
-        gradient[i]! += 2 * share * weightDecay * x[i]!;
-        gradient[items + i]! += 2 * share * biasDecay * x[items + i]!;
+        gradient[i]! += slope.dw[i]!;
+        gradient[items + i]! += slope.db[i]!;
       }
-      return { loss, gradient };
-    };
-    // The loss is flat where an item is neither liked nor likely and steep where it is both. At w = 1, b = 0 the gradient of b is expected
-    // minus observed count; its size, and the decay, stand for the curvature well enough to start with.
-    const origin = await evaluate(new Float64Array(2 * items));
-    if (origin.loss === 0) refuse("BAD_DATA", "feedback whose titles are in the catalogue", "the rows to fit", "none");
-    const curvature = new Float64Array(2 * items);
-    for (let i = 0; i < items; i++) {
-      const count = Math.abs(origin.gradient[items + i]!);
-      curvature[i] = 0.25 * count + 2 * share * weightDecay + 1e-3;
-      curvature[items + i] = 0.25 * count + 2 * share * biasDecay + 1e-3;
     }
-    return {
-      first: origin.loss,
-      minimum: await minimize(start, evaluate, {
-        curvature,
-        tolerance,
-        maxIterations,
-        ...(onIteration && { onIteration }),
-      }),
-    };
+    for (let i = 0; i < items; i++) {
+      loss += weightDecay * x[i]! ** 2 + biasDecay * x[items + i]! ** 2;
+      gradient[i]! += 2 * weightDecay * x[i]!;
+      gradient[items + i]! += 2 * biasDecay * x[items + i]!;
+    }
+    return { loss, gradient };
   };
 
-  // Where there are many rows, every tenth one first: a tenth of the cost brings the start near the end, which is the same.
-  let start: Float64Array = new Float64Array(2 * items);
-  const total = parts.reduce((sum, { rows }) => sum + rows.length, 0);
-  if (total > MANY_ROWS) {
-    const few = parts.map(({ scores, rows }) => ({ scores, rows: rows.filter((_, i) => i % 10 === 0) }));
-    start = (await solve(start, few, 0.1)).minimum.x;
+  const start = new Float64Array(2 * items);
+  const first = await evaluate(start);
+  if (first.loss === 0) refuse("BAD_DATA", "feedback whose titles are in the catalogue", "the rows to fit", "none");
+  // The loss is flat where an item is neither liked nor likely and steep where it is both. At w = 1, b = 0 the gradient of b is expected
+  // minus observed count; its size, and the decay, stand for the curvature well enough to start with.
+  const curvature = new Float64Array(2 * items);
+  for (let i = 0; i < items; i++) {
+    const count = Math.abs(first.gradient[items + i]!);
+    curvature[i] = 0.25 * count + 2 * weightDecay + 1e-3;
+    curvature[items + i] = 0.25 * count + 2 * biasDecay + 1e-3;
   }
-  const { first, minimum } = await solve(start, parts, 1);
+  const minimum = await minimize(start, evaluate, {
+    curvature,
+    tolerance,
+    maxIterations,
+    ...(onIteration && { onIteration }),
+  });
   return {
     w: Float32Array.from(minimum.x.subarray(0, items), (value) => 1 + value),
     b: Float32Array.from(minimum.x.subarray(items)),
-    initialLoss: first,
+    initialLoss: first.loss,
     loss: minimum.loss,
     gradientNorm: minimum.gradientNorm,
     iterations: minimum.iterations,

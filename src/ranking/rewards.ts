@@ -18,7 +18,7 @@ export interface Completion {
   readonly slots: readonly Slot[];
 }
 
-/** One number for the list, or one for each of its N ranks; now or later. `signal` is aborted when the run stops. */
+/** One number for the list, or one for each of its N ranks; now or later. `signal` is aborted when the step is given up, since a reward or the sampling failed. */
 export type Reward = (
   completion: Completion,
   sample: Sample,

@@ -1,12 +1,9 @@
-// Configurations of sft and train: every option with default, range and reason, validated before work starts.
-// YAML files go through readConfig, which names line, column and the nearest known key.
-import { readFile } from "node:fs/promises";
-import { isScalar, LineCounter, parseDocument } from "yaml";
+// Configurations of sft and train: every option with default, range and reason. docs/configuration.md is made from these schemas;
+// parse.ts reads files by them.
 import { z } from "zod";
 
-import { nearest, RankGrpoError } from "../errors.ts";
-import { asIoError } from "../files.ts";
 import { logSchema } from "../log/schema.ts";
+import { rewardNames } from "../ranking/rewards.ts";
 import { scheduleSchema } from "./schedule.ts";
 
 const positive = z.number().int().min(1);
@@ -22,19 +19,27 @@ const optimizer = z
   })
   .describe("AdamW");
 
-const modelShape = z.strictObject({
-  model_type: z.enum(["llama", "qwen2", "qwen3"]).default("llama"),
-  hidden_size: positive,
-  intermediate_size: positive,
-  num_hidden_layers: positive,
-  num_attention_heads: positive,
-  num_key_value_heads: positive.optional(),
-  head_dim: positive.optional(),
-  max_position_embeddings: positive.default(2048),
-  rms_norm_eps: z.number().positive().default(1e-5),
-  rope_theta: z.number().positive().default(10000),
-  tie_word_embeddings: z.boolean().default(true),
-});
+const modelShape = z
+  .strictObject({
+    model_type: z.enum(["llama", "qwen2", "qwen3"]).default("llama").describe("family; llama is the plainest"),
+    hidden_size: positive.describe("width of the residual stream"),
+    intermediate_size: positive.describe("width of the MLP; 8/3 of hidden_size is usual"),
+    num_hidden_layers: positive.describe("layers"),
+    num_attention_heads: positive.describe("query heads; a multiple of the key/value heads"),
+    num_key_value_heads: positive
+      .optional()
+      .describe("default: num_attention_heads; fewer take less memory in generation"),
+    head_dim: positive.optional().describe("even; default: hidden_size / num_attention_heads"),
+    max_position_embeddings: positive.default(2048).describe("context: longest prompt and list together, in tokens"),
+    rms_norm_eps: z.number().positive().default(1e-5).describe("Llama's"),
+    rope_theta: z
+      .number()
+      .positive()
+      .default(10000)
+      .describe("base of the rotary frequencies; Llama 2's, enough for short contexts"),
+    tie_word_embeddings: z.boolean().default(true).describe("one matrix for embedding and head: most of a small model"),
+  })
+  .describe("names of a Hugging Face config.json; the vocabulary is the tokenizer's");
 
 const model = z
   .union([
@@ -51,26 +56,53 @@ const validation = z
   .strictObject({
     data: z.string().min(1).describe("JSONL; never the test set"),
     limit: positive.optional().describe("rows used, the first ones; default all"),
-    every: positive.default(50).describe("steps between two validations; step 0 and the last are always validated"),
+    every: positive.default(50).describe("steps between two validations; step 0 and the last are validated too"),
     metric: z.string().default("ndcg@10").describe("what `best` is chosen by, larger is better"),
     patience: positive.optional().describe("validations without a better value before training stops; default never"),
     maxNewTokens: positive.optional().describe("default: the training's"),
   })
   .describe("lists are generated greedily and measured against the ground truth");
 
+const chat = z
+  .strictObject({
+    date: z
+      .string()
+      .regex(/^\d{4}-\d\d-\d\d$/, "Expected a day as YYYY-MM-DD")
+      .default("2024-07-26")
+      .describe(
+        "day that templates print, YYYY-MM-DD; Llama 3.1's own fallback, since a prompt must not change from day to day",
+      ),
+    variables: z
+      .record(z.string(), z.unknown())
+      .default({})
+      .describe("further variables of the template, such as enable_thinking: false for Qwen3"),
+  })
+  .describe("how chats are rendered; evaluate with the same (--chat)");
+
 const common = {
   model,
+  chat: chat.prefault({}),
   seed: z
     .number()
     .int()
     .min(0)
     .max(2 ** 53)
-    .default(1),
+    .default(1)
+    .describe("of the shuffle, the sampling and a model from scratch"),
+  device: z
+    .enum(["auto", "cpu", "cuda"])
+    .default("cpu")
+    .describe("auto: an NVIDIA GPU where one can be used; the CPU is the reference (docs/cuda.md)"),
   compute: z
     .enum(["f32", "bf16"])
     .default("f32")
     .describe("bf16: faster where the processor has it; master weights stay f32"),
-  recompute: z.boolean().default(false).describe("less activation memory for a third more work"),
+  activationMiB: z
+    .number()
+    .int()
+    .min(0)
+    .default(1024)
+    .describe("memory of a pass's activations; layers that do not fit are computed again (0: all, a third more work)"),
   microBatchTokens: positive
     .default(2048)
     .describe("tokens of one forward and backward pass; lower it for less memory"),
@@ -79,7 +111,7 @@ const common = {
     .describe("longer prompts lose their beginning; default: what the context leaves"),
   catalog: z.string().optional().describe("TSV, JSON or pickle of (title, year); rewards and metrics need it"),
   optimizer,
-  schedule: scheduleSchema.prefault({ type: "constant" }),
+  schedule: scheduleSchema.prefault({ type: "constant" }).describe("of the learning rate, over optimizer updates"),
   validation: validation.optional(),
   log: logSchema,
   checkpoint: z
@@ -87,7 +119,8 @@ const common = {
       every: positive.default(100).describe("steps between two checkpoints"),
       keep: positive.default(2).describe("newest checkpoints kept; best and final are kept besides"),
     })
-    .prefault({}),
+    .prefault({})
+    .describe("weights, optimizer and position: what --resume goes on from"),
 };
 
 const constraint = {
@@ -108,7 +141,8 @@ const constraint = {
 };
 
 /** Stands in the configuration a run keeps of itself, which so can be used again as it is. */
-const kind = <K extends "sft" | "train">(name: K) => z.literal(name).optional();
+const kind = <K extends "sft" | "train">(name: K) =>
+  z.literal(name).optional().describe("what the configuration is for");
 
 export const sftSchema = z.strictObject({
   kind: kind("sft"),
@@ -118,7 +152,7 @@ export const sftSchema = z.strictObject({
   train: z.string().min(1).describe("JSONL with prompt and completion"),
   limit: positive.optional().describe("rows used, the first ones; default all"),
   epochs: z.number().positive().optional().describe("passes over the data; or give steps"),
-  steps: positive.optional(),
+  steps: positive.optional().describe("updates; counts where epochs stands too"),
   batchSize: positive.default(32).describe("sequences of one update"),
   maxCompletionTokens: positive
     .optional()
@@ -136,39 +170,53 @@ export const trainSchema = z.strictObject({
       "tokens without an alternative: left out of ratio, mean and normaliser, since they say nothing of the policy",
     ),
   train: z.string().min(1).describe("JSONL with prompt and whatever the rewards read"),
-  limit: positive.optional(),
+  limit: positive.optional().describe("rows used, the first ones; default all"),
   reference: z.string().optional().describe("frozen model of the KL term; default: the model at the start"),
   steps: positive.optional().describe("rollout rounds; or give epochs"),
-  epochs: z.number().positive().optional(),
+  epochs: z.number().positive().optional().describe("passes over the prompts, where steps does not stand"),
   promptsPerStep: positive.default(48).describe("the paper's 48 prompts x 8"),
   groupSize: positive.default(8).describe("rollouts of one prompt; the published code's 8"),
   updatesPerRollout: positive.default(1).describe("mu: 1 is strictly on-policy, where every ratio is 1"),
   ranks: positive.default(20).describe("N: list length that is asked for and rewarded"),
-  maxNewTokens: positive.default(512),
-  maxRows: positive.default(64).describe("rows decoded together"),
+  maxNewTokens: positive.default(512).describe("length limit of a list in tokens; 20 titles take 200 to 400"),
+  maxRows: positive
+    .default(64)
+    .describe("rows decoded together: more is faster until the processor is busy, and takes memory"),
   sampling: z
     .strictObject({
       temperature: z.number().positive().default(1).describe("1 as published: the loss uses the same distribution"),
-      topK: z.number().int().min(0).default(0),
-      topP: z.number().positive().max(1).default(1),
-      minP: z.number().min(0).max(1).default(0),
+      topK: z.number().int().min(0).default(0).describe("0: off; a truncated sampler is no longer the trained policy"),
+      topP: z.number().positive().max(1).default(1).describe("1: off, for the same reason"),
+      minP: z.number().min(0).max(1).default(0).describe("0: off, for the same reason"),
     })
-    .prefault({}),
+    .prefault({})
+    .describe("how rollouts are drawn"),
   rewards: z
     .array(
       z.strictObject({
-        name: z.string(),
-        weight: z.number().default(1),
-        options: z.record(z.string(), z.unknown()).default({}),
+        name: z
+          .enum(rewardNames)
+          .describe(
+            "hits from each rank on (exp_inf: this rank's alone; log_decay: DCG@k:N; exp_gamma: by gamma), in-catalog share, or -1 for a repeat",
+          ),
+        weight: z.number().default(1).describe("factor in the sum"),
+        gamma: z
+          .number()
+          .gt(1)
+          .optional()
+          .describe("of exp_gamma, which needs it: a hit j ranks below counts 1 / gamma^j"),
       }),
     )
     .min(1)
-    .default([{ name: "exp_inf", weight: 1, options: {} }])
+    .default([{ name: "exp_inf", weight: 1 }])
     .describe("summed with their weights; exp_inf is the paper's best"),
   objective: z
-    .union([z.string(), z.looseObject({ name: z.string() })])
+    .union([
+      z.string(),
+      z.looseObject({ name: z.string().describe("preset or rule; beside it any field of docs/objectives.md") }),
+    ])
     .default("rank-grpo")
-    .describe("a preset, or a preset with changed fields"),
+    .describe("a preset, or a preset with changed fields (docs/objectives.md; `rank-grpo objectives` lists them)"),
   dynamicSampling: z
     .strictObject({
       minLiveGroups: positive.describe("groups with a signal to reach in each step"),
@@ -182,95 +230,3 @@ export type SftConfig = z.input<typeof sftSchema>;
 export type TrainConfig = z.input<typeof trainSchema>;
 export type ResolvedSftConfig = z.output<typeof sftSchema>;
 export type ResolvedTrainConfig = z.output<typeof trainSchema>;
-
-type Path = readonly PropertyKey[];
-type Where = (path: Path) => string;
-
-const keysAt = (schema: z.ZodType, path: Path): string[] => {
-  let current: unknown = z.toJSONSchema(schema, { io: "input", unrepresentable: "any" });
-  for (const key of path) {
-    const node = current as { properties?: Record<string, unknown>; items?: unknown };
-    current = typeof key === "number" ? node.items : node.properties?.[String(key)];
-    const union = current as { anyOf?: { type?: string }[] } | undefined;
-    if (union?.anyOf) current = union.anyOf.find((option) => option.type === "object");
-  }
-  return Object.keys((current as { properties?: Record<string, unknown> } | undefined)?.properties ?? {});
-};
-
-function explain(schema: z.ZodType, issues: readonly z.core.$ZodIssue[], where: Where): string {
-  return issues
-    .map((issue) => {
-      if (issue.code === "unrecognized_keys") {
-        const known = keysAt(schema, issue.path);
-        return issue.keys
-          .map((key) => {
-            const near = nearest(key, known);
-            const hint = near ? `Did you mean ${near}?` : `Known: ${known.join(", ")}.`;
-            return `${where([...issue.path, key])}unknown key ${[...issue.path, key].join(".")}. ${hint}`;
-          })
-          .join("\n");
-      }
-      return `${where(issue.path)}${issue.path.join(".") || "the configuration"}: ${issue.message}.`;
-    })
-    .join("\n");
-}
-
-/** Checks an object against a schema. @throws BAD_CONFIG with every fault, each with the nearest known key */
-export function parseConfig<S extends z.ZodType>(schema: S, value: unknown, where: Where = () => ""): z.output<S> {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  throw new RankGrpoError(
-    "BAD_CONFIG",
-    `Expected a valid configuration, got:\n${explain(schema, result.error.issues, where)}`,
-  );
-}
-
-/**
- * Reads a YAML file, applies `key.path=value` settings (values in YAML), and checks it.
- * @throws BAD_CONFIG with file, line and column of every fault; IO
- */
-export async function readConfig<S extends z.ZodType>(
-  schema: S,
-  file: string,
-  settings: readonly string[] = [],
-): Promise<z.output<S>> {
-  const text = await readFile(file, "utf8").catch((error: unknown) => {
-    throw asIoError(error, file);
-  });
-  const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines });
-  const [fault] = document.errors;
-  if (fault) {
-    const at = fault.linePos?.[0];
-    throw new RankGrpoError(
-      "BAD_CONFIG",
-      `${file}:${at?.line ?? 1}:${at?.col ?? 1}: Expected YAML, got ${fault.message.split("\n")[0]}`,
-    );
-  }
-  if (document.contents === null) document.contents = document.createNode({}) as unknown as typeof document.contents;
-  for (const setting of settings) {
-    const at = setting.indexOf("=");
-    if (at < 1) throw new RankGrpoError("BAD_CONFIG", `Expected key=value for --set, got ${JSON.stringify(setting)}.`);
-    const path = setting
-      .slice(0, at)
-      .split(".")
-      .map((key) => (/^\d+$/.test(key) ? Number(key) : key));
-    document.setIn(path, parseDocument(setting.slice(at + 1)).toJS());
-  }
-  const where: Where = (path) => {
-    for (let n = path.length; n >= 0; n--) {
-      const parent = n > 0 ? document.getIn(path.slice(0, n - 1), true) : undefined;
-      const items = (parent as { items?: { key?: unknown; value?: unknown }[] } | undefined)?.items;
-      const pair = items?.find((item) => isScalar(item.key) && item.key.value === path[n - 1]);
-      const node = (pair?.key ?? (n > 0 ? document.getIn(path.slice(0, n), true) : document.contents)) as
-        | { range?: [number, number, number] | null }
-        | undefined;
-      if (node?.range) {
-        const { line, col } = lines.linePos(node.range[0]);
-        return `${file}:${line}:${col}: `;
-      }
-    }
-    return `${file}: `;
-  };
-  return parseConfig(schema, document.toJS(), where);
-}

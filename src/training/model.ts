@@ -1,28 +1,28 @@
 // The model a run starts from: a checkpoint, a shape from scratch, or the checkpoint that is resumed.
-import { join } from "node:path";
-
 import { refuse } from "../errors.ts";
 import { Policy, type PolicyOptions } from "../policy.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import type { ResolvedSftConfig, ResolvedTrainConfig } from "./config.ts";
 import type { Run } from "./run.ts";
 
-/** Opens the policy of a run, with its optimizer where the run is resumed. */
+/** Opens the policy of a run, with its optimizer where the run is resumed; `options` beside where and how the configuration computes. */
 export async function openModel(
   config: ResolvedSftConfig | ResolvedTrainConfig,
   run: Pick<Run, "resumed">,
-  options: PolicyOptions = { compute: config.compute, recompute: config.recompute },
+  options: PolicyOptions = { activationMiB: config.activationMiB },
 ): Promise<Policy> {
+  const { device, compute, chat } = config;
+  const all = { device, compute, ...options };
   if (run.resumed) {
-    const policy = await Policy.load(run.resumed.folder, options);
+    const policy = await Policy.load(run.resumed.folder, { ...all, chat });
     await policy.loadOptimizer(run.resumed.folder);
     return policy;
   }
-  if (typeof config.model === "string") return Policy.load(config.model, options);
+  if (typeof config.model === "string") return Policy.load(config.model, { ...all, chat });
   const { shape, tokenizer: path, std } = config.model;
   const tokenizer =
-    (await loadTokenizer(path)) ??
-    refuse("BAD_CONFIG", "a folder or .gguf with a tokenizer", "model.tokenizer", join(path));
+    (await loadTokenizer(path, chat)) ??
+    refuse("BAD_CONFIG", "a folder or .gguf with a tokenizer", "model.tokenizer", path);
   const { num_key_value_heads, head_dim, ...rest } = shape;
   return Policy.create(
     {
@@ -32,6 +32,6 @@ export async function openModel(
       vocab_size: tokenizer.vocabSize,
       ...(tokenizer.eosId === undefined ? {} : { eos_token_id: tokenizer.eosId }),
     },
-    { ...options, seed: config.seed, std, tokenizer },
+    { ...all, seed: config.seed, std, tokenizer },
   );
 }

@@ -48,18 +48,20 @@ export function readCompletion(policy: Policy, generated: Generated): Completion
 }
 
 /**
- * Samples `groupSize` completions of each prompt and rewards them.
- * @throws BAD_REWARD naming reward, sample and value; ABORTED
+ * Samples `groupSize` completions of each prompt and rewards them; `key` tells the prompt to the random numbers. The first failure stops
+ * the sampling, and the signal that rewards get is aborted.
+ * @throws BAD_REWARD naming reward, sample and value; whatever a reward throws
  */
 export async function rollOut(
   policy: Policy,
-  prompts: readonly { sample: Sample; prompt: Int32Array }[],
+  prompts: readonly { sample: Sample; prompt: Int32Array; key: number }[],
   options: RolloutOptions,
-  signal: AbortSignal,
 ): Promise<RolloutGroup[]> {
   // parts of two full batches: large enough to keep the batch filled, small enough that slow rewards overlap with sampling
   const part = Math.max(1, Math.floor((2 * options.maxRows) / options.groupSize));
   const pending: Promise<RolloutGroup>[] = [];
+  const controller = new AbortController();
+  const { signal } = controller;
   try {
     for (let first = 0; first < prompts.length; first += part) {
       const chunk = prompts.slice(first, first + part);
@@ -72,25 +74,26 @@ export async function rollOut(
           maxRows: options.maxRows,
           seed: options.seed,
           step: options.step,
-          promptKeys: chunk.map(({ sample }) => sample.index),
+          promptKeys: chunk.map(({ key }) => key),
           ...(options.constraint
             ? { constraint: options.constraint.forSamples(chunk.map(({ sample }) => sample)) }
             : {}),
           signal,
         },
       );
-      for (const [i, { sample, prompt }] of chunk.entries())
-        pending.push(rewardGroup(policy, sample, prompt, generated[i]!, options, signal));
+      for (const [i, { sample, prompt }] of chunk.entries()) {
+        const group = rewardGroup(policy, sample, prompt, generated[i]!, options, signal);
+        group.catch((error: unknown) => controller.abort(error));
+        pending.push(group);
+      }
     }
+    return await Promise.all(pending);
   } catch (error) {
+    const failure: unknown = signal.aborted ? signal.reason : error; // a reward's, where it stopped the sampling
+    controller.abort(failure);
     await Promise.allSettled(pending);
-    throw error;
+    throw failure;
   }
-  const settled = await Promise.allSettled(pending);
-  return settled.map((result) => {
-    if (result.status === "rejected") throw result.reason;
-    return result.value;
-  });
 }
 
 async function rewardGroup(

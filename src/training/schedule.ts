@@ -1,23 +1,22 @@
 // Learning-rate schedules with warm-up: a pure function of the update's number, so a resume needs no state.
 import { z } from "zod";
 
-const common = {
-  /** Updates (>= 1) or share of all updates (< 1) over which the rate rises linearly from 0. */
-  warmup: z.number().min(0).default(0),
-};
+const warmup = z
+  .number()
+  .min(0)
+  .default(0)
+  .describe("updates (1 and more) or share of all updates (below 1) over which the rate rises from 0 in a line");
+const floor = z.number().min(0).max(1).default(0).describe("of cosine and linear: share of the rate at the end");
 
 export const scheduleSchema = z.discriminatedUnion("type", [
-  z.strictObject({ type: z.literal("constant"), ...common }),
-  /** Half a cosine from the full rate to `floor` x rate. */
-  z.strictObject({ type: z.literal("cosine"), ...common, floor: z.number().min(0).max(1).default(0) }),
-  /** A straight line from the full rate to `floor` x rate. */
-  z.strictObject({ type: z.literal("linear"), ...common, floor: z.number().min(0).max(1).default(0) }),
-  /** x factor from each of these updates on: the paper's drop in the second epoch. */
+  z.strictObject({ type: z.literal("constant").describe("the rate as it is, as published for RL"), warmup }),
+  z.strictObject({ type: z.literal("cosine").describe("half a cosine down to floor; usual for SFT"), warmup, floor }),
+  z.strictObject({ type: z.literal("linear").describe("a straight line down to floor"), warmup, floor }),
   z.strictObject({
-    type: z.literal("step"),
-    ...common,
-    at: z.array(z.number().int().min(1)).min(1),
-    factor: z.number().positive().max(1).default(0.1),
+    type: z.literal("step").describe("x factor from each update of `at` on: the paper's drop in the second epoch"),
+    warmup,
+    at: z.array(z.number().int().min(1)).min(1).readonly().describe("of step, which needs it: updates, counted from 0"),
+    factor: z.number().positive().max(1).default(0.1).describe("of each drop of step"),
   }),
 ]);
 

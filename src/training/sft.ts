@@ -1,20 +1,22 @@
 // Supervised fine-tuning on demonstrations: mean negative log-likelihood of the completion's tokens (paper, Eq. 2).
 import { performance } from "node:perf_hooks";
 
+import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
 import type { Logger } from "../log/logger.ts";
 import { openLoggers } from "../log/open.ts";
 import type { Group } from "../policy.ts";
-import { permutation, Stream } from "../random.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { encodeCompletion, encodePrompt } from "../text/encode.ts";
-import { parseConfig, type SftConfig, sftSchema } from "./config.ts";
+import { type SftConfig, sftSchema } from "./config.ts";
 import { openConstraint } from "./constrain.ts";
+import { Draws } from "./draw.ts";
 import { finish, runStage, type Stage, type StepReport, type Summary } from "./loop.ts";
 import { openModel } from "./model.ts";
+import { parseConfig } from "./parse.ts";
 import { Run } from "./run.ts";
-import { validator } from "./validate.ts";
+import { openValidation } from "./validate.ts";
 
 export interface SftOptions {
   /** The run folder; new or empty unless `resume`. */
@@ -49,10 +51,7 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
       "batchSize",
       resolved.batchSize,
     );
-  const validation = resolved.validation;
-  const held = validation
-    ? await readSamples(validation.data, validation.limit === undefined ? {} : { limit: validation.limit })
-    : [];
+  const validation = await openValidation(resolved.validation, catalog);
   const run = await Run.open(options.output, "sft", resolved, options.resume ?? false);
   const loggers = openLoggers(
     { folder: run.folder, kind: "sft", config: resolved, resumedAt: run.resumed?.state.step ?? 0 },
@@ -60,7 +59,7 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
   );
   const policy = await openModel(resolved, run);
   try {
-    const groupsOf = (rows: typeof samples): Group[] =>
+    const groupsOf = (rows: readonly Sample[]): Group[] =>
       rows.map((sample) => {
         if (sample.completion === undefined)
           refuse("BAD_DATA", "a completion", `sample ${sample.id} of ${resolved.train}`, "none");
@@ -81,16 +80,9 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
       });
     const groups = groupsOf(samples);
     const constraint = await openConstraint(resolved, policy, catalog);
-    const lists = validation && (await validator(validation, policy, catalog, {}, constraint));
-    const heldGroups = groupsOf(held.filter((sample) => sample.completion !== undefined));
+    const held = groupsOf(validation?.samples.filter((sample) => sample.completion !== undefined) ?? []);
     const forward = { microBatchTokens: resolved.microBatchTokens };
-    let order: { epoch: number; indices: Int32Array } = { epoch: -1, indices: new Int32Array() };
-    const draw = (position: number): Group => {
-      const epoch = Math.floor(position / groups.length);
-      if (epoch !== order.epoch)
-        order = { epoch, indices: permutation(groups.length, resolved.seed, Stream.shuffle, epoch) };
-      return groups[order.indices[position % groups.length]!]!;
-    };
+    const draws = new Draws(groups, resolved.seed);
     const lossOf = (logprobs: Float32Array): number => -logprobs.reduce((sum, x) => sum + x, 0) / logprobs.length;
 
     const stage: Stage = {
@@ -99,11 +91,11 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
       updatesPerStep: 1,
       optimizer: resolved.optimizer,
       schedule: resolved.schedule,
-      validation,
+      validation: resolved.validation,
       checkpoint: resolved.checkpoint,
       step: async (state, update) => {
         const started = performance.now();
-        const batch = Array.from({ length: resolved.batchSize }, () => draw(state.drawn++));
+        const batch = Array.from({ length: resolved.batchSize }, () => draws.at(state.drawn++));
         const tokens = batch.reduce((sum, group) => sum + group.completions[0]!.length, 0);
         const { logprobs } = await policy.backward(batch, new Float32Array(tokens).fill(-1 / tokens), forward);
         const loss = lossOf(logprobs);
@@ -124,12 +116,12 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
           },
         };
       },
-      ...(lists
+      ...(validation
         ? {
             validate: async () => {
-              const metrics = await lists();
-              if (heldGroups.length === 0) return metrics;
-              return { ...metrics, loss: lossOf((await policy.score(heldGroups, forward)).logprobs) };
+              const metrics = await validation.measure(policy, constraint);
+              if (held.length === 0) return metrics;
+              return { ...metrics, loss: lossOf((await policy.score(held, forward)).logprobs) };
             },
           }
         : {}),

@@ -1,4 +1,5 @@
 // Validation during training: greedy lists on held-out samples, measured as `evaluate` does.
+import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
 import { evaluatePolicy, meansOf } from "../evaluate.ts";
@@ -8,14 +9,19 @@ import type { CatalogConstraint } from "../ranking/constraint.ts";
 import type { ResolvedTrainConfig } from "./config.ts";
 import type { Metrics } from "./run.ts";
 
-/** Reads the samples once; the function that comes back measures the policy as it then is. @throws BAD_CONFIG without a catalog */
-export async function validator(
-  validation: NonNullable<ResolvedTrainConfig["validation"]>,
-  policy: Policy,
+export interface Validation {
+  readonly samples: readonly Sample[];
+  /** Metrics of the policy as it now is. */
+  measure(policy: Policy, constraint: CatalogConstraint | undefined): Promise<Metrics>;
+}
+
+/** Reads the samples, before a model is opened; undefined where nothing is validated. @throws BAD_CONFIG without a catalog, BAD_DATA, IO */
+export async function openValidation(
+  validation: ResolvedTrainConfig["validation"],
   catalog: Catalog | undefined,
-  defaults: { maxNewTokens?: number; maxRows?: number },
-  constraint: CatalogConstraint | undefined,
-): Promise<() => Promise<Metrics>> {
+  defaults: { maxNewTokens?: number; maxRows?: number } = {},
+): Promise<Validation | undefined> {
+  if (!validation) return undefined;
   const known =
     catalog ?? refuse("BAD_CONFIG", "a catalog", "validation", "none", "Set catalog: to a TSV, JSON or pickle file.");
   const samples = await readSamples(validation.data, validation.limit === undefined ? {} : { limit: validation.limit });
@@ -23,7 +29,12 @@ export async function validator(
     catalog: known,
     maxNewTokens: validation.maxNewTokens ?? defaults.maxNewTokens ?? 512,
     maxRows: defaults.maxRows ?? 64,
-    ...(constraint ? { constraint } : {}),
   };
-  return async () => meansOf((await evaluatePolicy(policy, samples, options)).metrics);
+  return {
+    samples,
+    async measure(policy, constraint) {
+      const { metrics } = await evaluatePolicy(policy, samples, { ...options, ...(constraint ? { constraint } : {}) });
+      return meansOf(metrics);
+    },
+  };
 }

@@ -3,14 +3,15 @@
 # CPU, exactness as bits, benchmarks. Usage: test/gpu/check.sh [results folder] [model folder]
 #
 # Writes results.jsonl (a line a step and a line a measurement) and prints a summary; exits with 1 where any step failed.
-# RANK_GRPO_SHARED names the folder with models/tiny for the model goldens (skipped without). SHIM=1 runs the same steps on the host.
+# RANK_GRPO_SHARED names the folder with models/tiny for the model goldens (skipped without). BUILD names the build folder. SHIM=1 runs the
+# same steps on the host, at small sizes.
 set -u
 cd "$(dirname "$0")/../.."
 results=${1:-build-gpu/results}
 model=${2:-}
-build=build-gpu
 small=()
-[ "${SHIM:-0}" = 1 ] && build=build-gpu-shim && small=(--small)
+[ "${SHIM:-0}" = 1 ] && small=(--small)
+build=${BUILD:-$([ "${SHIM:-0}" = 1 ] && echo build-gpu-shim || echo build-gpu)}
 mkdir -p "$results"
 results=$(cd "$results" && pwd)
 json=$results/results.jsonl

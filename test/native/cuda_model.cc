@@ -91,7 +91,7 @@ TEST(cuda_model_equals_the_cpu) {
     for (const bool recompute : {false, true}) {
       if (recompute && std::strcmp(model, "qwen3") != 0) continue;
       PolicyOptions options;
-      options.recompute = recompute;
+      options.activation_bytes = recompute ? 0 : -1;
       const Pair pair(model, options);
       const Batch batch = two_groups(pair.cpu->config().vocab);
       const ForwardOptions forward;

@@ -1,5 +1,6 @@
 // The shim itself: what it is there to find, it finds; and the errors of devices that are not there.
 #include "../../native/cuda/gpu.h"
+#include "../../native/model/policy.h"
 #include "cuda_check.h"
 
 using namespace cuda_check;
@@ -99,4 +100,77 @@ TEST(cuda_shim_devices_that_cannot_be_used) {
   s.major = 7;
   s.minor = 5;
   refused("compute capability 7.5");
+}
+
+// Decoding records its step once and replays it; forgetting, errors and other passes between do no harm (the tokens are the CPU's, see
+// cuda_generates_the_cpus_tokens, and the log-probs the trainer's, see cuda_sampler_equals_trainer_as_bits).
+TEST(cuda_shim_replays_steps) {
+  auto& b = cuda();
+  const int64_t C = 12;
+  const AttentionShape shape{1, 1, 4};
+  AttentionPlan plan;
+  plan.writes = {{0, 0}};
+  plan.spans = {{0, 1, 0, 0}};
+  plan.tables = {0};
+  const Device<float> x(b, Floats(C, 0.f)), y(b, Floats(C, 1.f));
+  auto step = [&](int64_t key) {  // x += y
+    if (b.repeat(plan, shape, {key})) return;
+    b.add(x, y, C);
+    b.end_repeat();
+  };
+  auto value = [&] { return x.get()[5]; };
+  int64_t before = shim::graph_launches();
+  for (int i = 1; i <= 5; ++i) {
+    step(1);
+    CHECK(value() == static_cast<float>(i));
+  }
+  CHECK(shim::graph_launches() - before == 4);  // all but the first
+  step(2);                                      // another step forgets it
+  step(1);
+  CHECK(value() == 7 && shim::graph_launches() - before == 4);
+  step(1);
+  CHECK(value() == 8 && shim::graph_launches() - before == 5);
+  { const DeviceBuffer moved(b, 64); }  // so does an allocation
+  step(1);
+  CHECK(value() == 9 && shim::graph_launches() - before == 5);
+  // An error while recording: the next pass starts afresh.
+  CHECK(!b.repeat(plan, shape, {1}));
+  CHECK_THROWS(b.upload(x, Floats(1).data(), 4), "NO_DEVICE");
+  step(1);
+  CHECK(value() == 10);
+  plan.spans[0].count = 2;  // not a single token: never recorded
+  before = shim::graph_launches();
+  for (int i = 0; i < 3; ++i) step(1);
+  CHECK(value() == 13 && shim::graph_launches() == before);
+}
+
+TEST(cuda_shim_generation_decodes_by_graph) {
+  ModelConfig config;
+  config.family = "llama";
+  config.vocab = 50;
+  config.hidden = 16;
+  config.intermediate = 24;
+  config.layers = 2;
+  config.heads = 2;
+  config.kv_heads = 1;
+  config.head_dim = 8;
+  config.max_positions = 64;
+  Policy policy(make_cuda_backend(), config, {});
+  policy.initialize(3, 0.1f);
+  GenerateRequest request;
+  request.prompt_offsets = {0, 5};
+  request.prompt_ids = {1, 2, 3, 4, 5};
+  request.group_size = 2;
+  request.max_new_tokens = 12;
+  request.ignore_stop = true;
+  const int64_t before = shim::graph_launches();
+  const Completions drawn = policy.generate(request);
+  CHECK(shim::graph_launches() - before >= 8);  // of eleven steps: the first goes by itself, and memory may grow once
+  Batch batch;
+  batch.prompt_ids = request.prompt_ids;
+  batch.prompt_offsets = request.prompt_offsets;
+  batch.completion_ids = drawn.ids;
+  batch.completion_offsets = drawn.offsets;
+  batch.group_offsets = {0, 2};
+  CHECK(same_bits(policy.score(batch, {}, false).logprobs, drawn.logprobs));
 }

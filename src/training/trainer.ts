@@ -1,0 +1,268 @@
+// One step of Rank-GRPO and its baselines: groups are sampled and rewarded, advantages become segments and weights, the policy is updated.
+import { performance } from "node:perf_hooks";
+
+import type { Sample } from "../data/sample.ts";
+import { refuse } from "../errors.ts";
+import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
+import { nativeObjective, type Objective, type RowPlan, stepInputs } from "../objectives.ts";
+import { allowedTokens, type Group, type Policy } from "../policy.ts";
+import type { Catalog } from "../ranking/catalog.ts";
+import type { CatalogConstraint, Constraint } from "../ranking/constraint.ts";
+import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
+import { encodePrompt } from "../text/encode.ts";
+import type { ResolvedTrainConfig } from "./config.ts";
+import { describeRollouts, mean } from "./describe.ts";
+import { Draws } from "./draw.ts";
+import type { StepOutcome } from "./loop.ts";
+import { type RolloutGroup, rollOut, type WeightedReward } from "./rollout.ts";
+import type { RunState } from "./run.ts";
+
+type StepMetrics = Record<string, number | readonly number[]>;
+type Update = () => Promise<{ gradNorm: number; learningRate: number }>;
+
+/** Where ragged rows of these lengths begin, and the end. */
+function offsetsOf(lengths: readonly number[]): Int32Array {
+  const offsets = new Int32Array(lengths.length + 1);
+  for (const [i, n] of lengths.entries()) offsets[i + 1] = offsets[i]! + n;
+  return offsets;
+}
+
+/** Takes tokens without an alternative out of the objective: their log-prob is 0 whatever the policy. */
+function maskForced(groups: readonly RolloutGroup[], plans: readonly RowPlan[][], constraint: Constraint): void {
+  const { offsets } = allowedTokens(
+    groups.map((group) => ({ prompt: group.prompt, completions: group.rollouts.map((rollout) => rollout.ids) })),
+    constraint,
+  );
+  let token = 0;
+  for (const { item } of plans.flat())
+    for (let t = 0; t < item.length; t++, token++) if (offsets[token + 1]! - offsets[token]! === 1) item[t] = -1;
+}
+
+/** What a run brings to its steps. */
+export interface TrainerParts {
+  config: ResolvedTrainConfig;
+  objective: Objective;
+  /** An own loss in place of the native one. */
+  custom: CustomObjective | undefined;
+  policy: Policy;
+  reference: Policy | undefined;
+  samples: readonly Sample[];
+  rewards: readonly WeightedReward[];
+  catalog: Catalog | undefined;
+  constraint: CatalogConstraint | undefined;
+}
+
+export class Trainer {
+  readonly #parts: TrainerParts;
+  readonly #reader: ListReader;
+  readonly #eosId: number;
+  readonly #promptLimit: number;
+  readonly #draws: Draws<Sample>;
+
+  /** @throws BAD_CONFIG where lists leave no room for prompts, or a step asks for more prompts than there are */
+  constructor(parts: TrainerParts) {
+    const { config, policy, samples } = parts;
+    this.#parts = parts;
+    this.#draws = new Draws(samples, config.seed);
+    this.#reader = new ListReader(
+      policy.tokenizer ?? new Array<undefined>(policy.vocabSize).fill(undefined),
+      policy.stopIds,
+    );
+    this.#eosId = policy.stopId ?? -1;
+    const room = policy.maxPositions - config.maxNewTokens;
+    if (room < 1)
+      refuse(
+        "BAD_CONFIG",
+        `fewer than ${policy.maxPositions} (the model's context)`,
+        "maxNewTokens",
+        config.maxNewTokens,
+      );
+    this.#promptLimit = Math.min(config.maxPromptTokens ?? room, room);
+    if (config.promptsPerStep > samples.length)
+      refuse(
+        "BAD_CONFIG",
+        `at most ${samples.length} (the samples of ${config.train})`,
+        "promptsPerStep",
+        config.promptsPerStep,
+      );
+  }
+
+  /** Samples, rewards, updates; `state.drawn` moves on by the prompts that were drawn. */
+  async step(state: RunState, update: Update): Promise<StepOutcome> {
+    const { config, catalog } = this.#parts;
+    const startedAt = performance.now();
+    const { drawn, kept } = await this.#rollOut(state);
+    const sampledAt = performance.now();
+    const metrics = describeRollouts(drawn, config.ranks, catalog);
+    metrics["time/rollout_ms"] = sampledAt - startedAt;
+    await this.#update(kept, metrics, update);
+    metrics["time/update_ms"] = performance.now() - sampledAt;
+    metrics["memory/rss_mb"] = process.memoryUsage.rss() / 2 ** 20;
+    const [{ sample, completions, rewards }] = kept as [RolloutGroup];
+    const shown = completions.map(({ text }, i) => ({ text, rewards: [...rewards[i]!] }));
+    return { metrics, samples: [{ step: state.step + 1, id: sample.id, completions: shown }] };
+  }
+
+  /** All groups of a step, and those that go into the update: the first round's, and of further rounds those with a signal. */
+  async #rollOut(state: RunState): Promise<{ drawn: RolloutGroup[]; kept: RolloutGroup[] }> {
+    const { config, policy, rewards, objective, constraint } = this.#parts;
+    const { minLiveGroups, maxRounds } = config.dynamicSampling ?? { minLiveGroups: 0, maxRounds: 1 };
+    const drawn: RolloutGroup[] = [];
+    const kept: RolloutGroup[] = [];
+    const times = new Map<number, number>(); // that a sample was drawn in this step
+    for (let round = 0; round < maxRounds; round++) {
+      const prompts = Array.from({ length: config.promptsPerStep }, () => {
+        const sample = this.#draws.at(state.drawn++);
+        const before = times.get(sample.index) ?? 0;
+        times.set(sample.index, before + 1);
+        const prompt = encodePrompt(policy.tokenizer, sample.prompt).slice(-this.#promptLimit);
+        // a sample that comes again gets random numbers of its own
+        return { sample, prompt, key: (sample.index + before * 0x9e3779b1) | 0 };
+      });
+      const rolled = await rollOut(policy, prompts, {
+        groupSize: config.groupSize,
+        ranks: config.ranks,
+        maxNewTokens: config.maxNewTokens,
+        maxRows: config.maxRows,
+        sampling: config.sampling,
+        seed: config.seed,
+        step: state.step,
+        rewards,
+        objective,
+        ...(constraint ? { constraint } : {}),
+      });
+      drawn.push(...rolled);
+      kept.push(...(round === 0 ? rolled : rolled.filter((group) => group.live)));
+      if (kept.filter((group) => group.live).length >= minLiveGroups) break;
+    }
+    return { drawn, kept };
+  }
+
+  /** Rows of a group as the loss sees them. */
+  #plan(group: RolloutGroup): RowPlan[] {
+    const o = this.#parts.objective;
+    return group.rollouts.map(({ ids }, i) => {
+      const reading = o.reading === "reference" ? this.#reader.readReference(ids, this.#eosId) : this.#reader.read(ids);
+      const advantage = shapeAdvantages(reading, group.advantages[i]!, {
+        mode: o.reading,
+        earlyStop: o.earlyStop,
+        overflow: o.overflow,
+        overflowPer: o.overflowPer,
+        exactLength: o.exactLength,
+      });
+      return { tokens: ids.length, item: reading.item, advantage, items: reading.items, stop: reading.stop };
+    });
+  }
+
+  async #update(groups: readonly RolloutGroup[], metrics: StepMetrics, update: Update): Promise<void> {
+    const { config, objective, custom, policy, reference } = this.#parts;
+    const constraint = this.#parts.constraint?.forSamples(groups.map((group) => group.sample));
+    const plans = groups.map((group) => this.#plan(group));
+    if (constraint && config.forced === "exclude") maskForced(groups, plans, constraint);
+    const all = plans.flat();
+    const whole = {
+      rows: all.length,
+      covered: all.reduce((sum, row) => sum + row.item.filter((x) => x >= 0).length, 0),
+    };
+    // a group without advantages adds nothing but KL and entropy; what an own loss makes of it nobody knows
+    const needed = groups
+      .map((group, index) => ({ group, index, plan: plans[index]! }))
+      .filter(
+        ({ plan }) =>
+          custom !== undefined ||
+          objective.beta > 0 ||
+          objective.entropyCoef > 0 ||
+          plan.some((row) => row.advantage.some((a) => a !== 0)),
+      );
+    metrics["update/rows"] = needed.length * config.groupSize;
+    if (needed.length === 0) return;
+    const batch: Group[] = needed.map(({ group }) => ({
+      prompt: group.prompt,
+      completions: group.rollouts.map((rollout) => rollout.ids),
+    }));
+    const inputs = stepInputs(
+      needed.flatMap(({ plan }) => plan),
+      objective,
+      config.ranks,
+      whole,
+    );
+    const forward = {
+      temperature: config.sampling.temperature,
+      microBatchTokens: config.microBatchTokens,
+      ...(constraint
+        ? { constraint: { ...constraint, excluded: needed.map(({ index }) => constraint.excluded[index]!) } }
+        : {}),
+    };
+    const sampled = Float32Array.from(needed.flatMap(({ group }) => group.rollouts.flatMap((r) => [...r.logprobs])));
+    const refLogprobs = reference ? (await reference.score(batch, forward)).logprobs : undefined;
+    if (custom) {
+      const rewards = needed.flatMap(({ group }) => group.rewards.map((r) => r.reduce((a, b) => a + b, 0)));
+      const step = {
+        ...inputs,
+        oldLogprobs: sampled,
+        ...(refLogprobs ? { refLogprobs } : {}),
+        rowOffsets: offsetsOf(batch.flatMap(({ completions }) => completions.map((ids) => ids.length))),
+        groupOffsets: offsetsOf(batch.map(({ completions }) => completions.length)),
+        rewards: Float64Array.from(rewards),
+      };
+      for (let u = 0; u < config.updatesPerRollout; u++)
+        await this.#updateCustom(custom, batch, step, forward, metrics, update);
+      return;
+    }
+    for (let u = 0; u < config.updatesPerRollout; u++) {
+      const result = await policy.accumulate(
+        batch,
+        {
+          advantages: inputs.advantages,
+          weights: inputs.weights,
+          segmentOffsets: inputs.segmentOffsets,
+          segmentTokens: inputs.segmentTokens,
+          // the sampler's log-probs are the old ones; on-policy the ratio is 1 and needs none
+          ...(config.updatesPerRollout > 1 ? { oldLogprobs: sampled } : {}),
+          ...(refLogprobs ? { refLogprobs } : {}),
+        },
+        nativeObjective(objective),
+        forward,
+      );
+      if (u === 0) {
+        let mismatch = 0;
+        const computed = [...result.logprobs.entries()].filter(([, x]) => !Number.isNaN(x)); // tokens without a gradient are left out
+        for (const [t, x] of computed) mismatch = Math.max(mismatch, Math.abs(x - sampled[t]!));
+        metrics["policy/mismatch_max"] = mismatch;
+        metrics["policy/logprob_mean"] = mean(computed.map(([, x]) => x));
+      }
+      const { gradNorm, learningRate } = await update();
+      metrics["policy/loss"] = result.loss;
+      metrics["policy/kl"] = result.covered > 0 ? result.klSum / result.covered : 0;
+      metrics["policy/ratio_min"] = result.ratioMin;
+      metrics["policy/ratio_max"] = result.ratioMax;
+      metrics["policy/ratio_mean"] = result.segments > 0 ? result.ratioSum / result.segments : 1;
+      metrics["policy/clip_low"] = result.covered > 0 ? result.clippedLow / result.covered : 0;
+      metrics["policy/clip_high"] = result.covered > 0 ? result.clippedHigh / result.covered : 0;
+      metrics["optimizer/grad_norm"] = gradNorm;
+      metrics["optimizer/learning_rate"] = learningRate;
+    }
+  }
+
+  /** One update by an own loss: log-probs out, gradient back. */
+  async #updateCustom(
+    custom: CustomObjective,
+    batch: readonly Group[],
+    step: Omit<ObjectiveInput, "logprobs" | "entropies">,
+    forward: { temperature: number; microBatchTokens: number },
+    metrics: StepMetrics,
+    update: Update,
+  ): Promise<void> {
+    const { policy } = this.#parts;
+    const scores = await policy.score(batch, { ...forward, entropies: custom.entropies ?? false });
+    const output = custom.evaluate({ ...step, ...scores });
+    const { dentropy } = output;
+    await policy.backward(batch, output.dlogp, { ...forward, ...(dentropy ? { dentropies: dentropy } : {}) });
+    const { gradNorm, learningRate } = await update();
+    metrics["policy/loss"] = output.loss;
+    metrics["policy/logprob_mean"] = mean(scores.logprobs);
+    for (const [name, value] of Object.entries(output.metrics ?? {})) metrics[`objective/${name}`] = value;
+    metrics["optimizer/grad_norm"] = gradNorm;
+    metrics["optimizer/learning_rate"] = learningRate;
+  }
+}

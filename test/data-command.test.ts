@@ -1,0 +1,155 @@
+// The data command as people type it.
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, afterEach, describe, expect, it, vi } from "vitest";
+
+import { dataCommand } from "../src/cli/data.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "rank-grpo-command-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+afterEach(() => {
+  vi.restoreAllMocks();
+});
+const at = (name: string): string => join(folder, name);
+
+/** What a command line prints. Throws as the command does. */
+async function run(...words: string[]): Promise<string> {
+  let text = "";
+  const spies = [
+    vi.spyOn(console, "log").mockImplementation((line: unknown) => {
+      text += `${String(line)}\n`;
+    }),
+    vi.spyOn(process.stderr, "write").mockImplementation(() => true),
+  ];
+  const command = dataCommand().exitOverride();
+  for (const sub of command.commands) sub.exitOverride();
+  try {
+    await command.parseAsync(words, { from: "user" });
+  } finally {
+    for (const spy of spies) spy.mockRestore();
+  }
+  return text;
+}
+
+describe("rank-grpo data", () => {
+  it("goes from raw dialogues to demonstrations", async () => {
+    const movies = ["Heat (1995)", "Ronin (1998)", "Thief (1981)", "Fargo (1996)", "Alien (1979)", "Drive (2011)"];
+    const rows = Array.from({ length: 24 }, (_, d) => {
+      const [a, b] = [movies[d % 6]!, movies[(d + 1) % 6]!];
+      return [
+        `${d}\t1\tSEEKER\tI liked ${a.slice(0, -7)}\t${a}`,
+        `${d}\t2\tRECOMMENDER\tThen ${b.slice(0, -7)}\t${b}`,
+      ].join("\n");
+    });
+    writeFileSync(at("raw.tsv"), `dialog_id\tutt_id\tspeaker\ttext\tmovies\n${rows.join("\n")}\nbroken\n`);
+    const imported = await run("import", "--format", "inspired", "--input", at("raw.tsv"), "--output", at("all.jsonl"));
+    expect(imported).toContain("24 records of 24 dialogues with 24 ground truths");
+    expect(imported).toContain("raw.tsv:50: too few fields");
+    expect(await run("split", "--input", at("all.jsonl"), "--output", at("split"), "--validation", "0")).toMatch(
+      /train: \d+ rows/,
+    );
+    expect(await run("catalog", "--input", at("all.jsonl"), "--output", at("catalog.tsv"))).toContain("6 titles");
+    expect(await run("inspect", "--input", at("all.jsonl"), "--catalog", at("catalog.tsv"))).toContain(
+      "24 rows of 24 dialogues",
+    );
+    const train = at("split/train.jsonl");
+    const shown = await run(
+      ...[
+        "demonstrate",
+        "--data",
+        train,
+        "--feedback",
+        train,
+        "--catalog",
+        at("catalog.tsv"),
+        "--output",
+        at("sft.jsonl"),
+      ],
+      ...["--list-length", "3", "--folds", "2", "--ablate"],
+    );
+    expect(shown).toContain("on all feedback: loss");
+    expect(shown).toMatch(/adjust +│ \d\.\d{4}/);
+    expect(shown).toContain("held out from what made their lists");
+    for (const line of readFileSync(at("sft.jsonl"), "utf8").trim().split("\n"))
+      expect(
+        (JSON.parse(line) as { completion: { content: string }[] }).completion[0]!.content.split("\n"),
+      ).toHaveLength(3);
+    const stage = await run(
+      "remap",
+      "--data",
+      train,
+      "--feedback",
+      train,
+      "--catalog",
+      at("catalog.tsv"),
+      "--stages",
+      at("stages"),
+    );
+    expect(stage).toContain("stages/remap.jsonl");
+    expect(existsSync(at("stages/remap.jsonl"))).toBe(true);
+    expect(
+      await run("export", "--format", "huggingface", "--input", `train=${train}`, "--output", at("hub")),
+    ).toContain("rows:");
+    expect(existsSync(at("hub/dataset_dict.json"))).toBe(true);
+  });
+
+  it.each([
+    [["import", "--format", "nonsense", "--input", "x", "--output", "y"], /Allowed choices are redial/],
+    [["import", "--input", "x", "--output", "y"], /--format/],
+    [["import", "--format", "generic", "--columns", "prompt", "--input", "x", "--output", "y"], /prompt=question/],
+    [["export", "--format", "parquet", "--input", "a", "--input", "b", "--output", "y"], /name=file/],
+    [
+      [
+        "demonstrate",
+        "--data",
+        "x",
+        "--feedback",
+        "x",
+        "--catalog",
+        "x",
+        "--output",
+        "y",
+        "--teacher",
+        "http://127.0.0.1:9/v1",
+      ],
+      /--teacher-model/,
+    ],
+    [
+      [
+        "demonstrate",
+        "--data",
+        "x",
+        "--feedback",
+        "x",
+        "--catalog",
+        "x",
+        "--output",
+        "y",
+        "--embeddings",
+        "glove",
+        "--embedding-model",
+        "m",
+      ],
+      /tfidf, cooccurrence/,
+    ],
+    [["reflect", "--data", fileURLToPath(import.meta.url), "--feedback", "x", "--catalog", "/nowhere"], /catalogue/],
+  ])("refuses %j", async (words, message) => {
+    await expect(run(...words)).rejects.toThrow(message);
+  });
+
+  it("explains every flag", () => {
+    for (const sub of dataCommand().commands) {
+      const help = sub.helpInformation();
+      expect(sub.description().length).toBeGreaterThan(20);
+      for (const option of sub.options)
+        expect([sub.name(), option.long, (option.description ?? "").length > 2]).toEqual([
+          sub.name(),
+          option.long,
+          true,
+        ]);
+      expect(help).toContain("--");
+    }
+  });
+});

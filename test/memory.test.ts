@@ -1,0 +1,92 @@
+// What a policy holds, and that saving memory changes no result: weights in panels alone, activations computed again.
+import { describe, expect, it } from "vitest";
+
+import { addon, type NativeBatch, type NativePolicyOptions } from "../src/native.ts";
+import { hasShared, shared } from "./shared.ts";
+
+const batch = (): NativeBatch => ({
+  promptIds: Int32Array.from({ length: 45 }, (_, i) => (i * 11) % 50),
+  promptOffsets: Int32Array.of(0, 37, 45),
+  completionIds: Int32Array.from({ length: 70 }, (_, i) => (i * 7 + 3) % 50),
+  completionOffsets: Int32Array.of(0, 20, 41, 42, 70),
+  groupOffsets: Int32Array.of(0, 2, 4),
+});
+const slopes = Float32Array.from({ length: 70 }, (_, i) => Math.sin(i));
+
+const load = (model: string, options: NativePolicyOptions) =>
+  addon.NativePolicy.load(shared(`models/tiny/${model}`), options);
+const models = ["llama-default", "llama-mha-tied", "qwen2", "qwen3", "odd-shapes"];
+
+describe.skipIf(!hasShared)("a policy that is not trained keeps its weights in panels alone", () => {
+  for (const compute of ["f32", "bf16"] as const) {
+    it(`scores and samples with the bits of a trained one, ${compute}`, async () => {
+      for (const model of models) {
+        const trained = await load(model, { compute });
+        const frozen = await load(model, { compute, trainable: false });
+        const ours = await frozen.score(batch(), { entropies: true });
+        const theirs = await trained.score(batch(), { entropies: true });
+        expect([...ours.logprobs], model).toEqual([...theirs.logprobs]);
+        expect([...ours.entropies!], model).toEqual([...theirs.entropies!]);
+        const request = { ...batch(), groupSize: 2, maxNewTokens: 12, seed: 5, ignoreStop: true };
+        expect([...(await frozen.generate(request)).ids]).toEqual([...(await trained.generate(request)).ids]);
+        trained.dispose();
+        frozen.dispose();
+      }
+    });
+  }
+
+  it("gives back and takes every parameter", async () => {
+    for (const model of models) {
+      const trained = await load(model, {});
+      const frozen = await load(model, { trainable: false });
+      const copy = await load(model, { trainable: false });
+      for (const name of trained.describe().parameters) {
+        const values = await trained.getParameter(name);
+        expect([...(await frozen.getParameter(name))], `${model} ${name}`).toEqual([...values]);
+        await copy.setParameter(
+          name,
+          values.map((x) => 2 * x),
+        );
+        await trained.setParameter(
+          name,
+          values.map((x) => 2 * x),
+        );
+        expect([...(await copy.getParameter(name))], `${model} ${name}`).toEqual([
+          ...(await trained.getParameter(name)),
+        ]);
+      }
+      await frozen.copyFrom(trained);
+      const wanted = [...(await trained.score(batch())).logprobs];
+      expect([...(await frozen.score(batch())).logprobs]).toEqual(wanted);
+      expect([...(await copy.score(batch())).logprobs]).toEqual(wanted);
+      for (const policy of [trained, frozen, copy]) policy.dispose();
+    }
+  });
+
+  it("holds no matrix but the packed ones", async () => {
+    const trained = (await load("llama-mha-tied", {})).describe().memory;
+    const frozen = (await load("llama-mha-tied", { trainable: false })).describe().memory;
+    expect(frozen.weights).toBeLessThan(trained.weights / 20);
+    expect(frozen.packedWeights).toBe(trained.packedWeights);
+    expect(frozen.gradients + frozen.optimizer + frozen.activations).toBe(0);
+    expect(trained.gradients).toBe(trained.weights);
+    expect(trained.optimizer).toBe(2 * trained.weights);
+  });
+});
+
+describe.skipIf(!hasShared)("layers computed again", () => {
+  it("give the bits of layers kept, whatever the budget", async () => {
+    for (const model of models) {
+      const gradients: number[][] = [];
+      for (const activationMiB of [1024, 0]) {
+        const policy = await load(model, { activationMiB });
+        await policy.backward(batch(), slopes);
+        const all: number[] = [];
+        for (const name of policy.describe().parameters) all.push(...(await policy.getGradient(name)));
+        gradients.push(all);
+        policy.dispose();
+      }
+      expect(gradients[1], model).toEqual(gradients[0]);
+    }
+  });
+});
