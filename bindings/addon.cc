@@ -60,14 +60,9 @@ Napi::Value checkpoint_metadata(const Napi::CallbackInfo& info) {
 
 static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   using namespace rank_grpo;
-  auto* environment = std::make_unique<Environment>().release();
-  env.SetInstanceData(environment);  // the environment deletes it
-  // A worker that is terminated must not leave its operation to the engine: it stops at the next token or micro-batch.
-  env.AddCleanupHook(
-      [](Environment* e) {
-        for (const auto& flag : e->running) flag->store(true);
-      },
-      environment);
+  auto environment = std::make_unique<Environment>();
+  environment->outlet = open_outlet(env);
+  env.SetInstanceData(environment.release());  // the environment deletes it
   exports.Set("version", RANK_GRPO_VERSION);
   exports.Set("deviceInfo", Napi::Function::New(env, device_info, "deviceInfo"));
   exports.Set("setThreads", Napi::Function::New(env, set_threads, "setThreads"));

@@ -3,8 +3,8 @@
 #include <napi.h>
 
 #include <string>
+#include <memory>
 #include <utility>
-#include <vector>
 
 #include "../native/objectives/objective.h"
 #include "arguments.h"
@@ -15,7 +15,7 @@ namespace rank_grpo {
 struct Environment {
   Napi::FunctionReference policy, catalog, scores;  // constructors
   void* handed = nullptr;                           // what construct() gives to the constructor it calls
-  std::vector<AbortFlag> running;                   // of operations under way: set where the environment is torn down
+  std::shared_ptr<Outlet> outlet;                   // results of operations come in here
 };
 
 // An object of one of the addon's classes that holds `payload`. It goes to the constructor through the environment: no JavaScript

@@ -119,11 +119,56 @@ struct Pending {
   AbortFlag abort;
 };
 
+void deliver(Napi::Env env, Napi::Function, std::nullptr_t*, Pending* raw);
+using Delivery = Napi::TypedThreadSafeFunction<std::nullptr_t, Pending, deliver>;
+
+}  // namespace
+
+class Outlet {
+ public:
+  explicit Outlet(Napi::Env env) : deliver_(Delivery::New(env, "rank-grpo", 0, 1)) { deliver_.Unref(env); }
+  // JavaScript thread. An environment with work under way stays alive; an idle one may end.
+  void add(Napi::Env env, const AbortFlag& abort) {
+    if (abort) running_.push_back(abort);
+    if (pending_++ == 0) deliver_.Ref(env);
+  }
+  void remove(Napi::Env env, const AbortFlag& abort) {
+    running_.erase(std::remove(running_.begin(), running_.end(), abort), running_.end());
+    if (--pending_ == 0) deliver_.Unref(env);
+  }
+  void close() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      open_ = false;
+    }
+    for (const auto& flag : running_) flag->store(true);
+  }
+  // Engine thread. Node deletes the function with its environment, whoever still holds it: once closed it is not touched again.
+  void send(std::unique_ptr<Pending> pending) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (open_ && deliver_.BlockingCall(pending.get()) == napi_ok) static_cast<void>(pending.release());
+  }
+
+ private:
+  Delivery deliver_;
+  std::mutex mutex_;
+  bool open_ = true;
+  int pending_ = 0;
+  std::vector<AbortFlag> running_;
+};
+
+std::shared_ptr<Outlet> open_outlet(Napi::Env env) {
+  auto outlet = std::make_shared<Outlet>(env);
+  env.AddCleanupHook([outlet] { outlet->close(); });  // later than the function's own hook, so it runs before that one
+  return outlet;
+}
+
+namespace {
+
 void deliver(Napi::Env env, Napi::Function, std::nullptr_t*, Pending* raw) {
   const std::unique_ptr<Pending> pending(raw);
   if (!static_cast<napi_env>(env)) return;  // torn down: nobody waits any more
-  auto& running = env.GetInstanceData<Environment>()->running;
-  running.erase(std::remove(running.begin(), running.end(), pending->abort), running.end());
+  env.GetInstanceData<Environment>()->outlet->remove(env, pending->abort);
   if (pending->finally) pending->finally();
   Napi::HandleScope scope(env);
   try {
@@ -132,36 +177,20 @@ void deliver(Napi::Env env, Napi::Function, std::nullptr_t*, Pending* raw) {
     pending->deferred.Reject(error.Value());
   }
 }
-using Delivery = Napi::TypedThreadSafeFunction<std::nullptr_t, Pending, deliver>;
 
 }  // namespace
 
 Napi::Value start(Napi::Env env, std::shared_ptr<Operation> operation, std::function<void()> finally, AbortFlag abort) {
-  auto pending = std::make_shared<std::unique_ptr<Pending>>();
-  *pending =
-      std::make_unique<Pending>(Pending{Napi::Promise::Deferred::New(env), std::move(operation), std::move(finally), std::move(abort)});
-  const Napi::Value promise = (*pending)->deferred.Promise();
-  Delivery done;
-  try {
-    done = Delivery::New(env, "rank-grpo", 0, 1);
-  } catch (...) {
-    if ((*pending)->finally) (*pending)->finally();
-    throw;
-  }
-  const AbortFlag flag = (*pending)->abort;
-  if (flag) env.GetInstanceData<Environment>()->running.push_back(flag);
+  auto pending = std::make_unique<Pending>(Pending{Napi::Promise::Deferred::New(env), std::move(operation), std::move(finally), abort});
+  const Napi::Value promise = pending->deferred.Promise();
+  const auto outlet = env.GetInstanceData<Environment>()->outlet;
+  outlet->add(env, abort);
   Engine::instance().post(
-      [pending, done]() mutable {
+      [pending = std::make_shared<std::unique_ptr<Pending>>(std::move(pending)), outlet] {
         (*pending)->operation->run();
-        Pending* raw = pending->release();
-        if (done.BlockingCall(raw) == napi_ok) {
-          done.Release();
-        } else {
-          // The environment is going: the call was not taken, and the function must not be touched again.
-          const std::unique_ptr<Pending> dropped(raw);
-        }
+        outlet->send(std::move(*pending));
       },
-      flag);
+      abort);
   return promise;
 }
 

@@ -84,6 +84,10 @@ class OperationOf final : public Operation {
   Result result_{};
 };
 
+// The way back to one JavaScript environment: one thread-safe function, and the operations that are under way.
+class Outlet;
+std::shared_ptr<Outlet> open_outlet(Napi::Env env);
+
 // A promise for the operation. `finally` runs on the JavaScript thread before the promise settles, whatever happened; where the
 // environment is torn down first, neither it nor the result is looked at again. `abort` stops the operation there.
 Napi::Value start(Napi::Env env, std::shared_ptr<Operation> operation, std::function<void()> finally = {}, AbortFlag abort = {});

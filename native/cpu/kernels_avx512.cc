@@ -8,7 +8,17 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+// GCC's own AVX-512 intrinsics name a variable that they leave unset on purpose (_mm256_undefined_pd and its like), and GCC 12 then warns
+// of it wherever they are inlined: of these headers' lines alone, nothing.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include "kernels.h"
 #include "attention.h"

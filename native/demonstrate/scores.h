@@ -1,4 +1,4 @@
-// Stage 1's scores (Rank-GRPO, Eq. 10 to 13): Remap, the judge's ratings, and the likelihood that Adjust is fitted to. Stage1Scores are made
+// Stage 1's scores (Rank-GRPO, Eq. 10 to 13): Remap, the judge's ratings, and the likelihood that Adjust is fitted to. Scores are made
 // block by block and used at once, so no dialogues x catalogue matrix is ever held.
 //
 // Letters: D dialogues, U items that the teacher named, I items of the catalogue, F features of an embedding, R rows of a block.

@@ -100,7 +100,7 @@ li.unreadable,li.outside{color:var(--muted)}
 footer{padding:2rem 1.25rem;font-size:.9rem}
 @media (max-width:520px){main,header,footer,.legend fieldset{padding-left:.75rem;padding-right:.75rem}body{font-size:15px}svg text{font-size:13.5px}.legend{position:static}}
 @media print{body{font-size:10pt}.skip,nav,.controls,.more,details.values,.legend input{display:none!important}.legend{position:static}main,header,footer,.legend fieldset{max-width:none;padding:0}
-.grid{grid-template-columns:1fr 1fr}.chart,.dialogue{break-inside:avoid;background:none}h2,h4{break-after:avoid}.conversation{max-height:none;overflow:visible}.lists{grid-template-columns:repeat(3,1fr)}.dialogues{display:block}.dialogue{margin-bottom:1rem}
+.grid{grid-template-columns:1fr 1fr}.chart,.dialogue{break-inside:avoid;background:none}h2,h4{break-after:avoid}.conversation{max-height:none;overflow:visible}.lists{grid-template-columns:1fr 1fr}.dialogues{display:block}.dialogue{margin-bottom:1rem}
 svg .band,svg .cell,.bar,.parts i,.ramp{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 `;
 
