@@ -14,6 +14,7 @@ struct Environment {
 void define_policy(Napi::Env env, Napi::Object exports);
 void define_catalog(Napi::Env env, Napi::Object exports);
 void define_kernels(Napi::Env env, Napi::Object exports);
+void define_bench(Napi::Env env, Napi::Object exports);
 void define_demonstrate(Napi::Env env, Napi::Object exports);
 
 ObjectiveSpec read_objective(const Fields& fields);
