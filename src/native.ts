@@ -289,7 +289,30 @@ export interface NativeHeadOptions {
   compute?: "f32" | "bf16" | undefined;
 }
 
+/** What the machine can do at most, all threads together: bytes and flops a second. */
+export interface NativeBounds {
+  readBytes: number;
+  /** Read and written in place; both count. */
+  updateBytes: number;
+  flopsF32: number;
+  /** 0 without the instruction. */
+  flopsBf16: number;
+}
+
+export interface NativeMeasurement {
+  name: string;
+  shape: string;
+  dtype: string;
+  samplesMs: number[];
+  flops: number;
+  bytes: number;
+  error: number;
+}
+
 export interface Addon {
+  benchProbe(): Promise<NativeBounds>;
+  /** Validated against float64 before they are timed. @throws WRONG_RESULT */
+  benchNative(suite: "matmul" | "attention", seconds: number): Promise<NativeMeasurement[]>;
   /** Of the package it was built from. */
   version: string;
   deviceInfo(): DeviceInfo;

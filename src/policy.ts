@@ -312,6 +312,17 @@ export class Policy {
     return this.#native.zeroGradients();
   }
 
+  /** A copy of a parameter, or of its accumulated gradient, by its checkpoint's name and in its layout, f32. */
+  parameter(name: string): Promise<Float32Array> {
+    return this.#native.getParameter(name);
+  }
+  gradient(name: string): Promise<Float32Array> {
+    return this.#native.getGradient(name);
+  }
+  setParameter(name: string, values: Float32Array): Promise<void> {
+    return this.#native.setParameter(name, values);
+  }
+
   /** Takes over the other policy's weights (same shape). */
   copyFrom(other: Policy): Promise<void> {
     return this.#native.copyFrom(other.#native);
