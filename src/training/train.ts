@@ -8,7 +8,7 @@ import type { Logger } from "../log/logger.ts";
 import { openLoggers } from "../log/open.ts";
 import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
 import { nativeObjective, type Objective, type RowPlan, resolveObjective, stepInputs } from "../objectives.ts";
-import { allowedTokens, type Group, Policy } from "../policy.ts";
+import { forcedTokens, type Group, Policy } from "../policy.ts";
 import { permutation, Stream } from "../random.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import type { CatalogConstraint, Constraint } from "../ranking/constraint.ts";
@@ -135,13 +135,12 @@ async function openReference(config: ResolvedTrainConfig, policy: Policy): Promi
 
 /** Takes tokens without an alternative out of the objective: their log-prob is 0 whatever the policy. */
 function maskForced(groups: readonly RolloutGroup[], plans: readonly RowPlan[][], constraint: Constraint): void {
-  const { offsets } = allowedTokens(
+  const forced = forcedTokens(
     groups.map((group) => ({ prompt: group.prompt, completions: group.rollouts.map((rollout) => rollout.ids) })),
     constraint,
   );
   let token = 0;
-  for (const { item } of plans.flat())
-    for (let t = 0; t < item.length; t++, token++) if (offsets[token + 1]! - offsets[token]! === 1) item[t] = -1;
+  for (const { item } of plans.flat()) for (let t = 0; t < item.length; t++, token++) if (forced[token]) item[t] = -1;
 }
 
 /** A mean over `values`, 0 for none. */
