@@ -22,6 +22,7 @@ interface Flags extends ConstrainFlags, ModelFlags {
   data: string;
   catalog: string;
   train?: string;
+  beams?: number;
   limit?: number;
   output?: string;
   maxNewTokens: number;
@@ -41,6 +42,11 @@ export function evaluateCommand(): Command {
     .option("--limit <rows>", "the first rows only", countNumber)
     .option("--output <file>", "JSON with metrics, and every row's list and metrics (for report and compare)")
     .option("--max-new-tokens <N>", "length limit of a list in tokens", countNumber, 512)
+    .option(
+      "--beams <N>",
+      "with --constrain catalog: beam search over items instead of greedy tokens, keeping N lists",
+      countNumber,
+    )
     .option("--max-rows <N>", "rows decoded together", countNumber, 64)
     .addOption(
       new Option("--truncation <way>", "filter the whole list and then cut it to k, or the other way round")
@@ -132,6 +138,7 @@ async function evaluateModel(
       maxNewTokens: flags.maxNewTokens,
       maxRows: flags.maxRows,
       ...(constraint ? { constraint } : {}),
+      ...(flags.beams === undefined ? {} : { beams: flags.beams }),
       onProgress: (done, total) => {
         progress ??= new ItemProgress("evaluate", total);
         progress.update(done);
