@@ -22,6 +22,8 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
 Napi::Value native_suite(const Napi::CallbackInfo& info) {
   const std::string suite = to_text(info[0], "suite");
   const double seconds = to_number(info[1], "seconds");
+  if (!(seconds > 0 && seconds <= 60))
+    throw Napi::RangeError::New(info.Env(), "Expected a number above 0, at most 60, for seconds, got " + describe(info[1]) + ".");
   if (suite != "matmul" && suite != "attention") type_error(info.Env(), "\"matmul\" or \"attention\"", "suite", info[0]);
   return run_async<std::vector<Measurement>>(
       info.Env(),

@@ -7,6 +7,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 
+import { addon } from "../src/native.ts";
+
 const file = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
 const addonPath = process.env["RANK_GRPO_ADDON"] ?? file("../build-cmake/Release/rank_grpo.node");
 
@@ -52,7 +54,13 @@ const { targets, callable } = JSON.parse(
 
 describe.concurrent("hostile calls end in a result or a typed error", () => {
   it("reach everything that is exported", () => {
-    for (const name of callable) expect(targets).toContain(name);
+    // a measurement takes seconds whatever it is given: its two arguments are tried below
+    for (const name of callable.filter((name) => !name.startsWith("bench"))) expect(targets).toContain(name);
+  });
+  it("refuse a measurement of nothing, or without an end", () => {
+    for (const seconds of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, "1"])
+      expect(() => addon.benchNative("matmul", seconds as number)).toThrow(/seconds/);
+    expect(() => addon.benchNative("other" as "matmul", 1)).toThrow(/matmul/);
   });
   for (const target of targets) {
     it(target, async () => {

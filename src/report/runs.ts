@@ -127,6 +127,9 @@ function toSample(line: Json): StepSample {
 
 // ---- groups ----
 
+/** A number that stands alone in a path or behind `seed`: not one inside a random name. */
+const pathNumber = /(?<![A-Za-z\d])\d+(?![A-Za-z\d])|(?<=seed[-_]?)\d+/g;
+
 const seedOf = (run: StoredRun): number => (typeof run.config["seed"] === "number" ? run.config["seed"] : 0);
 
 /**
@@ -139,7 +142,7 @@ function withoutSeed(run: StoredRun, text: string): string {
   const full = resolve(text);
   const shown = full.startsWith(parent) ? `<runs>/${full.slice(parent.length)}` : text;
   const seed = seedOf(run);
-  return shown.replace(/\d+/g, (digits) => (Number(digits) === seed ? "*" : digits));
+  return shown.replace(pathNumber, (digits) => (Number(digits) === seed ? "*" : digits));
 }
 
 function signature(run: StoredRun): string {
@@ -164,7 +167,7 @@ export function groupRuns(runs: readonly StoredRun[]): RunGroup[] {
     if (first.name !== undefined) return first.name;
     const path = relative(root, resolve(first.folder)) || basename(resolve(first.folder));
     const seed = String(seedOf(first));
-    return members.length > 1 ? path.replace(/\d+/g, (digits) => (digits === seed ? "*" : digits)) : path;
+    return members.length > 1 ? path.replace(pathNumber, (digits) => (digits === seed ? "*" : digits)) : path;
   });
   return [...groups.values()].map((members, i) => ({
     label: labels.filter((label) => label === labels[i]).length > 1 ? `${labels[i]} (${members[0]!.kind})` : labels[i]!,
