@@ -368,6 +368,57 @@ describe("sampling", () => {
   });
 });
 
+interface PeerCase {
+  model: string;
+  lines: number[][];
+  prompt: number[];
+  excluded: number[];
+  temperature: number;
+  greedy: { ids: number[]; logprobs: number[] };
+  sampled: { ids: number[]; logprobs: number[] }[];
+  top: { items: number[]; logprobs: number[] };
+}
+
+describe.skipIf(!hasShared)("transformers with prefix_allowed_tokens_fn (test/peers/constraint.py)", () => {
+  const recorded = JSON.parse(readFileSync(new URL("fixtures/constraint.json", import.meta.url), "utf8")) as {
+    newline: number;
+    stop: number;
+    length: number;
+    cases: PeerCase[];
+  };
+  for (const { model, lines, prompt: ids, excluded, temperature, greedy, sampled, top } of recorded.cases)
+    it(`${model}: greedy and drawn lists have the same log-probs, beams the same items`, async () => {
+      const ragged = (end: number): [Int32Array, Int32Array] => [
+        Int32Array.from([0, ...lines.map((_, i) => sum(lines.slice(0, i + 1).map((line) => line.length + 1)))]),
+        Int32Array.from(lines.flatMap((line) => [...line, end])),
+      ];
+      const [lineOffsets, lineTokens] = ragged(recorded.newline);
+      const [lastOffsets, lastTokens] = ragged(recorded.stop);
+      const names = lines.map((line) => line.join());
+      const native = await addon.NativeCatalog.build({ names, lineOffsets, lineTokens, lastOffsets, lastTokens });
+      const policy = await Policy.load(shared(`models/tiny/${model}`), { trainable: false });
+      const within = { native, rules: { least: recorded.length, most: recorded.length }, excluded: [excluded] };
+      const question = Int32Array.from(ids);
+      const near = (got: ArrayLike<number>, wanted: readonly number[]): void => {
+        expect(got.length).toBe(wanted.length);
+        for (const [t, x] of wanted.entries()) expect(Math.abs(got[t]! - x)).toBeLessThan(1e-5);
+      };
+      const [[best]] = (await policy.generate([question], { greedy: true, maxNewTokens: 60, constraint: within })) as [
+        [Generated],
+      ];
+      expect([...best.ids]).toEqual(greedy.ids);
+      near(best.logprobs, greedy.logprobs);
+      for (const { ids, logprobs } of sampled) {
+        const groups = [{ prompt: question, completions: [Int32Array.from(ids)] }];
+        near((await policy.score(groups, { temperature, constraint: within })).logprobs, logprobs);
+      }
+      const found = await policy.recommend(question, within, { top: top.items.length, last: true });
+      expect([...found.items]).toEqual(top.items);
+      near(found.logprobs, top.logprobs);
+      policy.dispose();
+    });
+});
+
 describe("properties", () => {
   const titleText = fc.string({ unit: fc.constantFrom("a", "b", "c", " ", "(", ")"), minLength: 1, maxLength: 5 });
   const item = fc.record({ title: titleText, year: fc.constantFrom(1999, 2000, 2001, 2010) });
