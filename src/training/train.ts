@@ -8,15 +8,15 @@ import type { Logger } from "../log/logger.ts";
 import { openLoggers } from "../log/open.ts";
 import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
 import { nativeObjective, type Objective, type RowPlan, resolveObjective, stepInputs } from "../objectives.ts";
-import { forcedTokens, type Group, Policy } from "../policy.ts";
+import { type Group, Policy } from "../policy.ts";
 import { permutation, Stream } from "../random.ts";
 import { Catalog } from "../ranking/catalog.ts";
-import type { CatalogConstraint, Constraint } from "../ranking/constraint.ts";
+import type { CatalogConstraint } from "../ranking/constraint.ts";
 import { createReward, type Reward, repeats } from "../ranking/rewards.ts";
 import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
 import { encodePrompt } from "../text/encode.ts";
 import { type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./config.ts";
-import { openConstraint } from "./constrain.ts";
+import { maskForced, openConstraint } from "./constrain.ts";
 import { finish, runStage, type Stage, type StepOutcome, type StepReport, type Summary } from "./loop.ts";
 import { openModel } from "./model.ts";
 import { parseConfig } from "./parse.ts";
@@ -131,16 +131,6 @@ async function openReference(config: ResolvedTrainConfig, policy: Policy): Promi
   }
   // from scratch: the same seed makes the same weights, also in a resumed run
   return openModel(config, { resumed: undefined }, { trainable: false });
-}
-
-/** Takes tokens without an alternative out of the objective: their log-prob is 0 whatever the policy. */
-function maskForced(groups: readonly RolloutGroup[], plans: readonly RowPlan[][], constraint: Constraint): void {
-  const forced = forcedTokens(
-    groups.map((group) => ({ prompt: group.prompt, completions: group.rollouts.map((rollout) => rollout.ids) })),
-    constraint,
-  );
-  let token = 0;
-  for (const { item } of plans.flat()) for (let t = 0; t < item.length; t++, token++) if (forced[token]) item[t] = -1;
 }
 
 /** A mean over `values`, 0 for none. */
@@ -298,7 +288,12 @@ class Trainer {
     const objective = this.#objective;
     const constraint = this.#constraint?.forSamples(groups.map((group) => group.sample));
     const plans = groups.map((group) => this.#plan(group));
-    if (constraint && config.forced === "exclude") maskForced(groups, plans, constraint);
+    if (constraint && config.forced === "exclude")
+      maskForced(
+        groups.map(({ prompt, rollouts }) => ({ prompt, completions: rollouts.map(({ ids }) => ids) })),
+        plans,
+        constraint,
+      );
     const all = plans.flat();
     const whole = {
       rows: all.length,
