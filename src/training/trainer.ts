@@ -5,12 +5,13 @@ import type { Sample } from "../data/sample.ts";
 import { refuse } from "../errors.ts";
 import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
 import { nativeObjective, type Objective, type RowPlan, stepInputs } from "../objectives.ts";
-import { forcedTokens, type Group, type Policy } from "../policy.ts";
+import type { Group, Policy } from "../policy.ts";
 import type { Catalog } from "../ranking/catalog.ts";
-import type { CatalogConstraint, Constraint } from "../ranking/constraint.ts";
+import type { CatalogConstraint } from "../ranking/constraint.ts";
 import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
 import { encodePrompt } from "../text/encode.ts";
 import type { ResolvedTrainConfig } from "./config.ts";
+import { maskForced } from "./constrain.ts";
 import { describeRollouts, mean } from "./describe.ts";
 import { Draws } from "./draw.ts";
 import type { StepOutcome } from "./loop.ts";
@@ -25,16 +26,6 @@ function offsetsOf(lengths: readonly number[]): Int32Array {
   const offsets = new Int32Array(lengths.length + 1);
   for (const [i, n] of lengths.entries()) offsets[i + 1] = offsets[i]! + n;
   return offsets;
-}
-
-/** Takes tokens without an alternative out of the objective: their log-prob is 0 whatever the policy. */
-function maskForced(groups: readonly RolloutGroup[], plans: readonly RowPlan[][], constraint: Constraint): void {
-  const forced = forcedTokens(
-    groups.map((group) => ({ prompt: group.prompt, completions: group.rollouts.map((rollout) => rollout.ids) })),
-    constraint,
-  );
-  let token = 0;
-  for (const { item } of plans.flat()) for (let t = 0; t < item.length; t++, token++) if (forced[token]) item[t] = -1;
 }
 
 /** What a run brings to its steps. */
@@ -157,7 +148,12 @@ export class Trainer {
     const { config, objective, custom, policy, reference } = this.#parts;
     const constraint = this.#parts.constraint?.forSamples(groups.map((group) => group.sample));
     const plans = groups.map((group) => this.#plan(group));
-    if (constraint && config.forced === "exclude") maskForced(groups, plans, constraint);
+    if (constraint && config.forced === "exclude")
+      maskForced(
+        groups.map((group) => ({ prompt: group.prompt, completions: group.rollouts.map((rollout) => rollout.ids) })),
+        plans,
+        constraint,
+      );
     const all = plans.flat();
     const whole = {
       rows: all.length,

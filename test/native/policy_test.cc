@@ -152,6 +152,54 @@ BACKEND_TEST(policy_gradient_whatever_the_split) {
   check::same_bits(gradients(*again), gradients(*policy), "recomputed");
 }
 
+// Lists of a catalog: sampler, trainer and gradient with 1 and 2 threads, and what the search finds whatever its batches.
+TEST(policy_same_lists_everywhere) {
+  rank_grpo::TokenLines line, last;
+  std::vector<std::string> names;
+  for (int32_t i = 0; i < 24; ++i) {
+    for (auto* form : {&line, &last}) {
+      for (int32_t token : {4 + i % 3, 8 + i / 3 % 2, 4 + i / 6}) form->tokens.push_back(token);
+      form->tokens.push_back(form == &line ? 3 : 2);
+      form->offsets.push_back(static_cast<uint32_t>(form->tokens.size()));
+    }
+    names.push_back(std::to_string(i));
+  }
+  const auto catalog = rank_grpo::TokenCatalog::build(names, line, last);
+  check::same_everywhere([&](Backend& backend) {
+    const auto policy = make_policy(backend, check::tiny_config("qwen3"));
+    auto r = request();
+    r.constraint = {catalog, {3, 5, false}, {{}, {1, 2, 3}, {0, 8, 16}, {23}}};
+    const auto c = policy->generate(r);
+    for (uint8_t finish : c.finish) CHECK(finish == 0);
+    Batch b = batch_of(r, c);
+    b.constraint = r.constraint;
+    ForwardOptions forward;
+    forward.temperature = 0.8f;
+    forward.micro_batch_tokens = 90;
+    check::same_bits(policy->score(b, forward, true).logprobs, c.logprobs, "scorer");
+    auto step = step_of(b);
+    const auto result = policy->accumulate(b, step, clip(), forward);
+    check::same_bits(result.logprobs, c.logprobs, "trainer");
+    auto all = gradients(*policy);
+    rank_grpo::RecommendRequest search;
+    search.prompt_ids = {7, 5, 3, 20, 11};
+    search.constraint = {catalog, {}, {{5, 6}}};
+    search.top = 22;
+    for (int branches : {1, 5, 32}) {
+      search.branches = branches;
+      const auto found = policy->recommend(search);
+      CHECK(found.items.size() == 22 && std::count(found.items.begin(), found.items.end(), 5) == 0);
+      all.insert(all.end(), found.logprobs.begin(), found.logprobs.end());
+      for (int32_t item : found.items) all.push_back(static_cast<float>(item));
+    }
+    const size_t n = 44;
+    check::same_bits(std::vector<float>(all.end() - n, all.end()), std::vector<float>(all.end() - 2 * n, all.end() - n), "branches");
+    all.insert(all.end(), c.logprobs.begin(), c.logprobs.end());
+    all.insert(all.end(), c.ids.begin(), c.ids.end());
+    return all;
+  });
+}
+
 TEST(policy_same_bits_everywhere) {
   check::same_everywhere([](Backend& backend) {
     const auto policy = make_policy(backend, check::tiny_config("qwen2"));
