@@ -24,7 +24,7 @@ interface Flags extends ConstrainFlags, ModelFlags {
   train?: string;
   limit?: number;
   output?: string;
-  maxNewTokens: number;
+  maxNewTokens?: number;
   maxRows: number;
   truncation: NonNullable<MetricOptions["truncation"]>;
   ideal: NonNullable<MetricOptions["ideal"]>;
@@ -40,7 +40,11 @@ export function evaluateCommand(): Command {
     .option("--train <file>", "training JSONL: adds the baselines popularity and neighbor voting")
     .option("--limit <rows>", "the first rows only", countNumber)
     .option("--output <file>", "JSON with metrics, and every row's list and metrics (for report and compare)")
-    .option("--max-new-tokens <N>", "length limit of a list in tokens", countNumber, 512)
+    .option(
+      "--max-new-tokens <N>",
+      "length limit of a list in tokens (default: 512, or half of the context)",
+      countNumber,
+    )
     .option("--max-rows <N>", "rows decoded together", countNumber, 64)
     .addOption(
       new Option("--truncation <way>", "filter the whole list and then cut it to k, or the other way round")
@@ -129,7 +133,7 @@ async function evaluateModel(
     const constraint = await readConstraint(flags, policy, options.catalog);
     return await evaluatePolicy(policy, samples, {
       ...options,
-      maxNewTokens: flags.maxNewTokens,
+      ...(flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens }),
       maxRows: flags.maxRows,
       ...(constraint ? { constraint } : {}),
       onProgress: (done, total) => {
