@@ -5,7 +5,7 @@
     "sources": ["<!@(node -p \"require('./sources.json').sources.join(' ')\")"],
     "include_dirs": ["native", "<!(node -p \"require('node-addon-api').include_dir\")"],
     "defines": [
-      "NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
+      "NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS", "NODE_ADDON_API_CPP_EXCEPTIONS_ALL", "NODE_ADDON_API_DISABLE_DEPRECATED", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
       "RANK_GRPO_VERSION=\"<!(node -p \"require('./package.json').version\")\""
     ],
     "cflags!": ["-O2", "-Wno-unused-parameter"],

@@ -70,6 +70,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   define_policy(env, exports);
   define_catalog(env, exports);
   define_kernels(env, exports);
+  define_bench(env, exports);
   define_demonstrate(env, exports);
   return exports;
 }

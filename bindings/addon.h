@@ -41,6 +41,7 @@ inline bool has_tag(const Napi::Value& v, const napi_type_tag& tag) { return v.I
 void define_policy(Napi::Env env, Napi::Object exports);
 void define_catalog(Napi::Env env, Napi::Object exports);
 void define_kernels(Napi::Env env, Napi::Object exports);
+void define_bench(Napi::Env env, Napi::Object exports);
 void define_demonstrate(Napi::Env env, Napi::Object exports);
 
 ObjectiveSpec read_objective(const Fields& fields);

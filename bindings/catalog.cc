@@ -1,30 +1,46 @@
-// The JavaScript class over CatalogTries: build, open and save them, and replay lists through them.
+// The JavaScript class over TokenCatalog: build, open and save it, and say which tokens of given lists had no alternative.
 #include "catalog.h"
 
 #include <algorithm>
 
 #include "addon.h"
-#include "engine.h"
 
 namespace rank_grpo {
 namespace {
 
-using Tries = std::shared_ptr<CatalogTries>;
+using Handle = std::shared_ptr<const TokenCatalog>;
 
-struct Lines {
-  std::vector<int32_t> offsets, tokens;
-};
-
-Lines read_lines(const Fields& f, const char* offsets_key, const char* tokens_key, size_t items) {
-  Lines lines{f.array<int32_t>(offsets_key), f.array<int32_t>(tokens_key)};
-  const auto& o = lines.offsets;
-  const bool sound =
-      o.size() == items + 1 && o.front() == 0 && static_cast<size_t>(o.back()) == lines.tokens.size() && std::is_sorted(o.begin(), o.end());
+// Throws a RangeError where offsets do not ascend from 0 to `end`, or are not `count` + 1 (where count is given).
+void check_offsets(const Fields& f, const char* name, const std::vector<int32_t>& offsets, size_t end, int64_t count = -1) {
+  const bool sound = !offsets.empty() && offsets.front() == 0 && static_cast<size_t>(offsets.back()) == end &&
+                     std::is_sorted(offsets.begin(), offsets.end()) && (count < 0 || static_cast<int64_t>(offsets.size()) == count + 1);
   if (!sound)
-    throw Napi::RangeError::New(f.get(offsets_key).Env(), std::string("Expected ") + std::to_string(items + 1) +
-                                                              " ascending offsets from 0 to the length of " + tokens_key + " for " +
-                                                              offsets_key + ", got others.");
+    throw Napi::RangeError::New(f.get(name).Env(), "Expected " + (count < 0 ? std::string() : std::to_string(count + 1) + " ") +
+                                                       "ascending offsets from 0 to " + std::to_string(end) + " for " + name +
+                                                       ", got others.");
+}
+
+TokenLines read_lines(const Fields& f, const char* offsets_key, const char* tokens_key, size_t items) {
+  const auto offsets = f.array<int32_t>(offsets_key);
+  TokenLines lines{{}, f.array<int32_t>(tokens_key)};
+  check_offsets(f, offsets_key, offsets, lines.tokens.size(), static_cast<int64_t>(items));
+  lines.offsets.assign(offsets.begin(), offsets.end());
   return lines;
+}
+
+// Items that the lists of each of `prompts` may not hold: ascending, without repeats.
+std::vector<std::vector<int32_t>> read_excluded(const Fields& f, size_t prompts) {
+  std::vector<std::vector<int32_t>> out(prompts);
+  if (!f.has("excludedItems")) return out;
+  const auto values = f.array<int32_t>("excludedItems"), offsets = f.array<int32_t>("excludedOffsets");
+  check_offsets(f, "excludedOffsets", offsets, values.size(), static_cast<int64_t>(prompts));
+  for (size_t p = 0; p < prompts; ++p) {
+    auto& set = out[p];
+    set.assign(values.begin() + offsets[p], values.begin() + offsets[p + 1]);
+    std::sort(set.begin(), set.end());
+    set.erase(std::unique(set.begin(), set.end()), set.end());
+  }
+  return out;
 }
 
 }  // namespace
@@ -36,121 +52,94 @@ class CatalogWrap : public Napi::ObjectWrap<CatalogWrap> {
     return DefineClass(
         env, "NativeCatalog",
         {StaticMethod("build", &CatalogWrap::build), StaticMethod("open", &CatalogWrap::open), InstanceMethod("save", &CatalogWrap::save),
-         InstanceMethod("replay", &CatalogWrap::replay), InstanceMethod("describe", &CatalogWrap::describe)});
+         InstanceMethod("forced", &CatalogWrap::forced), InstanceMethod("describe", &CatalogWrap::describe)});
   }
   explicit CatalogWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<CatalogWrap>(info) {
-    tries_ = take_handed<Tries>(info, kTag, "NativeCatalog.build or NativeCatalog.open");
+    catalog_ = take_handed<Handle>(info, kTag, "NativeCatalog.build or NativeCatalog.open");
   }
-  const Tries& tries() const { return tries_; }
+  const Handle& catalog() const { return catalog_; }
 
  private:
-  static Napi::Value wrap(Napi::Env env, Tries& tries) { return construct(env, &Environment::catalog, tries); }
+  static Napi::Value wrap(Napi::Env env, Handle& catalog) { return construct(env, &Environment::catalog, catalog); }
 
   static Napi::Value build(const Napi::CallbackInfo& info) {
     const Fields f(info[0], "catalog");
     auto names = f.texts("names");
     auto line = read_lines(f, "lineOffsets", "lineTokens", names.size()), last = read_lines(f, "lastOffsets", "lastTokens", names.size());
-    return run_async<Tries>(
+    return run_async<Handle>(
         info.Env(),
-        [names = std::move(names), line = std::move(line), last = std::move(last)] {
-          auto tries = std::make_shared<CatalogTries>();
-          tries->line = Trie::build(line.offsets, line.tokens, names);
-          tries->last = Trie::build(last.offsets, last.tokens, names);
-          return tries;
-        },
+        [names = std::move(names), line = std::move(line), last = std::move(last)] { return TokenCatalog::build(names, line, last); },
         wrap);
   }
 
   static Napi::Value open(const Napi::CallbackInfo& info) {
-    return run_async<Tries>(
-        info.Env(),
-        [path = to_path(info[0], "path"), key = to_text(info[1], "key")] {
-          auto tries = std::make_shared<CatalogTries>();
-          tries->line = Trie::open(path + ".line", key);
-          tries->last = Trie::open(path + ".last", key);
-          return tries;
-        },
-        wrap);
+    return run_async<Handle>(
+        info.Env(), [path = to_path(info[0], "path"), key = to_text(info[1], "key")] { return TokenCatalog::open(path, key); }, wrap);
   }
 
   Napi::Value save(const Napi::CallbackInfo& info) {
     return run_async<int>(
         info.Env(),
-        [tries = tries_, path = to_path(info[0], "path"), key = to_text(info[1], "key")] {
-          tries->line->save(path + ".line", key);
-          tries->last->save(path + ".last", key);
+        [catalog = catalog_, path = to_path(info[0], "path"), key = to_text(info[1], "key")] {
+          catalog->save(path, key);
           return 0;
         },
         [](Napi::Env env, int&) { return env.Undefined(); });
   }
 
-  // Allowed sets of given completions: { offsets, ids } over all their tokens.
-  Napi::Value replay(const Napi::CallbackInfo& info) {
-    const auto env = info.Env();
-    const Fields f(info[0], "request");
-    const auto ids = f.array<int32_t>("ids"), offsets = f.array<int32_t>("offsets");
-    if (offsets.empty() || offsets.front() != 0 || static_cast<size_t>(offsets.back()) != ids.size() ||
-        !std::is_sorted(offsets.begin(), offsets.end()))
-      throw Napi::RangeError::New(env, "Expected ascending offsets from 0 to the length of ids for offsets, got others.");
-    const size_t rows = offsets.size() - 1;
-    const auto rules = read_rules(f, tries_->items());
-    const auto excluded = read_excluded(env, f, rows, tries_->items());
+  // Of the lists of each group: 1 for every token without an alternative.
+  Napi::Value forced(const Napi::CallbackInfo& info) {
+    const Fields f(info[0], "lists");
+    const auto ids = f.array<int32_t>("ids"), offsets = f.array<int32_t>("offsets"), groups = f.array<int32_t>("groupOffsets");
+    check_offsets(f, "offsets", offsets, ids.size());
+    check_offsets(f, "groupOffsets", groups, offsets.size() - 1);
+    const auto constraint = read_constraint(f, groups.size() - 1);
+    std::vector<uint8_t> out(ids.size());
     try {
-      Replay replay;
-      for (size_t r = 0; r < rows; ++r)
-        replay_list(replay, *tries_, rules, excluded[r], ids.data() + offsets[r], ids.data() + offsets[r + 1],
-                    "completion " + std::to_string(r));
-      auto out = Napi::Object::New(env);
-      out.Set("offsets", from_vector(env, replay.offsets));
-      out.Set("ids", from_vector(env, replay.ids));
-      return out;
+      validate_constraint(constraint, groups.size() - 1, INT32_MAX);
+      for (size_t g = 0; g + 1 < groups.size(); ++g) {
+        const Exclusion closed(*catalog_, constraint.excluded[g]);
+        for (auto r = static_cast<size_t>(groups[g]); r < static_cast<size_t>(groups[g + 1]); ++r) {
+          const std::string name = "completion " + std::to_string(r);
+          ListCursor cursor(*catalog_, constraint.rules, closed, name);
+          const auto begin = static_cast<size_t>(offsets[r]), end = static_cast<size_t>(offsets[r + 1]);
+          replay_list(cursor, ids.data() + begin, ids.data() + end, name, [&](size_t t) { out[begin + t] = cursor.forced() >= 0; });
+        }
+      }
     } catch (const Error& error) {
-      throw to_js_error(env, error.code(), error.what());
+      throw to_js_error(info.Env(), error.code(), error.what());
     }
+    return from_vector(info.Env(), out);
+  }
+
+  ListConstraint read_constraint(const Fields& f, size_t prompts) const { return {catalog_, read_rules(f), read_excluded(f, prompts)}; }
+
+  static ListRules read_rules(const Fields& f) {
+    ListRules rules;
+    rules.least = static_cast<int32_t>(f.integer("least", 1, 1, 1 << 20));
+    rules.most = static_cast<int32_t>(f.integer("most", rules.least, rules.least, 1 << 20));
+    rules.repeats = f.boolean("repeats", false);
+    return rules;
   }
 
   Napi::Value describe(const Napi::CallbackInfo& info) {
     auto out = Napi::Object::New(info.Env());
-    out.Set("items", tries_->items());
-    out.Set("bytes", static_cast<double>(tries_->line->bytes() + tries_->last->bytes()));
-    out.Set("longestLine", tries_->line->longest());
+    out.Set("items", catalog_->items());
+    out.Set("tokens", static_cast<double>(catalog_->tokens()));
+    out.Set("bytes", static_cast<double>(catalog_->bytes()));
+    out.Set("longestLine", catalog_->longest());
     return out;
   }
 
-  Tries tries_;
+  Handle catalog_;
+  friend ListConstraint read_constraint(const Fields& f, size_t prompts);
 };
 
-std::shared_ptr<const CatalogTries> to_catalog(const Napi::Value& v, const std::string& name) {
-  const auto env = v.Env();
-  if (!has_tag(v, CatalogWrap::kTag)) type_error(env, "a NativeCatalog", name, v);
-  return CatalogWrap::Unwrap(v.As<Napi::Object>())->tries();
-}
-
-ListRules read_rules(const Fields& f, int32_t items) {
-  ListRules rules;
-  rules.least = static_cast<int32_t>(f.integer("least", 1, 1, items));
-  rules.most = static_cast<int32_t>(f.integer("most", rules.least, rules.least, 1 << 20));
-  rules.repeats = f.boolean("repeats", false);
-  return rules;
-}
-
-std::vector<std::vector<int32_t>> read_excluded(Napi::Env env, const Fields& f, size_t rows, int32_t items) {
-  std::vector<std::vector<int32_t>> out(rows);
-  if (!f.has("excludedItems")) return out;
-  const auto values = f.array<int32_t>("excludedItems"), offsets = f.array<int32_t>("excludedOffsets");
-  if (offsets.size() != rows + 1 || offsets.front() != 0 || static_cast<size_t>(offsets.back()) != values.size() ||
-      !std::is_sorted(offsets.begin(), offsets.end()))
-    throw Napi::RangeError::New(env, "Expected " + std::to_string(rows + 1) +
-                                         " ascending offsets from 0 to the length of excludedItems for excludedOffsets, got others.");
-  for (size_t r = 0; r < rows; ++r) {
-    auto& set = out[r];
-    set.assign(values.begin() + offsets[r], values.begin() + offsets[r + 1]);
-    std::sort(set.begin(), set.end());
-    set.erase(std::unique(set.begin(), set.end()), set.end());
-    if (!set.empty() && (set.front() < 0 || set.back() >= items))
-      throw Napi::RangeError::New(env, "Expected items from 0 to " + std::to_string(items - 1) + " for excludedItems, got another.");
-  }
-  return out;
+ListConstraint read_constraint(const Fields& f, size_t prompts) {
+  if (!f.has("catalog")) return {};
+  const auto value = f.get("catalog");
+  if (!has_tag(value, CatalogWrap::kTag)) type_error(value.Env(), "a NativeCatalog", "catalog", value);
+  return CatalogWrap::Unwrap(value.As<Napi::Object>())->read_constraint(f, prompts);
 }
 
 void define_catalog(Napi::Env env, Napi::Object exports) {

@@ -46,8 +46,7 @@ Batch read_batch(const Napi::Value& value) {
   batch.completion_ids = f.array<int32_t>("completionIds");
   batch.completion_offsets = f.array<int32_t>("completionOffsets");
   batch.group_offsets = f.array<int32_t>("groupOffsets");
-  batch.allowed.offsets = f.array_or_empty<int32_t>("allowedOffsets");
-  batch.allowed.ids = f.array_or_empty<int32_t>("allowedIds");
+  batch.constraint = read_constraint(f, batch.prompt_offsets.empty() ? 0 : batch.prompt_offsets.size() - 1);
   return batch;
 }
 
@@ -204,11 +203,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     r.ignore_stop = f.boolean("ignoreStop", false);
     r.seed = static_cast<uint64_t>(f.integer("seed", 0, 0, int64_t{1} << 53));
     r.step = static_cast<uint32_t>(f.integer("step", 0, 0, (int64_t{1} << 32) - 1));
-    if (f.has("catalog")) {
-      r.catalog = to_catalog(f.get("catalog"), "catalog");
-      r.rules = read_rules(f, r.catalog->items());
-      r.excluded = read_excluded(info.Env(), f, r.prompt_offsets.empty() ? 0 : r.prompt_offsets.size() - 1, r.catalog->items());
-    }
+    r.constraint = read_constraint(f, r.prompt_offsets.empty() ? 0 : r.prompt_offsets.size() - 1);
     r.abort = &state_->abort;
     return operate<Completions>(
         info.Env(), [r = std::move(r)](Policy& p) { return p.generate(r); },
@@ -226,8 +221,8 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const Fields f(info[0], "request");
     RecommendRequest r;
     r.prompt_ids = f.array<int32_t>("promptIds");
-    r.catalog = to_catalog(f.get("catalog"), "catalog");
-    r.excluded = read_excluded(info.Env(), f, 1, r.catalog->items())[0];
+    r.constraint = read_constraint(f, 1);
+    r.last = f.boolean("last", false);
     r.top = static_cast<int>(f.integer("top", 20, 1, 1 << 24));
     r.branches = static_cast<int>(f.integer("branches", 32, 1, 1 << 12));
     r.temperature = f.temperature();

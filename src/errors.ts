@@ -13,7 +13,8 @@ export type ErrorCode =
   | "NO_DEVICE"
   | "NOT_FINITE"
   | "BUSY"
-  | "DISPOSED";
+  | "DISPOSED"
+  | "WRONG_RESULT";
 
 export class RankGrpoError extends Error {
   readonly code: ErrorCode;

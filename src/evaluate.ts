@@ -4,6 +4,7 @@ import { refuse } from "./errors.ts";
 import type { Policy } from "./policy.ts";
 import type { Catalog } from "./ranking/catalog.ts";
 import type { CatalogConstraint } from "./ranking/constraint.ts";
+import { searchLists } from "./ranking/items.ts";
 import { readList } from "./ranking/list.ts";
 import {
   dialogueOf,
@@ -31,6 +32,8 @@ export interface GenerateListsOptions {
   seed?: number;
   /** Lists hold items of the catalog only. */
   constraint?: CatalogConstraint;
+  /** Instead of one list token by token: the best that beam search over items finds with so many lists. Needs `constraint`. */
+  beams?: number;
   /** Called with the number of prompts done. */
   onProgress?: (done: number, total: number) => void;
   signal?: AbortSignal;
@@ -70,7 +73,8 @@ export async function generateLists(
   samples: readonly Sample[],
   options: GenerateListsOptions = {},
 ): Promise<string[]> {
-  const { maxRows = 64, temperature = 0, seed = 0, signal, constraint } = options;
+  const { maxRows = 64, temperature = 0, seed = 0, signal, constraint, beams } = options;
+  if (beams !== undefined && !constraint) refuse("INVALID_ARGUMENT", "a constraint", "beams", "none");
   const tokenizer = policy.tokenizer ?? refuse("INVALID_ARGUMENT", "a checkpoint with a tokenizer", "policy", "none");
   const maxNewTokens = completionLimit(policy, options.maxNewTokens);
   const distinct = new Map<string, number>();
@@ -87,6 +91,18 @@ export async function generateLists(
     return prompts.push(prompt) - 1;
   });
   const texts: string[] = [];
+  if (beams !== undefined) {
+    for (const [i, prompt] of prompts.entries()) {
+      const [excluded] = constraint!.forSamples([askedBy[i]!]).excluded;
+      const [best] = await searchLists(policy, prompt, constraint!, excluded!, {
+        beams,
+        ...(signal ? { signal } : {}),
+      });
+      texts.push(constraint!.textOf(best!.items));
+      options.onProgress?.(texts.length, prompts.length);
+    }
+    return indices.map((i) => texts[i]!);
+  }
   const part = 4 * maxRows;
   for (let first = 0; first < prompts.length; first += part) {
     const chunk = prompts.slice(first, first + part);

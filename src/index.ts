@@ -43,6 +43,7 @@ export {
 export { type QuickstartOptions, type QuickstartResult, quickstart, worldConfigs, writeWorld } from "./quickstart.ts";
 export { Catalog } from "./ranking/catalog.ts";
 export { CatalogConstraint, type Constraint, type ConstraintOptions } from "./ranking/constraint.ts";
+export { type BeamOptions, type ScoredList, type ScoreItemsOptions, scoreItems, searchLists } from "./ranking/items.ts";
 export { compact, formatItem, type Item, readList, type Slot } from "./ranking/list.ts";
 export type { ListMetrics, MetricOptions } from "./ranking/metrics.ts";
 export { type Completion, createReward, type Reward } from "./ranking/rewards.ts";

@@ -7,14 +7,17 @@ import { fileURLToPath } from "node:url";
 import { RankGrpoError } from "./errors.ts";
 
 /** Ragged rows: group p is prompt p with completions groupOffsets[p] .. groupOffsets[p + 1). All arrays are copied. */
-export interface NativeBatch {
+export interface NativeBatch extends NativeConstraint {
   promptIds: Int32Array;
   promptOffsets: Int32Array;
   completionIds: Int32Array;
   completionOffsets: Int32Array;
   groupOffsets: Int32Array;
-  allowedOffsets?: Int32Array;
-  allowedIds?: Int32Array;
+}
+
+/** What keeps the lists of a batch inside a catalog. Without `catalog` nothing does. */
+export interface NativeConstraint extends Partial<NativeListRules>, NativeExclusions {
+  catalog?: NativeCatalog;
 }
 
 export interface NativeForwardOptions {
@@ -67,7 +70,7 @@ export interface NativeObjectiveResult {
   tokenKl: Float32Array;
 }
 
-export interface NativeGenerateRequest {
+export interface NativeGenerateRequest extends NativeConstraint {
   promptIds: Int32Array;
   promptOffsets: Int32Array;
   promptKeys?: Int32Array;
@@ -84,12 +87,6 @@ export interface NativeGenerateRequest {
   ignoreStop?: boolean;
   seed?: number;
   step?: number;
-  catalog?: NativeCatalog;
-  least?: number;
-  most?: number;
-  repeats?: boolean;
-  excludedItems?: Int32Array;
-  excludedOffsets?: Int32Array;
 }
 
 /** Length and repeats of lists that come from a catalog alone. */
@@ -101,22 +98,29 @@ export interface NativeListRules {
   repeats?: boolean;
 }
 
-/** Items that rows may not hold: a CSR over prompts (generate) or completions (replay). */
+/** Items that the lists of each prompt may not hold: a CSR over prompts (groups). */
 export interface NativeExclusions {
   excludedItems?: Int32Array;
   excludedOffsets?: Int32Array;
 }
 
-/** The catalog's lines as tries of tokens, one with the newline that follows a line, one with the stop token of the last. */
+/** Ragged rows of token ids, one for each item: with the newline that follows, and with the stop token. */
+export interface NativeLines {
+  lineOffsets: Int32Array;
+  lineTokens: Int32Array;
+  lastOffsets: Int32Array;
+  lastTokens: Int32Array;
+}
+
+/** The catalog's lines as a trie of tokens, with the newline that follows a line, and with the stop token of the last. */
 export interface NativeCatalog {
-  /** Writes `path`.line and `path`.last. */
+  /** A cache file for `open` with the same key; under a temporary name, then renamed. */
   save(path: string, key: string): Promise<void>;
-  /** The tokens that were allowed at every token of given completions. */
-  replay(request: { ids: Int32Array; offsets: Int32Array } & NativeListRules & NativeExclusions): {
-    offsets: Int32Array;
-    ids: Int32Array;
-  };
-  describe(): { items: number; bytes: number; longestLine: number };
+  /** Of given lists (a CSR, and their groups): 1 for every token that had no alternative. */
+  forced(
+    lists: { ids: Int32Array; offsets: Int32Array; groupOffsets: Int32Array } & NativeListRules & NativeExclusions,
+  ): Uint8Array;
+  describe(): { items: number; tokens: number; bytes: number; longestLine: number };
 }
 
 export interface NativeCompletions {
@@ -165,6 +169,8 @@ export interface NativePolicy {
     request: {
       promptIds: Int32Array;
       catalog: NativeCatalog;
+      /** The lines as a list's last ones, ended by the stop token instead of a newline. Default false. */
+      last?: boolean;
       top?: number;
       branches?: number;
       temperature?: number;
@@ -289,7 +295,30 @@ export interface NativeHeadOptions {
   compute?: "f32" | "bf16" | undefined;
 }
 
+/** What the machine can do at most, all threads together: bytes and flops a second. */
+export interface NativeBounds {
+  readBytes: number;
+  /** Read and written in place; both count. */
+  updateBytes: number;
+  flopsF32: number;
+  /** 0 without the instruction. */
+  flopsBf16: number;
+}
+
+export interface NativeMeasurement {
+  name: string;
+  shape: string;
+  dtype: string;
+  samplesMs: number[];
+  flops: number;
+  bytes: number;
+  error: number;
+}
+
 export interface Addon {
+  benchProbe(): Promise<NativeBounds>;
+  /** Validated against float64 before they are timed. @throws WRONG_RESULT */
+  benchNative(suite: "matmul" | "attention", seconds: number): Promise<NativeMeasurement[]>;
   /** Of the package it was built from. */
   version: string;
   deviceInfo(): DeviceInfo;
@@ -301,13 +330,7 @@ export interface Addon {
   /** JSON text: a folder's config.json, or a GGUF file's { config, tokenizer, tokenizer_config }. Reads no weights. */
   checkpointMetadata(path: string): Promise<string>;
   NativeCatalog: {
-    build(lines: {
-      names: string[];
-      lineOffsets: Int32Array;
-      lineTokens: Int32Array;
-      lastOffsets: Int32Array;
-      lastTokens: Int32Array;
-    }): Promise<NativeCatalog>;
+    build(lines: NativeLines & { names: string[] }): Promise<NativeCatalog>;
     open(path: string, key: string): Promise<NativeCatalog>;
   };
   NativePolicy: {

@@ -8,6 +8,7 @@ import {
   addon,
   type NativeBatch,
   type NativeExclusions,
+  type NativeListRules,
   type NativeObjective,
   type NativeObjectiveResult,
   type NativeOptimizerOptions,
@@ -122,36 +123,32 @@ const concatenate = (parts: readonly Int32Array[]): Int32Array => {
   return out;
 };
 
-/** Exclusions as a CSR, the set of row i `copies[i]` times. */
-function exclusions(constraint: Constraint, copies: readonly number[]): NativeExclusions {
-  if (constraint.excluded.length !== copies.length)
-    refuse("INVALID_ARGUMENT", `${copies.length} sets of excluded items`, "constraint", constraint.excluded.length);
-  const sets = constraint.excluded.flatMap((set, i) => Array.from({ length: copies[i]! }, () => Int32Array.from(set)));
-  return { excludedItems: concatenate(sets), excludedOffsets: offsetsOf(sets) };
+/** A constraint as the addon takes it, its exclusions a CSR over prompts. */
+function nativeConstraint(constraint: Constraint, prompts: number): NativeListRules & NativeExclusions {
+  if (constraint.excluded.length !== prompts)
+    refuse("INVALID_ARGUMENT", `${prompts} sets of excluded items`, "constraint", constraint.excluded.length);
+  const sets = constraint.excluded.map((set) => Int32Array.from(set));
+  return { ...constraint.rules, excludedItems: concatenate(sets), excludedOffsets: offsetsOf(sets) };
 }
 
-/** The tokens that were allowed at each completion token, flat: a CSR. @throws INVALID_ARGUMENT where a completion is no list of the catalog */
-export function allowedTokens(
-  groups: readonly Group[],
-  constraint: Constraint,
-): { offsets: Int32Array; ids: Int32Array } {
+/**
+ * Which completion tokens had no alternative (1), flat in the order of the groups: their log-prob is 0 whatever the policy.
+ * @throws INVALID_ARGUMENT where a completion is no list of the catalog
+ */
+export function forcedTokens(groups: readonly Group[], constraint: Constraint): Uint8Array {
   const completions = groups.flatMap((group) => group.completions);
-  return constraint.native.replay({
+  return constraint.native.forced({
     ids: concatenate(completions),
     offsets: offsetsOf(completions),
-    ...constraint.rules,
-    ...exclusions(
-      constraint,
-      groups.map((group) => group.completions.length),
-    ),
+    groupOffsets: offsetsOf(groups.map((group) => group.completions)),
+    ...nativeConstraint(constraint, groups.length),
   });
 }
 
 function batchOf(groups: readonly Group[], constraint?: Constraint): NativeBatch {
   const completions = groups.flatMap((group) => group.completions);
-  const allowed = constraint && allowedTokens(groups, constraint);
   return {
-    ...(allowed ? { allowedOffsets: allowed.offsets, allowedIds: allowed.ids } : {}),
+    ...(constraint ? { catalog: constraint.native, ...nativeConstraint(constraint, groups.length) } : {}),
     promptIds: concatenate(groups.map((group) => group.prompt)),
     promptOffsets: offsetsOf(groups.map((group) => group.prompt)),
     completionIds: concatenate(completions),
@@ -231,16 +228,7 @@ export class Policy {
         stopIds: Int32Array.from(stops ?? this.stopIds),
         ...(stopStrings ? { stopStrings: [...stopStrings] } : {}),
         ...(promptKeys ? { promptKeys: Int32Array.from(promptKeys) } : {}),
-        ...(constraint
-          ? {
-              catalog: constraint.native,
-              ...constraint.rules,
-              ...exclusions(
-                constraint,
-                prompts.map(() => 1),
-              ),
-            }
-          : {}),
+        ...(constraint ? { catalog: constraint.native, ...nativeConstraint(constraint, prompts.length) } : {}),
       }),
     );
     return prompts.map((_, p) =>
@@ -258,19 +246,20 @@ export class Policy {
 
   /**
    * The most probable items of a catalog as the next line, exactly: best-first search proves that none outside the answer is more
-   * probable. `constraint` has one set of exclusions. Log-probs (nats) are those of the distribution over the catalog.
+   * probable. `constraint` has one set of exclusions. Log-probs (nats) are those of the distribution over the catalog; with `last`, of the
+   * lines as a list's last ones. `branches` (default 32) of the search are evaluated together: it changes the time, never the answer.
    */
   async recommend(
     prompt: Int32Array,
     constraint: Constraint,
-    options: { top: number; temperature?: number; branches?: number; signal?: AbortSignal },
+    options: { top: number; last?: boolean; temperature?: number; branches?: number; signal?: AbortSignal },
   ): Promise<{ items: Int32Array; logprobs: Float32Array; evaluated: number }> {
     const { signal, ...rest } = options;
     return this.#run(signal, () =>
       this.#native.recommend({
         promptIds: prompt,
         catalog: constraint.native,
-        ...exclusions(constraint, [1]),
+        ...nativeConstraint(constraint, 1),
         ...rest,
       }),
     );
@@ -310,6 +299,17 @@ export class Policy {
 
   zeroGradients(): Promise<void> {
     return this.#native.zeroGradients();
+  }
+
+  /** A copy of a parameter, or of its accumulated gradient, by its checkpoint's name and in its layout, f32. */
+  parameter(name: string): Promise<Float32Array> {
+    return this.#native.getParameter(name);
+  }
+  gradient(name: string): Promise<Float32Array> {
+    return this.#native.getGradient(name);
+  }
+  setParameter(name: string, values: Float32Array): Promise<void> {
+    return this.#native.setParameter(name, values);
   }
 
   /** Takes over the other policy's weights (same shape). */

@@ -172,6 +172,9 @@ class Backend {
   // are not all numbers, its token is 0 and its log-prob NaN or infinite: sorting what has no order would be undefined.
   virtual void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
                            const uint32_t* random, int64_t R, const Sampling& sampling) = 0;
+  // The log-prob of every allowed token of every row, beside its id: bit-equal to head_forward's for it as the target. On the host.
+  virtual void head_allowed(float* logprobs, const float* h, const Panels& W, const float* rows, const AllowedTokens& allowed, int64_t R,
+                            float temperature) = 0;
 
   // -- optimizer
   virtual double squared_norm(const float* x, int64_t n) = 0;

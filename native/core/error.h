@@ -14,6 +14,7 @@ namespace rank_grpo {
 //   ABORTED           the caller's AbortSignal fired; weights are as before the call
 //   NO_DEVICE         the device cannot be used; the message says why
 //   NOT_FINITE        a loss, gradient or weight is NaN or infinite
+//   WRONG_RESULT      a benchmark's result is not that of its reference
 class Error : public std::runtime_error {
  public:
   Error(const char* code, const std::string& message) : std::runtime_error(message), code_(code) {}

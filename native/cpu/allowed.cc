@@ -12,39 +12,77 @@ namespace {
 
 constexpr int64_t kFewLogits = int64_t{1} << 22;  // floats of one chunk of rows: 16 MiB
 
-// Statistics of a row's own logits, piece by piece as head_forward's blocks.
-void piece_stats(const LogprobKernels& kernels, const std::vector<float>& own, float inverse, bool entropy, std::vector<BlockStats>& out) {
-  out.clear();
-  for (size_t i = 0; i < own.size(); i += kLseBlock)
-    out.push_back(kernels.stats(&own[i], static_cast<int>(std::min<size_t>(kLseBlock, own.size() - i)), inverse, entropy));
+}  // namespace
+
+// Every token that some row may use, ascending, and its place among them; `places` is all -1 before and after.
+class CpuBackend::FewTokens {
+ public:
+  FewTokens(std::vector<int32_t>& places, const AllowedTokens& allowed, const std::vector<int32_t>& rows, int64_t V) : places_(places) {
+    if (places.size() < static_cast<size_t>(V)) places.resize(static_cast<size_t>(V), -1);
+    for (int32_t r : rows) {
+      for (int32_t i = allowed.offsets[static_cast<size_t>(r)]; i < allowed.offsets[static_cast<size_t>(r) + 1]; ++i) {
+        const int32_t id = allowed.ids[static_cast<size_t>(i)];
+        if (place(id) >= 0) continue;
+        ids.push_back(id);
+        places_[static_cast<size_t>(id)] = 0;
+      }
+    }
+    std::sort(ids.begin(), ids.end());
+    for (size_t i = 0; i < ids.size(); ++i) places_[static_cast<size_t>(ids[i])] = static_cast<int32_t>(i);
+  }
+  ~FewTokens() {
+    for (int32_t id : ids) places_[static_cast<size_t>(id)] = -1;
+  }
+  FewTokens(const FewTokens&) = delete;
+  FewTokens& operator=(const FewTokens&) = delete;
+  int32_t place(int32_t id) const { return places_[static_cast<size_t>(id)]; }
+  int64_t count() const { return static_cast<int64_t>(ids.size()); }
+  std::vector<int32_t> ids;  // [U]
+
+ private:
+  std::vector<int32_t>& places_;
+};
+
+// The logits of one row's own tokens, side by side, and what makes a distribution of them.
+struct CpuBackend::OwnRow {
+  OwnRow(const LogprobKernels& kernels, const FewTokens& few, const float* logits, const AllowedTokens& allowed, size_t row, float inverse,
+         bool entropy)
+      : begin(&allowed.ids[static_cast<size_t>(allowed.offsets[row])]), end(begin + (allowed.offsets[row + 1] - allowed.offsets[row])) {
+    values.reserve(static_cast<size_t>(end - begin));
+    for (const int32_t* id = begin; id != end; ++id) values.push_back(logits[few.place(*id)]);
+    // piece by piece as head_forward's blocks
+    for (size_t i = 0; i < values.size(); i += kLseBlock)
+      pieces.push_back(kernels.stats(&values[i], static_cast<int>(std::min<size_t>(kLseBlock, values.size() - i)), inverse, entropy));
+    stats = merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1);
+  }
+  const int32_t *begin, *end;  // ids
+  std::vector<float> values;
+  std::vector<BlockStats> pieces;
+  RowStats stats;
+};
+
+namespace {
+
+// Rows with an alternative; `single` sees the others with the token that is theirs.
+template <class F>
+std::vector<int32_t> open_rows(const AllowedTokens& allowed, int64_t R, F&& single) {
+  std::vector<int32_t> rows;
+  for (int64_t r = 0; r < R; ++r) {
+    const size_t first = static_cast<size_t>(allowed.offsets[static_cast<size_t>(r)]);
+    if (allowed.offsets[static_cast<size_t>(r) + 1] - allowed.offsets[static_cast<size_t>(r)] > 1) {
+      rows.push_back(static_cast<int32_t>(r));
+    } else {
+      single(r, first);
+    }
+  }
+  return rows;
 }
 
 }  // namespace
 
-CpuBackend::FewTokens CpuBackend::few_tokens(const AllowedTokens& allowed, const std::vector<int32_t>& rows, int64_t V) {
-  FewTokens few;
-  if (few_places_.size() < static_cast<size_t>(V)) few_places_.resize(static_cast<size_t>(V), -1);
-  for (int32_t r : rows) {
-    const int32_t begin = allowed.offsets[static_cast<size_t>(r)], end = allowed.offsets[static_cast<size_t>(r) + 1];
-    for (int32_t i = begin; i < end; ++i) {
-      auto& place = few_places_[static_cast<size_t>(allowed.ids[static_cast<size_t>(i)])];
-      if (place >= 0) continue;
-      place = 0;
-      few.ids.push_back(allowed.ids[static_cast<size_t>(i)]);
-    }
-  }
-  std::sort(few.ids.begin(), few.ids.end());
-  for (size_t i = 0; i < few.ids.size(); ++i) few_places_[static_cast<size_t>(few.ids[i])] = static_cast<int32_t>(i);
-  return few;
-}
-
-void CpuBackend::forget(const FewTokens& few) {
-  for (int32_t id : few.ids) few_places_[static_cast<size_t>(id)] = -1;
-}
-
 void CpuBackend::few_logits(float* logits, const float* h, const std::vector<int32_t>& rows, const FewTokens& few, const CpuPanels& panels,
                             const float* W) {
-  const int64_t C = panels.columns, U = static_cast<int64_t>(few.ids.size()), L = static_cast<int64_t>(rows.size());
+  const int64_t C = panels.columns, U = few.count(), L = static_cast<int64_t>(rows.size());
   const int64_t steps = panels.pairs ? (C + 1) / 2 : C, count = (U + kPanel - 1) / kPanel;
   const bool round = panels.compute == Compute::bf16 && !panels.pairs;
   uint32_t* B = scratch_few_.words(*this, count * steps * kPanel);
@@ -78,8 +116,8 @@ template <class F>
 void CpuBackend::each_few_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels,
                               const float* W, F&& use) {
   if (rows.empty()) return;
-  const FewTokens few = few_tokens(allowed, rows, panels.rows);
-  const int64_t U = static_cast<int64_t>(few.ids.size()), chunk = std::max<int64_t>(1, kFewLogits / U);
+  const FewTokens few(few_places_, allowed, rows, panels.rows);
+  const int64_t U = few.count(), chunk = std::max<int64_t>(1, kFewLogits / U);
   for (size_t first = 0; first < rows.size(); first += static_cast<size_t>(chunk)) {
     const std::vector<int32_t> part(rows.begin() + static_cast<int64_t>(first),
                                     rows.begin() + static_cast<int64_t>(std::min(rows.size(), first + static_cast<size_t>(chunk))));
@@ -87,42 +125,44 @@ void CpuBackend::each_few_row(const AllowedTokens& allowed, const float* h, cons
     few_logits(logits, h, part, few, panels, W);
     use(few, part, logits);
   }
-  forget(few);
+}
+
+template <class F>
+void CpuBackend::each_own_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels,
+                              const float* W, float inverse, bool entropy, F&& use) {
+  each_few_row(allowed, h, rows, panels, W, [&](const FewTokens& few, const std::vector<int32_t>& part, const float* logits) {
+    pool_.run(static_cast<int>(part.size()), [&](int i) {
+      const size_t r = static_cast<size_t>(part[static_cast<size_t>(i)]);
+      use(r, OwnRow(*kernels_.logprob, few, logits + i * few.count(), allowed, r, inverse, entropy));
+    });
+  });
 }
 
 void CpuBackend::allowed_forward(float* logprob, float* entropy, float* lse, const float* h, const CpuPanels& panels, const float* W,
                                  const int32_t* target, const AllowedTokens& allowed, int64_t R, float temperature) {
+  constexpr float kImpossible = -std::numeric_limits<float>::infinity();
   const float inverse = 1.f / temperature;
-  std::vector<int32_t> rows;  // with an alternative
-  for (int64_t r = 0; r < R; ++r) {
-    const size_t i = static_cast<size_t>(r);
-    if (allowed.offsets[i + 1] - allowed.offsets[i] > 1) {
-      rows.push_back(static_cast<int32_t>(r));
-      continue;
-    }
-    const bool there = allowed.ids[static_cast<size_t>(allowed.offsets[i])] == target[r];
-    logprob[r] = there ? 0.f : -std::numeric_limits<float>::infinity();
+  const auto rows = open_rows(allowed, R, [&](int64_t r, size_t only) {
+    logprob[r] = allowed.ids[only] == target[r] ? 0.f : kImpossible;
     lse[r] = 0;
     if (entropy) entropy[r] = 0;
-  }
-  each_few_row(allowed, h, rows, panels, W, [&](const FewTokens& few, const std::vector<int32_t>& part, const float* logits) {
-    const int64_t U = static_cast<int64_t>(few.ids.size());
-    pool_.run(static_cast<int>(part.size()), [&](int i) {
-      const size_t r = static_cast<size_t>(part[static_cast<size_t>(i)]);
-      const int32_t *begin = &allowed.ids[static_cast<size_t>(allowed.offsets[r])],
-                    *end = begin + (allowed.offsets[r + 1] - allowed.offsets[r]);
-      std::vector<float> own;
-      std::vector<BlockStats> pieces;
-      own.reserve(static_cast<size_t>(end - begin));
-      for (const int32_t* id = begin; id != end; ++id) own.push_back(logits[i * U + few_places_[static_cast<size_t>(*id)]]);
-      piece_stats(*kernels_.logprob, own, inverse, entropy != nullptr, pieces);
-      const RowStats row = merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1);
-      const int32_t* found = std::lower_bound(begin, end, target[r]);
-      lse[r] = row.lse;
-      logprob[r] = found != end && *found == target[r] ? own[static_cast<size_t>(found - begin)] * inverse - row.lse
-                                                       : -std::numeric_limits<float>::infinity();
-      if (entropy) entropy[r] = row.entropy;
-    });
+  });
+  each_own_row(allowed, h, rows, panels, W, inverse, entropy != nullptr, [&](size_t r, const OwnRow& row) {
+    const int32_t* found = std::lower_bound(row.begin, row.end, target[r]);
+    lse[r] = row.stats.lse;
+    logprob[r] = found != row.end && *found == target[r] ? row.values[static_cast<size_t>(found - row.begin)] * inverse - row.stats.lse
+                                                         : kImpossible;
+    if (entropy) entropy[r] = row.stats.entropy;
+  });
+}
+
+void CpuBackend::head_allowed(float* logprobs, const float* h, const Panels& W, const float* weights, const AllowedTokens& allowed,
+                              int64_t R, float temperature) {
+  const float inverse = 1.f / temperature;
+  const auto rows = open_rows(allowed, R, [&](int64_t, size_t only) { logprobs[only] = 0; });
+  each_own_row(allowed, h, rows, static_cast<const CpuPanels&>(W), weights, inverse, false, [&](size_t r, const OwnRow& row) {
+    float* out = logprobs + allowed.offsets[r];
+    for (float x : row.values) *out++ = x * inverse - row.stats.lse;
   });
 }
 
@@ -139,19 +179,19 @@ void CpuBackend::allowed_backward(float* dh, float* dW, const float* h, const fl
   }
   std::fill(dh, dh + R * C, 0.f);
   each_few_row(allowed, h, rows, panels, W, [&](const FewTokens& few, const std::vector<int32_t>& part, float* logits) {
-    const int64_t U = static_cast<int64_t>(few.ids.size()), L = static_cast<int64_t>(part.size());
+    const int64_t U = few.count(), L = static_cast<int64_t>(part.size());
     pool_.run(static_cast<int>(L), [&](int i) {
       const size_t r = static_cast<size_t>(part[static_cast<size_t>(i)]);
       const size_t begin = static_cast<size_t>(allowed.offsets[r]), count = static_cast<size_t>(allowed.offsets[r + 1]) - begin;
       float* row = logits + i * U;
       std::vector<float> own(count);
-      for (size_t j = 0; j < count; ++j) own[j] = row[few_places_[static_cast<size_t>(allowed.ids[begin + j])]];
+      for (size_t j = 0; j < count; ++j) own[j] = row[few.place(allowed.ids[begin + j])];
       kernels_.logprob->gradient(own.data(), own.data(), static_cast<int64_t>(count), inverse, lse[r], dlogprob[r],
                                  dentropy ? dentropy[r] : 0.f, entropy ? entropy[r] : 0.f, false);
       std::fill(row, row + U, 0.f);
       for (size_t j = 0; j < count; ++j) {
         const int32_t id = allowed.ids[begin + j];
-        row[few_places_[static_cast<size_t>(id)]] = own[j] + (id == target[r] ? inverse * dlogprob[r] : 0.f);
+        row[few.place(id)] = own[j] + (id == target[r] ? inverse * dlogprob[r] : 0.f);
       }
     });
     std::vector<float> weights(static_cast<size_t>(U * C)), h_part(static_cast<size_t>(L * C)), dh_part(static_cast<size_t>(L * C));
@@ -169,31 +209,16 @@ void CpuBackend::allowed_backward(float* dh, float* dW, const float* h, const fl
 void CpuBackend::allowed_sample(int32_t* token, float* logprob, const float* h, const CpuPanels& panels, const float* W,
                                 const AllowedTokens& allowed, const uint32_t* random, int64_t R, const Sampling& s) {
   const float inverse = 1.f / s.temperature;
-  std::vector<int32_t> rows;
-  for (int64_t r = 0; r < R; ++r) {
-    const size_t i = static_cast<size_t>(r);
-    if (allowed.offsets[i + 1] - allowed.offsets[i] > 1) {
-      rows.push_back(static_cast<int32_t>(r));
-      continue;
-    }
-    token[r] = allowed.ids[static_cast<size_t>(allowed.offsets[i])];
+  const auto rows = open_rows(allowed, R, [&](int64_t r, size_t only) {
+    token[r] = allowed.ids[only];
     logprob[r] = 0;
-  }
-  each_few_row(allowed, h, rows, panels, W, [&](const FewTokens& few, const std::vector<int32_t>& part, const float* logits) {
-    const int64_t U = static_cast<int64_t>(few.ids.size());
-    pool_.run(static_cast<int>(part.size()), [&](int i) {
-      const size_t r = static_cast<size_t>(part[static_cast<size_t>(i)]);
-      const size_t begin = static_cast<size_t>(allowed.offsets[r]), count = static_cast<size_t>(allowed.offsets[r + 1]) - begin;
-      std::vector<float> own(count);
-      std::vector<BlockStats> pieces;
-      for (size_t j = 0; j < count; ++j) own[j] = logits[i * U + few_places_[static_cast<size_t>(allowed.ids[begin + j])]];
-      piece_stats(*kernels_.logprob, own, inverse, false, pieces);
-      const float sum = merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1).lse;
-      const int chosen =
-          std::isfinite(sum) ? choose_token(own.data(), static_cast<int64_t>(count), pieces.data(), inverse, s, random + r * 4) : 0;
-      token[r] = allowed.ids[begin + static_cast<size_t>(chosen)];
-      logprob[r] = std::isfinite(sum) ? own[static_cast<size_t>(chosen)] * inverse - sum : sum;
-    });
+  });
+  each_own_row(allowed, h, rows, panels, W, inverse, false, [&](size_t r, const OwnRow& row) {
+    const float lse = row.stats.lse;
+    const auto count = static_cast<int64_t>(row.values.size());
+    const int chosen = std::isfinite(lse) ? choose_token(row.values.data(), count, row.pieces.data(), inverse, s, random + r * 4) : 0;
+    token[r] = row.begin[chosen];
+    logprob[r] = std::isfinite(lse) ? row.values[static_cast<size_t>(chosen)] * inverse - lse : lse;
   });
 }
 

@@ -87,6 +87,8 @@ class CpuBackend final : public Backend {
                      int64_t R, float temperature) override;
   void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
                    const uint32_t* random, int64_t R, const Sampling& sampling) override;
+  void head_allowed(float* logprobs, const float* h, const Panels& W, const float* rows, const AllowedTokens& allowed, int64_t R,
+                    float temperature) override;
 
   // The head over h [R, C] and W [V, C] as they are given, for the kernels export (head.cc). dh [R, C] = gradient, dW [V, C] +=
   // gradient (null: not wanted); entropy and dentropy may be null together.
@@ -112,16 +114,16 @@ class CpuBackend final : public Backend {
                    int64_t ld);
 
   // The head over few tokens a row (allowed.cc)
-  struct FewTokens {
-    std::vector<int32_t> ids;  // [U] ascending: every token that some row may use
-  };
-  FewTokens few_tokens(const AllowedTokens& allowed, const std::vector<int32_t>& rows, int64_t V);  // fills few_places_
-  void forget(const FewTokens& few);
+  class FewTokens;
+  struct OwnRow;
   void few_logits(float* logits, const float* h, const std::vector<int32_t>& rows, const FewTokens& few, const CpuPanels& panels,
                   const float* W);  // logits [rows, U]
   template <class F>
   void each_few_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels, const float* W,
                     F&& use);
+  template <class F>
+  void each_own_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels, const float* W,
+                    float inverse, bool entropy, F&& use);
   void allowed_forward(float* logprob, float* entropy, float* lse, const float* h, const CpuPanels& panels, const float* W,
                        const int32_t* target, const AllowedTokens& allowed, int64_t R, float temperature);
   void allowed_backward(float* dh, float* dW, const float* h, const float* W, const CpuPanels& panels, const int32_t* target,

@@ -13,6 +13,7 @@ struct LogprobKernels;    // logprob.inl
 struct AttentionKernels;  // attention.inl
 struct PointwiseKernels;  // pointwise.inl
 struct ScoreKernels;      // score.inl
+struct ProbeKernels;      // probe.inl
 
 struct Kernels {
   const char* name;  // "avx512", "avx2", "plain"
@@ -22,6 +23,7 @@ struct Kernels {
   const AttentionKernels* attention;
   const PointwiseKernels* pointwise;
   const ScoreKernels* score;
+  const ProbeKernels* probe;
 };
 
 const Kernels& avx512_kernels();

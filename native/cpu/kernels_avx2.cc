@@ -16,6 +16,7 @@
 #include "matmul.h"
 #include "pointwise.h"
 #include "score.h"
+#include "probe.h"
 
 #define RANK_GRPO_ISA avx2
 #define RANK_GRPO_AVX2 1
@@ -27,6 +28,7 @@
 #include "attention.inl"
 #include "pointwise.inl"
 #include "score.inl"
+#include "probe.inl"
 #pragma GCC pop_options
 
 namespace rank_grpo {
@@ -38,7 +40,8 @@ const Kernels& avx2_kernels() {
                                &avx2::logprob_kernels,
                                &avx2::attention_kernels,
                                &avx2::pointwise_kernels,
-                               &avx2::score_kernels};
+                               &avx2::score_kernels,
+                               &avx2::probe_kernels};
   return kernels;
 }
 

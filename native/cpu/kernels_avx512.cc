@@ -26,6 +26,7 @@
 #include "matmul.h"
 #include "pointwise.h"
 #include "score.h"
+#include "probe.h"
 
 #define RANK_GRPO_ISA avx512
 #define RANK_GRPO_AVX512 1
@@ -37,6 +38,7 @@
 #include "attention.inl"
 #include "pointwise.inl"
 #include "score.inl"
+#include "probe.inl"
 #pragma GCC pop_options
 
 namespace rank_grpo {
@@ -48,7 +50,8 @@ const Kernels& avx512_kernels() {
                                &avx512::logprob_kernels,
                                &avx512::attention_kernels,
                                &avx512::pointwise_kernels,
-                               &avx512::score_kernels};
+                               &avx512::score_kernels,
+                               &avx512::probe_kernels};
   return kernels;
 }
 

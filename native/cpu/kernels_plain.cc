@@ -12,6 +12,7 @@
 #include "matmul.h"
 #include "pointwise.h"
 #include "score.h"
+#include "probe.h"
 
 #define RANK_GRPO_ISA plain
 #include "vec.h"
@@ -20,6 +21,7 @@
 #include "attention.inl"
 #include "pointwise.inl"
 #include "score.inl"
+#include "probe.inl"
 
 namespace rank_grpo {
 
@@ -30,7 +32,8 @@ const Kernels& plain_kernels() {
                                &plain::logprob_kernels,
                                &plain::attention_kernels,
                                &plain::pointwise_kernels,
-                               &plain::score_kernels};
+                               &plain::score_kernels,
+                               &plain::probe_kernels};
   return kernels;
 }
 

@@ -105,6 +105,8 @@ class CudaBackend final : public Backend {
                      int64_t R, float temperature) override;
   void head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* rows, const AllowedTokens* allowed,
                    const uint32_t* random, int64_t R, const Sampling& sampling) override;
+  void head_allowed(float* logprobs, const float* h, const Panels& W, const float* rows, const AllowedTokens& allowed, int64_t R,
+                    float temperature) override;
 
   double squared_norm(const float* x, int64_t n) override;
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;

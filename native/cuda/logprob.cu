@@ -338,6 +338,32 @@ void CudaBackend::head_forward(float* logprob, float* entropy, float* lse, const
   }
 }
 
+void CudaBackend::head_allowed(float* logprobs, const float* h, const Panels& W, const float*, const AllowedTokens& allowed, int64_t R,
+                               float temperature) {
+  if (R == 0) return;
+  const auto& panels = static_cast<const CudaPanels&>(W);
+  const float inverse = 1.f / temperature;
+  const AllowedPieces split = split_allowed(allowed, nullptr, R);
+  const auto count = static_cast<int64_t>(split.pieces.size()), ids = static_cast<int64_t>(allowed.ids.size());
+  BlockStats* stats = stats_.reserve<BlockStats>(count);
+  std::vector<int32_t> rows = split.offsets;
+  rows.resize(static_cast<size_t>(2 * R + 1), 1);  // no row has a target of its own
+  const int32_t* offsets = live_.get(rows);
+  float* logits = logits_.reserve<float>(ids);
+  auto* own = sampled_.reserve<float>(2 * R);  // not used, then lse
+  allowed_pieces(stream_, stats, logits, nullptr, h, panels, allowed_.get(allowed.ids), pieces_.get(split.pieces), count, nullptr, inverse,
+                 false);
+  launch("head_allowed", stream_, merge_kernel, dim3(blocks_of(R, kThreads / kWarp)), dim3(kThreads), 0, own, nullptr, own + R, stats,
+         int64_t{0}, offsets, offsets + R + 1, R);
+  std::vector<float> lse(static_cast<size_t>(R));
+  download(lse.data(), own + R, lse.size() * sizeof(float));
+  download(logprobs, logits, static_cast<size_t>(ids) * sizeof(float));
+  for (size_t r = 0; r < lse.size(); ++r) {
+    const int32_t first = allowed.offsets[r], last = allowed.offsets[r + 1];
+    for (int32_t i = first; i < last; ++i) logprobs[i] = last - first > 1 ? logprobs[i] * inverse - lse[r] : 0.f;
+  }
+}
+
 void CudaBackend::head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& head, const int32_t* target,
                                 const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,
                                 const float* dentropy, int64_t R, float temperature) {

@@ -105,10 +105,11 @@ class Generator {
     for (int i = 0; i < whole; ++i) group.shared_pages.push_back(take_page());
     const size_t first_row = fresh.size();
     const int last_position = length + request_.max_new_tokens - 1;  // the last token is never an input
+    const auto& constraint = request_.constraint;
+    const Exclusion closed = constraint.catalog ? Exclusion(*constraint.catalog, constraint.excluded[static_cast<size_t>(p)]) : Exclusion();
     for (int s = 0; s < request_.group_size; ++s) {
       Row row{p, s, group.shared_pages, group.shared_pages.size(), length, {}, {}, {}, {}, 0};
-      if (request_.catalog)
-        row.cursor.emplace(*request_.catalog, request_.rules, request_.excluded[static_cast<size_t>(p)], "prompt " + std::to_string(p));
+      if (constraint.catalog) row.cursor.emplace(*constraint.catalog, constraint.rules, closed, "prompt " + std::to_string(p));
       while (static_cast<int>(row.pages.size()) * kPageSize < last_position) row.pages.push_back(take_page());
       if (tail && static_cast<int>(row.pages.size()) == whole) row.pages.push_back(take_page());
       fresh.push_back(std::move(row));
@@ -175,15 +176,15 @@ class Generator {
     std::vector<int32_t> tokens(static_cast<size_t>(R));
     std::vector<float> logprobs(static_cast<size_t>(R));
     AllowedTokens allowed;
-    if (request_.catalog) {
+    if (request_.constraint.catalog) {
       allowed.offsets.push_back(0);
       for (const auto& row : rows) {
-        allowed.ids.insert(allowed.ids.end(), row.cursor->allowed().begin(), row.cursor->allowed().end());
+        row.cursor->allowed(allowed.ids);
         allowed.offsets.push_back(static_cast<int32_t>(allowed.ids.size()));
       }
     }
     backend.head_sample(tokens.data(), logprobs.data(), h, p.transformer.head(), p.transformer.head_rows(),
-                        request_.catalog ? &allowed : nullptr, random.data(), R, request_.sampling);
+                        request_.constraint.catalog ? &allowed : nullptr, random.data(), R, request_.sampling);
     for (size_t r = 0; r < rows.size(); ++r) {
       if (!std::isfinite(logprobs[r]))
         fail("NOT_FINITE", "Expected finite logits, got " + std::to_string(logprobs[r]) + " for prompt " + std::to_string(rows[r].prompt) +
@@ -199,11 +200,11 @@ class Generator {
     ++tokens_;
     if (!row.cursor) return;
     row.cursor->advance(token);
-    while (row.cursor->allowed().size() == 1 && static_cast<int>(row.ids.size()) < request_.max_new_tokens) {
-      row.ids.push_back(row.cursor->allowed()[0]);
+    for (int32_t next; static_cast<int>(row.ids.size()) < request_.max_new_tokens && (next = row.cursor->forced()) >= 0;) {
+      row.ids.push_back(next);
       row.logprobs.push_back(0);
       ++tokens_;
-      row.cursor->advance(row.ids.back());
+      row.cursor->advance(next);
     }
   }
 
@@ -287,15 +288,7 @@ void validate_request(const GenerateRequest& r, const ModelConfig& config, bool 
   expect(s.min_p >= 0 && s.min_p <= 1, "a number in [0, 1]", "minP", std::to_string(s.min_p));
   expect(r.stop_strings.empty() || has_vocabulary, "a vocabulary (set_vocabulary)", "stopStrings", "none");
   for (const auto& stop : r.stop_strings) expect(!stop.empty(), "texts of at least one byte", "stopStrings", "an empty one");
-  if (r.catalog) {
-    const int32_t largest = std::max(r.catalog->line->largest_token(), r.catalog->last->largest_token());
-    expect(largest < config.vocab, "token ids below " + std::to_string(config.vocab) + " (the model's vocabulary)", "the catalog",
-           std::to_string(largest));
-    expect(r.excluded.size() + 1 == r.prompt_offsets.size(), "one set of exclusions for each prompt", "excluded",
-           std::to_string(r.excluded.size()));
-    expect(r.rules.least >= 1 && r.rules.least <= r.rules.most, "1 <= least <= most", "list length",
-           std::to_string(r.rules.least) + " to " + std::to_string(r.rules.most));
-  }
+  validate_constraint(r.constraint, r.prompt_offsets.size() - 1, config.vocab);
   for (size_t p = 0; p + 1 < r.prompt_offsets.size(); ++p) {
     const int length = r.prompt_offsets[p + 1] - r.prompt_offsets[p] + r.max_new_tokens - 1;
     expect(length <= config.max_positions, "at most " + std::to_string(config.max_positions) + " positions (the model's context)",

@@ -32,6 +32,25 @@ size_t group_of(const Batch& batch, int64_t row) {
   return g;
 }
 
+// The sets of these rows' tokens (null: only looks whether they are allowed).
+void replay_rows(AllowedTokens* sets, const Batch& batch, MicroBatch rows) {
+  const auto& [catalog, rules, excluded] = batch.constraint;
+  for (int64_t r = rows.first_row; r < rows.last_row;) {
+    const size_t g = group_of(batch, r);
+    const Exclusion closed(*catalog, excluded[g]);
+    for (; r < std::min<int64_t>(rows.last_row, batch.group_offsets[g + 1]); ++r) {
+      const std::string name = "completion " + std::to_string(r);
+      ListCursor cursor(*catalog, rules, closed, name);
+      const int32_t *ids = batch.completion_ids.data(), *offsets = &batch.completion_offsets[static_cast<size_t>(r)];
+      replay_list(cursor, ids + offsets[0], ids + offsets[1], name, [&](size_t) {
+        if (!sets) return;
+        cursor.allowed(sets->ids);
+        sets->offsets.push_back(static_cast<int32_t>(sets->ids.size()));
+      });
+    }
+  }
+}
+
 }  // namespace
 
 void validate_batch(const Batch& batch, const ModelConfig& config) {
@@ -50,20 +69,8 @@ void validate_batch(const Batch& batch, const ModelConfig& config) {
              "prompt and completion of row " + std::to_string(r), std::to_string(length));
     }
   }
-  if (!batch.allowed.offsets.empty()) {
-    check_offsets(batch.allowed.offsets, batch.allowed.ids.size(), "allowedOffsets", false);
-    expect(batch.allowed.offsets.size() == batch.completion_ids.size() + 1, "one set for each completion token", "allowedOffsets",
-           std::to_string(batch.allowed.offsets.size() - 1));
-    check_ids(batch.allowed.ids, config.vocab, "allowedIds");
-    for (size_t t = 0; t < batch.completion_ids.size(); ++t) {
-      const auto begin = batch.allowed.ids.begin() + batch.allowed.offsets[t],
-                 end = batch.allowed.ids.begin() + batch.allowed.offsets[t + 1];
-      expect(std::adjacent_find(begin, end, std::greater_equal<int32_t>()) == end, "ascending ids in each set", "allowedIds",
-             "others for token " + std::to_string(t));
-      expect(std::binary_search(begin, end, batch.completion_ids[t]), "sets that hold the completion's own token", "allowedIds",
-             "one without token " + std::to_string(t) + " (id " + std::to_string(batch.completion_ids[t]) + ")");
-    }
-  }
+  validate_constraint(batch.constraint, batch.prompt_offsets.size() - 1, config.vocab);
+  if (batch.constraint.catalog) replay_rows(nullptr, batch, {0, static_cast<int64_t>(batch.completion_offsets.size()) - 1});
 }
 
 std::vector<MicroBatch> split_batch(const Batch& batch, int64_t budget) {
@@ -143,12 +150,9 @@ Layout make_layout(const Batch& batch, MicroBatch rows) {
     group.last = static_cast<int32_t>(layout.groups.completions.size());
     layout.groups.groups.push_back(group);
   }
-  if (!batch.allowed.offsets.empty()) {
-    const auto& offsets = batch.allowed.offsets;
-    const size_t first = static_cast<size_t>(layout.first_token);
-    for (size_t t = first; t <= first + static_cast<size_t>(layout.R()); ++t) layout.allowed.offsets.push_back(offsets[t] - offsets[first]);
-    layout.allowed.ids.assign(batch.allowed.ids.begin() + offsets[first],
-                              batch.allowed.ids.begin() + offsets[first + static_cast<size_t>(layout.R())]);
+  if (batch.constraint.catalog) {
+    layout.allowed.offsets.push_back(0);
+    replay_rows(&layout.allowed, batch, rows);
   }
   return layout;
 }

@@ -35,7 +35,8 @@ bool leave_out_dead(const Batch& batch, const StepInputs& inputs, const Objectiv
   live = {};
   auto& part = live.batch;
   part.prompt_offsets = part.completion_offsets = part.group_offsets = {0};
-  if (!batch.allowed.offsets.empty()) part.allowed.offsets = {0};
+  part.constraint.catalog = batch.constraint.catalog;
+  part.constraint.rules = batch.constraint.rules;
   std::vector<int32_t> place(tokens, -1);  // here, of each token of the whole step
   for (size_t p = 0; p + 1 < batch.prompt_offsets.size(); ++p) {
     bool first = true;
@@ -49,6 +50,7 @@ bool leave_out_dead(const Batch& batch, const StepInputs& inputs, const Objectiv
                                batch.prompt_ids.begin() + batch.prompt_offsets[p + 1]);
         part.prompt_offsets.push_back(static_cast<int32_t>(part.prompt_ids.size()));
         part.group_offsets.push_back(part.group_offsets.back());
+        if (batch.constraint.catalog) part.constraint.excluded.push_back(batch.constraint.excluded[p]);
         first = false;
       }
       ++part.group_offsets.back();
@@ -56,11 +58,6 @@ bool leave_out_dead(const Batch& batch, const StepInputs& inputs, const Objectiv
         place[static_cast<size_t>(t)] = static_cast<int32_t>(live.tokens.size());
         live.tokens.push_back(t);
         part.completion_ids.push_back(batch.completion_ids[static_cast<size_t>(t)]);
-        if (part.allowed.offsets.empty()) continue;
-        const auto& allowed = batch.allowed;
-        part.allowed.ids.insert(part.allowed.ids.end(), allowed.ids.begin() + allowed.offsets[static_cast<size_t>(t)],
-                                allowed.ids.begin() + allowed.offsets[static_cast<size_t>(t) + 1]);
-        part.allowed.offsets.push_back(static_cast<int32_t>(part.allowed.ids.size()));
       }
       part.completion_offsets.push_back(static_cast<int32_t>(part.completion_ids.size()));
     }

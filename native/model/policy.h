@@ -21,7 +21,7 @@ struct Batch {
   std::vector<int32_t> prompt_ids, prompt_offsets;          // [P + 1]
   std::vector<int32_t> completion_ids, completion_offsets;  // [R + 1]
   std::vector<int32_t> group_offsets;                       // [P + 1]
-  AllowedTokens allowed;                                    // per completion token; offsets empty: all allowed
+  ListConstraint constraint;                                // completions are lists of its catalog, and so is the distribution
   int64_t tokens() const { return static_cast<int64_t>(completion_ids.size()); }
 };
 
@@ -56,11 +56,9 @@ struct GenerateRequest {
   std::vector<int32_t> stop_ids;          // ends a row; the stop token is part of the completion
   std::vector<std::string> stop_strings;  // bytes; ends a row after the token that completes one (needs the vocabulary)
   bool ignore_stop = false;
-  // Lists from a catalog alone (null: free). Tokens without an alternative are not drawn: they have log-prob 0 and go through the model
+  // With a constraint, lists from its catalog alone. Tokens without an alternative are not drawn: they have log-prob 0 and go through the model
   // together with the next drawn one. Stop ids and strings play no part; a list ends by the rules.
-  std::shared_ptr<const CatalogTries> catalog;
-  ListRules rules;
-  std::vector<std::vector<int32_t>> excluded;  // [P] items a prompt's lists may not hold, ascending
+  ListConstraint constraint;
   uint64_t seed = 0;
   uint32_t step = 0;  // random numbers are keyed by (seed, step, prompt key, sample, position)
   const std::atomic<bool>* abort = nullptr;
@@ -77,8 +75,8 @@ struct Completions {
 
 struct RecommendRequest {
   std::vector<int32_t> prompt_ids;
-  std::shared_ptr<const CatalogTries> catalog;
-  std::vector<int32_t> excluded;  // items, ascending
+  ListConstraint constraint;  // of one prompt; its rules play no part
+  bool last = false;          // the lines as a list's last ones: ended by the stop token, not by a newline
   int top = 20;
   int branches = 32;  // open branches evaluated together
   float temperature = 1;

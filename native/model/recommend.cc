@@ -1,6 +1,7 @@
 // The most probable items of a catalog for one prompt, exactly: best-first search over the trie. Log-probs only fall along a path, so an
 // item that stands before every open branch is proven. The prompt is computed once; open branches are evaluated in batches.
 #include <algorithm>
+#include <cmath>
 #include <queue>
 
 #include "policy_impl.h"
@@ -23,11 +24,13 @@ struct Branch {
 class Search {
  public:
   Search(Policy::Impl& policy, const RecommendRequest& request)
-      : policy_(policy), request_(request), trie_(*request.catalog->line), length_(static_cast<int32_t>(request.prompt_ids.size())) {
-    for (int32_t item : request.excluded) excluded_.push_back(trie_.line_of(item));
-    std::sort(excluded_.begin(), excluded_.end());
+      : policy_(policy),
+        request_(request),
+        trie_(request.last ? request.constraint.catalog->last() : request.constraint.catalog->line()),
+        closed_(trie_, request.constraint.excluded[0]),
+        length_(static_cast<int32_t>(request.prompt_ids.size())) {
     whole_ = length_ / kPageSize;
-    own_ = (length_ % kPageSize + trie_.longest() + kPageSize - 1) / kPageSize;
+    own_ = (length_ % kPageSize + request.constraint.catalog->longest() + kPageSize - 1) / kPageSize;
     pages_ = whole_ + int64_t{request.branches} * own_;
     layer_bytes_ = policy.backend->cache_bytes(pages_, policy.transformer.attention());
     policy.store.reserve(*policy.backend, layer_bytes_ * static_cast<size_t>(policy.config.layers));
@@ -66,17 +69,13 @@ class Search {
   }
 
  private:
-  int32_t open_lines(int32_t low, int32_t high) const {
-    const auto first = std::lower_bound(excluded_.begin(), excluded_.end(), low);
-    return high - low - static_cast<int32_t>(std::lower_bound(first, excluded_.end(), high) - first);
-  }
-
-  // Children that still have a line.
-  std::vector<int32_t> children(const Branch& b) const {
+  // Children that still have a line, up to `most`.
+  std::vector<int32_t> children(const Branch& b, size_t most = SIZE_MAX) const {
     std::vector<int32_t> out;
-    for (int32_t c = 0; c < trie_.children(b.place); ++c) {
+    ClosedLines::Sweep lines(closed_, b.place.low);
+    for (int32_t c = 0; c < trie_.children(b.place) && out.size() < most; ++c) {
       const auto child = trie_.child(b.place, c);
-      if (open_lines(child.low, child.high) > 0) out.push_back(c);
+      if (lines.open(child.low, child.high) > 0) out.push_back(c);
     }
     return out;
   }
@@ -89,7 +88,7 @@ class Search {
         b.place = trie_.forward(b.place);
         continue;
       }
-      const auto ways = children(b);
+      const auto ways = children(b, 2);
       if (ways.size() != 1) return;
       b.path.push_back(trie_.child_token(b.place, ways[0]));
       b.place = trie_.child(b.place, ways[0]);
@@ -141,52 +140,45 @@ class Search {
     const int64_t C = p.config.hidden;
     const float* hidden = p.transformer.forward(layout, p.store.floats(), static_cast<int64_t>(layer_bytes_ / sizeof(float)), pages_, {});
     evaluated_ += layout.T();
-    // one row of the head for each child
-    std::vector<int32_t> rows, targets, ways;
-    std::vector<size_t> parents;
+    const int64_t R = static_cast<int64_t>(batch.size());
+    if (R == 0) return;
+    std::vector<std::vector<int32_t>> ways;
     AllowedTokens allowed;
     allowed.offsets.push_back(0);
-    for (size_t i = 0; i < batch.size(); ++i) {
-      const auto open = children(batch[i]);
-      std::vector<int32_t> tokens;
-      for (int32_t c : open) tokens.push_back(trie_.child_token(batch[i].place, c));
-      for (size_t c = 0; c < open.size(); ++c) {
-        rows.push_back(layout.head_rows[i]);
-        targets.push_back(tokens[c]);
-        ways.push_back(open[c]);
-        parents.push_back(i);
-        allowed.ids.insert(allowed.ids.end(), tokens.begin(), tokens.end());
-        allowed.offsets.push_back(static_cast<int32_t>(allowed.ids.size()));
-      }
+    for (const auto& branch : batch) {
+      ways.push_back(children(branch));
+      for (int32_t c : ways.back()) allowed.ids.push_back(trie_.child_token(branch.place, c));
+      allowed.offsets.push_back(static_cast<int32_t>(allowed.ids.size()));
     }
-    const int64_t R = static_cast<int64_t>(rows.size());
-    if (R == 0) return;
-    p.head.reserve(backend, static_cast<size_t>(R * C + 2 * R) * sizeof(float) + static_cast<size_t>(R + 64) * sizeof(int32_t));
-    float *h = p.head.floats(), *logprob = h + R * C, *lse = logprob + R;
-    int32_t* index = reinterpret_cast<int32_t*>(lse + R);
-    backend.upload(index, rows.data(), static_cast<size_t>(R) * sizeof(int32_t));
+    p.head.reserve(backend, static_cast<size_t>(R * C) * sizeof(float) + static_cast<size_t>(R + 16) * sizeof(int32_t));
+    float* h = p.head.floats();
+    int32_t* index = reinterpret_cast<int32_t*>(h + R * C);
+    backend.upload(index, layout.head_rows.data(), static_cast<size_t>(R) * sizeof(int32_t));
     backend.gather_rows(h, hidden, index, R, C);
-    backend.head_forward(logprob, nullptr, lse, h, p.transformer.head(), p.weights.floats() + p.table.head, targets.data(), &allowed, R,
-                         request_.temperature);
-    std::vector<float> values(static_cast<size_t>(R));
-    backend.download(values.data(), logprob, values.size() * sizeof(float));
-    for (size_t r = 0; r < rows.size(); ++r) {
-      const Branch& parent = batch[parents[r]];
-      Branch child{trie_.child(parent.place, ways[r]), parent.path, parent.logprob + static_cast<double>(values[r]), false};
-      child.path.push_back(targets[r]);
-      follow(child);
-      open_.push(std::move(child));
+    std::vector<float> logprobs(allowed.ids.size());
+    backend.head_allowed(logprobs.data(), h, p.transformer.head(), p.transformer.head_rows(), allowed, R, request_.temperature);
+    size_t i = 0;  // of the branch's child among all
+    for (size_t b = 0; b < batch.size(); ++b) {
+      for (int32_t c : ways[b]) {
+        if (!std::isfinite(logprobs[i]))
+          fail("NOT_FINITE", "Expected finite log-probs, got " + std::to_string(logprobs[i]) +
+                                 ". The weights hold values that are not numbers, or that overflow.");
+        Branch child{trie_.child(batch[b].place, c), batch[b].path, batch[b].logprob + static_cast<double>(logprobs[i]), false};
+        child.path.push_back(allowed.ids[i++]);
+        follow(child);
+        open_.push(std::move(child));
+      }
     }
   }
 
   Policy::Impl& policy_;
   const RecommendRequest& request_;
   const Trie& trie_;
+  const ClosedLines closed_;
   const int32_t length_;
   int32_t whole_, own_;  // pages of the prompt that all slots share, and of each slot
   int64_t pages_, evaluated_ = 0;
   size_t layer_bytes_;
-  std::vector<int32_t> excluded_;  // sorted lines
   std::priority_queue<Branch> open_;
 };
 
@@ -199,13 +191,15 @@ Recommendations Policy::recommend(const RecommendRequest& r) {
   prompt.completion_offsets = {0};
   prompt.group_offsets = {0, 0};
   validate_batch(prompt, impl_->config);
-  expect(r.catalog != nullptr, "a catalog", "catalog", "none");
-  const int32_t left = r.catalog->items() - static_cast<int32_t>(r.excluded.size());
+  expect(r.constraint.catalog != nullptr, "a catalog", "catalog", "none");
+  validate_constraint(r.constraint, 1, impl_->config.vocab);
+  const auto& catalog = *r.constraint.catalog;
+  const int32_t left = catalog.items() - static_cast<int32_t>(r.constraint.excluded[0].size());
   expect(r.top >= 1 && r.top <= left, "a number from 1 to " + std::to_string(left) + " (items that are not excluded)", "top",
          std::to_string(r.top));
   expect(r.branches >= 1, "at least 1", "branches", std::to_string(r.branches));
-  expect(r.temperature > 0, "a number above 0", "temperature", std::to_string(r.temperature));
-  const int length = static_cast<int>(r.prompt_ids.size()) + r.catalog->line->longest();
+  check_temperature(r.temperature);
+  const int length = static_cast<int>(r.prompt_ids.size()) + catalog.longest();
   expect(length <= impl_->config.max_positions,
          "at most " + std::to_string(impl_->config.max_positions) + " positions (the model's context)", "prompt and line",
          std::to_string(length));

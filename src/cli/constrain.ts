@@ -51,7 +51,7 @@ export function withConstrainFlags(command: Command, options: { catalog: boolean
         .choices(["error", "skip"])
         .default("error"),
     )
-    .option("--catalog-cache <file>", "where the tokenised catalog is kept between calls (two files)");
+    .option("--catalog-cache <file>", "file where the tokenised catalog is kept between calls");
 }
 
 /** Undefined where lists are free. */

@@ -22,6 +22,7 @@ interface Flags extends ConstrainFlags, ModelFlags {
   data: string;
   catalog: string;
   train?: string;
+  beams?: number;
   limit?: number;
   output?: string;
   maxNewTokens?: number;
@@ -43,6 +44,11 @@ export function evaluateCommand(): Command {
     .option(
       "--max-new-tokens <N>",
       "length limit of a list in tokens (default: 512, or half of the context)",
+      countNumber,
+    )
+    .option(
+      "--beams <N>",
+      "with --constrain catalog: beam search over items instead of greedy tokens, keeping N lists",
       countNumber,
     )
     .option("--max-rows <N>", "rows decoded together", countNumber, 64)
@@ -136,6 +142,7 @@ async function evaluateModel(
       ...(flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens }),
       maxRows: flags.maxRows,
       ...(constraint ? { constraint } : {}),
+      ...(flags.beams === undefined ? {} : { beams: flags.beams }),
       onProgress: (done, total) => {
         progress ??= new ItemProgress("evaluate", total);
         progress.update(done);

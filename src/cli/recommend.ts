@@ -2,6 +2,7 @@
 import { Command } from "commander";
 
 import { readSamples } from "../data/samples.ts";
+import { refuse } from "../errors.ts";
 import { requireFresh, writeFileAtomic } from "../files.ts";
 import { formatItem } from "../ranking/list.ts";
 import { encodePrompt } from "../text/encode.ts";
@@ -42,7 +43,17 @@ export function recommendCommand(): Command {
         for (const sample of samples) {
           const room = policy.maxPositions - constraint.longestLine;
           const prompt = encodePrompt(policy.tokenizer, sample.prompt).slice(-room);
-          const found = await policy.recommend(prompt, constraint.forSamples([sample]), {
+          const within = constraint.forSamples([sample]);
+          const left = constraint.items.length - within.excluded[0]!.length;
+          if (left < flags.top)
+            refuse(
+              "BAD_DATA",
+              `at least ${flags.top} items after exclusions`,
+              `sample ${sample.id}`,
+              left,
+              "Lower --top.",
+            );
+          const found = await policy.recommend(prompt, within, {
             top: flags.top,
             temperature: flags.temperature,
           });

@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 
 import type { Sample } from "../data/sample.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
-import { addon, type NativeCatalog, type NativeListRules } from "../native.ts";
+import { addon, type NativeCatalog, type NativeLines, type NativeListRules } from "../native.ts";
 import type { Tokenizer } from "../text/types.ts";
 import { Catalog } from "./catalog.ts";
 import { formatItem, type Item, readList } from "./list.ts";
@@ -23,9 +23,9 @@ export interface ConstraintOptions {
    * "skip" leaves them out of every list.
    */
   unreadable?: "error" | "skip";
-  /** Text of a line, default `Title (Year)`. */
+  /** Text of a line, default `Title (Year)`. An own one is not held against the reading of lists, which rewards and metrics stand on. */
   line?: (item: Item) => string;
-  /** Where the tries are kept between runs (two files); made where missing. Default: none. */
+  /** File where the tokenised catalog is kept between runs; made where missing. Default: none. */
   cache?: string;
 }
 
@@ -37,17 +37,25 @@ export interface Constraint {
   readonly excluded: readonly (readonly number[])[];
 }
 
-/** The catalog as one tokenizer writes it. */
+/** The catalog as one tokenizer writes it, and the rules of its lists. */
 export class CatalogConstraint {
   readonly #native: NativeCatalog;
   readonly #catalog: Catalog;
-  readonly #rules: NativeListRules;
+  readonly #rules: Required<NativeListRules>;
   readonly #options: ConstraintOptions;
   readonly #byTitle: ReadonlyMap<string, readonly number[]>;
+  /** Token ids of an item's line with the newline that follows it. */
+  readonly lineOf: (item: number) => readonly number[];
 
-  private constructor(native: NativeCatalog, catalog: Catalog, options: ConstraintOptions) {
+  private constructor(
+    native: NativeCatalog,
+    catalog: Catalog,
+    options: ConstraintOptions,
+    lineOf: (item: number) => readonly number[],
+  ) {
     this.#native = native;
     this.#catalog = catalog;
+    this.lineOf = lineOf;
     this.#options = options;
     const { length, exclude = ["seen", "repeated"] } = options;
     const [least, most] = typeof length === "number" ? [length, length] : length;
@@ -81,20 +89,32 @@ export class CatalogConstraint {
     options: ConstraintOptions,
   ): Promise<CatalogConstraint> {
     const line = options.line ?? formatItem;
+    const readable = options.line === undefined;
     const catalog =
-      options.unreadable === "skip" ? Catalog.from(all.items.filter((item) => readsBack(item, line(item)))) : all;
+      readable && options.unreadable === "skip"
+        ? Catalog.from(all.items.filter((item) => readsBack(item, line(item))))
+        : all;
+    if (catalog.size === 0) refuse("BAD_DATA", "at least one title", "the catalog", "none");
     const texts = catalog.items.map(line);
-    const hash = createHash("sha256").update(`${tokenizer.fingerprint}\n${stopId}\n`);
+    const hash = createHash("sha256").update(`${tokenizer.fingerprint}\n${stopId}\n${readable}\n`);
     for (const text of texts) hash.update(`${text}\n`);
     const key = hash.digest("hex");
-    if (options.cache !== undefined && existsSync(`${options.cache}.line`))
-      return new CatalogConstraint(await addon.NativeCatalog.open(options.cache, key), catalog, options);
-    const native = await addon.NativeCatalog.build({
-      names: texts,
-      ...tokenise(catalog, texts, tokenizer, stopId, options.line === undefined),
-    });
+    const lineOf = (item: number): readonly number[] => lineTokens(tokenizer, texts[item]!, stopId).line;
+    if (options.cache !== undefined && existsSync(options.cache))
+      return new CatalogConstraint(await addon.NativeCatalog.open(options.cache, key), catalog, options, lineOf);
+    if (readable)
+      for (const [i, item] of catalog.items.entries())
+        if (!readsBack(item, texts[i]!))
+          refuse(
+            "BAD_DATA",
+            "a title that is read back from its line",
+            `catalog item ${i + 1}`,
+            texts[i],
+            'Remove it from the catalog, or set unreadable: "skip".',
+          );
+    const native = await addon.NativeCatalog.build({ names: texts, ...tokenise(texts, tokenizer, stopId) });
     if (options.cache !== undefined) await native.save(options.cache, key);
-    return new CatalogConstraint(native, catalog, options);
+    return new CatalogConstraint(native, catalog, options, lineOf);
   }
 
   /** The items that lists are made of, by the numbers that exclusions and recommendations use. */
@@ -102,19 +122,40 @@ export class CatalogConstraint {
     return this.#catalog.items;
   }
 
+  /** Length and repeats of lists. */
+  get rules(): { readonly least: number; readonly most: number; readonly repeats: boolean } {
+    return this.#rules;
+  }
+
   /** Tokens of the longest line: `most` times this bounds a list. */
   get longestLine(): number {
     return this.#native.describe().longestLine;
   }
 
-  /** Bytes of the tries. */
+  /** Bytes of the tokenised catalog, in memory or mapped. */
   get bytes(): number {
     return this.#native.describe().bytes;
+  }
+
+  /** Tokens of all lines, newlines included. */
+  get tokens(): number {
+    return this.#native.describe().tokens;
   }
 
   /** Constraint of one row for each sample; a group's rows share their sample's. */
   forSamples(samples: readonly Sample[]): Constraint {
     return { native: this.#native, rules: this.#rules, excluded: samples.map((sample) => this.#excluded(sample)) };
+  }
+
+  /** A list of these items as text. */
+  textOf(items: readonly number[]): string {
+    const line = this.#options.line ?? formatItem;
+    return items.map((item) => line(this.#catalog.items[item]!)).join("\n");
+  }
+
+  /** Constraint of one row that may not hold these items. */
+  excluding(items: readonly number[]): Constraint {
+    return { native: this.#native, rules: this.#rules, excluded: [items] };
   }
 
   #excluded(sample: Sample): number[] {
@@ -154,38 +195,70 @@ function readsBack(item: Item, text: string): boolean {
   return others.length === 0 && slot?.title === item.title && slot.year === item.year;
 }
 
-/** A line that is followed by another (its newline included), and one that ends the list (the stop token included), as the tokenizer writes them. */
-function tokenise(
-  catalog: Catalog,
-  texts: readonly string[],
-  tokenizer: Tokenizer,
-  stopId: number,
-  readable: boolean,
-): { lineOffsets: Int32Array; lineTokens: Int32Array; lastOffsets: Int32Array; lastTokens: Int32Array } {
-  const lineOffsets = new Int32Array(texts.length + 1);
-  const lastOffsets = new Int32Array(texts.length + 1);
-  const line: number[] = [];
-  const last: number[] = [];
-  for (const [i, text] of texts.entries()) {
-    const ids = tokenizer.encode(`${text}\n`);
-    const end = tokenizer.encode(text);
-    if (tokenizer.decode(ids) !== `${text}\n` || tokenizer.decode(end) !== text)
-      refuse("BAD_DATA", "a line that the tokenizer writes and reads back unchanged", `catalog item ${i + 1}`, text);
-    if (readable) {
-      if (!readsBack(catalog.items[i]!, text))
-        refuse(
-          "BAD_DATA",
-          "a title that is read back from its line",
-          `catalog item ${i + 1}`,
-          text,
-          'Remove it from the catalog, or set unreadable: "skip".',
-        );
-    }
-    for (const id of ids) line.push(id);
-    for (const id of end) last.push(id);
-    last.push(stopId);
-    lineOffsets[i + 1] = line.length;
-    lastOffsets[i + 1] = last.length;
+/** Token ids of a line of a list, as another line follows it (its newline included) and as the list's last one. */
+export interface LineTokens {
+  readonly line: readonly number[];
+  readonly last: readonly number[];
+}
+
+/**
+ * A line as the tokenizer writes it, wherever it stands in a list: alone, first or after another.
+ * @throws BAD_DATA where the text is no single line, or is written differently in different places, or does not decode to itself
+ */
+export function lineTokens(tokenizer: Tokenizer, text: string, stopId: number): LineTokens {
+  const last = tokenizer.encode(text);
+  const twice = tokenizer.encode(`${text}\n${text}`);
+  const line = twice.slice(0, twice.length - last.length);
+  const again = twice.slice(line.length);
+  if (text === "" || text.includes("\n")) refuse("BAD_DATA", "one line of text", "a line of the catalog", text);
+  if (again.some((id, i) => id !== last[i]))
+    refuse(
+      "BAD_DATA",
+      "a tokenizer that writes a line alike at the start of a list and after another line",
+      "a line of the catalog",
+      text,
+      "Tokenizers that put a space before a text (SentencePiece) cannot be constrained.",
+    );
+  if (tokenizer.decode(line) !== `${text}\n` || tokenizer.decode(last) !== text || last.includes(stopId))
+    refuse("BAD_DATA", "a line that the tokenizer writes and reads back unchanged", "a line of the catalog", text);
+  last.push(stopId);
+  return { line, last };
+}
+
+function tokenise(texts: readonly string[], tokenizer: Tokenizer, stopId: number): NativeLines {
+  const line = new RaggedIds(texts.length);
+  const last = new RaggedIds(texts.length);
+  for (const text of texts) {
+    const tokens = lineTokens(tokenizer, text, stopId);
+    line.push(tokens.line);
+    last.push(tokens.last);
   }
-  return { lineOffsets, lineTokens: Int32Array.from(line), lastOffsets, lastTokens: Int32Array.from(last) };
+  return { lineOffsets: line.offsets, lineTokens: line.ids, lastOffsets: last.offsets, lastTokens: last.ids };
+}
+
+/** Rows of ids in one array that grows: a million lines are no JavaScript arrays. */
+class RaggedIds {
+  readonly offsets: Int32Array;
+  #ids = new Int32Array(1024);
+  #rows = 0;
+
+  constructor(rows: number) {
+    this.offsets = new Int32Array(rows + 1);
+  }
+
+  push(row: readonly number[]): void {
+    const begin = this.offsets[this.#rows]!;
+    const end = begin + row.length;
+    if (end > this.#ids.length) {
+      const wider = new Int32Array(2 * end);
+      wider.set(this.#ids);
+      this.#ids = wider;
+    }
+    this.#ids.set(row, begin);
+    this.offsets[++this.#rows] = end;
+  }
+
+  get ids(): Int32Array {
+    return this.#ids.subarray(0, this.offsets[this.#rows]!);
+  }
 }

@@ -134,6 +134,10 @@ const constraint = {
     .array(z.enum(["seen", "repeated"]))
     .default(["seen", "repeated"])
     .describe("what constrained lists may not hold: titles of the dialogue, items that they hold already"),
+  listLength: z
+    .union([positive, z.tuple([positive, positive])])
+    .optional()
+    .describe("items of a constrained list, a number or the least and the most; default: ranks"),
   excludeColumn: z.string().optional().describe("column of further titles that a row's lists may not hold"),
   unreadable: z
     .enum(["error", "skip"])

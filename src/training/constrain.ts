@@ -9,7 +9,7 @@ import type { ResolvedSftConfig, ResolvedTrainConfig } from "./config.ts";
 export async function openConstraint(
   config: Pick<
     ResolvedTrainConfig | ResolvedSftConfig,
-    "constrain" | "exclude" | "excludeColumn" | "unreadable" | "catalogCache" | "ranks"
+    "constrain" | "listLength" | "exclude" | "excludeColumn" | "unreadable" | "catalogCache" | "ranks"
   >,
   policy: Policy,
   catalog: Catalog | undefined,
@@ -20,7 +20,7 @@ export async function openConstraint(
   if (!policy.tokenizer || policy.stopId === undefined)
     refuse("BAD_CONFIG", "a checkpoint with a tokenizer and a stop token", "constrain: catalog", "one without");
   return CatalogConstraint.create(catalog, policy.tokenizer, policy.stopId, {
-    length: config.ranks,
+    length: config.listLength ?? config.ranks,
     exclude: config.exclude,
     unreadable: config.unreadable,
     ...(config.excludeColumn === undefined ? {} : { excludeColumn: config.excludeColumn }),

@@ -5,7 +5,7 @@ import type { Sample } from "../data/sample.ts";
 import { refuse } from "../errors.ts";
 import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
 import { nativeObjective, type Objective, type RowPlan, stepInputs } from "../objectives.ts";
-import { allowedTokens, type Group, type Policy } from "../policy.ts";
+import { forcedTokens, type Group, type Policy } from "../policy.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import type { CatalogConstraint, Constraint } from "../ranking/constraint.ts";
 import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
@@ -29,13 +29,12 @@ function offsetsOf(lengths: readonly number[]): Int32Array {
 
 /** Takes tokens without an alternative out of the objective: their log-prob is 0 whatever the policy. */
 function maskForced(groups: readonly RolloutGroup[], plans: readonly RowPlan[][], constraint: Constraint): void {
-  const { offsets } = allowedTokens(
+  const forced = forcedTokens(
     groups.map((group) => ({ prompt: group.prompt, completions: group.rollouts.map((rollout) => rollout.ids) })),
     constraint,
   );
   let token = 0;
-  for (const { item } of plans.flat())
-    for (let t = 0; t < item.length; t++, token++) if (offsets[token + 1]! - offsets[token]! === 1) item[t] = -1;
+  for (const { item } of plans.flat()) for (let t = 0; t < item.length; t++, token++) if (forced[token]) item[t] = -1;
 }
 
 /** What a run brings to its steps. */

@@ -196,11 +196,26 @@ BACKEND_TEST(policy_refuses_bad_batches) {
   refused([](Batch& b) { b.group_offsets = {0, 1, 2}; });
   refused([](Batch& b) { b.group_offsets = {}; });
   refused([](Batch& b) { b.completion_ids.assign(300, 1), b.completion_offsets = {0, 295, 300}; });  // longer than the context
-  refused([](Batch& b) { b.allowed.offsets = {0, 1}; });
-  refused([](Batch& b) { b.allowed = {{0, 1, 2, 3, 4, 5}, {4, 5, 6, 7, 29}}; });
-  refused([](Batch& b) { b.allowed = {{0, 1, 2, 3, 4, 5}, {4, 5, 6, 7, 9}}; });     // without the token itself
-  refused([](Batch& b) { b.allowed = {{0, 2, 3, 4, 5, 6}, {5, 4, 5, 6, 7, 8}}; });  // not ascending
-  refused([](Batch& b) { b.allowed = {{0, 0, 2, 3, 4, 5}, {4, 5, 6, 7, 8}}; });     // an empty set
+  // lists of a catalog: 4 5 6, then 7 8
+  auto constrained = [&](auto&& edit) {
+    return [&](Batch& b) {
+      const rank_grpo::TokenLines line{{0, 2, 4, 6}, {4, 9, 7, 9, 1, 9}}, last{{0, 3, 5, 7}, {4, 5, 6, 7, 8, 1, 8}};
+      b.constraint.catalog = rank_grpo::TokenCatalog::build({"a", "b", "c"}, line, last);
+      b.constraint.excluded = {{2}};
+      edit(b);
+    };
+  };
+  Batch list = good;
+  constrained([](Batch&) {})(list);
+  policy->score(list, ForwardOptions(), false);
+  refused(constrained([](Batch& b) { b.constraint.excluded = {}; }));
+  refused(constrained([](Batch& b) { b.constraint.excluded = {{1}}; }));  // holds an excluded item
+  refused(constrained([](Batch& b) { b.constraint.excluded = {{3}}; }));
+  refused(constrained([](Batch& b) { b.constraint.excluded = {{-1}}; }));
+  refused(constrained([](Batch& b) { b.constraint.excluded = {{2, 2}}; }));
+  refused(constrained([](Batch& b) { b.constraint.rules = {2, 2, false}; }));  // a list that ends too early
+  refused(constrained([](Batch& b) { b.constraint.rules = {2, 1, false}; }));
+  refused(constrained([](Batch& b) { b.completion_ids[1] = 7; }));
   for (float temperature : {0.f, -1.f, NAN, INFINITY, 1e-30f}) {
     ForwardOptions o;
     o.temperature = temperature;
@@ -297,19 +312,17 @@ BACKEND_TEST(policy_refuses_bad_requests) {
 // A token of a catalogue beyond the model's vocabulary must be refused before it is looked up.
 BACKEND_TEST(policy_refuses_a_catalog_of_another_vocabulary) {
   const auto policy = make_policy(backend, check::tiny_config("llama"));
-  auto tries = [](int32_t last) {
-    rank_grpo::CatalogTries t;
-    t.line = rank_grpo::Trie::build({0, 2, 4}, {5, last, 6, 7}, {"a", "b"});
-    t.last = rank_grpo::Trie::build({0, 2, 4}, {5, last, 6, 7}, {"a", "b"});
-    return std::make_shared<const rank_grpo::CatalogTries>(t);
+  auto catalog = [](int32_t token) {
+    const rank_grpo::TokenLines line{{0, 2, 4}, {5, token, 6, 7}};
+    return rank_grpo::TokenCatalog::build({"a", "b"}, line, line);
   };
   GenerateRequest r = request();
-  r.excluded.resize(4);
-  r.catalog = tries(28);
+  r.constraint.excluded.resize(4);
+  r.constraint.catalog = catalog(28);
   policy->generate(r);
-  r.catalog = tries(29);
+  r.constraint.catalog = catalog(29);
   CHECK_THROWS(policy->generate(r), "INVALID_ARGUMENT");
-  CHECK_THROWS(tries(-1), "INVALID_ARGUMENT");
+  CHECK_THROWS(catalog(-1), "INVALID_ARGUMENT");
 }
 
 BACKEND_TEST(policy_of_weights_that_are_no_numbers) {

@@ -1,0 +1,32 @@
+// What JavaScript cannot time without timing itself: the bounds of the machine, matrix products and attention. A result is compared with
+// float64 on a sample before it is timed. src/bench turns these into rows; bench/native runs them alone, for a profiler.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "../cpu/backend.h"
+
+namespace rank_grpo {
+
+struct Bounds {                                // of all threads together, the best of several runs
+  double read = 0, update = 0;                 // bytes a second from memory; update counts what is read and what is written
+  double multiply_f32 = 0, multiply_bf16 = 0;  // flops a second; bf16 is 0 without the instruction
+};
+Bounds probe_bounds(CpuBackend& backend);
+
+struct Measurement {
+  std::string name, shape, dtype;
+  std::vector<double> seconds;  // of each repetition
+  double flops = 0, bytes = 0;  // that one repetition must compute, and must move from or to memory
+  double error = 0;             // largest difference from float64 on the sample, relative to the largest value
+};
+
+// Refuses a result that is off by more than `tolerance` (WRONG_RESULT), then repeats `work` for about so long, five times at least.
+Measurement measure(Measurement what, double tolerance, double seconds, const std::function<void()>& work);
+
+std::vector<Measurement> bench_matmul(CpuBackend& backend, double seconds);
+std::vector<Measurement> bench_attention(CpuBackend& backend, double seconds);
+
+}  // namespace rank_grpo

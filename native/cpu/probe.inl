@@ -1,0 +1,72 @@
+// Probes of the processor's bounds; included once per instruction set after vec.h.
+namespace rank_grpo {
+namespace RANK_GRPO_ISA {
+
+#if defined(RANK_GRPO_AVX512)
+constexpr int kChains = 24;
+using ProbeVec = __m512;
+inline ProbeVec probe_start(int i) { return _mm512_set1_ps(static_cast<float>(i) * 1e-3f); }
+inline ProbeVec probe_step(ProbeVec c, ProbeVec a) { return _mm512_fmadd_ps(a, a, c); }
+#elif defined(RANK_GRPO_AVX2)
+constexpr int kChains = 12;
+using ProbeVec = __m256;
+inline ProbeVec probe_start(int i) { return _mm256_set1_ps(static_cast<float>(i) * 1e-3f); }
+inline ProbeVec probe_step(ProbeVec c, ProbeVec a) { return _mm256_fmadd_ps(a, a, c); }
+#else
+constexpr int kChains = 4;
+using ProbeVec = Vec;
+inline ProbeVec probe_start(int i) { return set1(static_cast<float>(i) * 1e-3f); }
+inline ProbeVec probe_step(ProbeVec c, ProbeVec a) { return fma(a, a, c); }
+#endif
+
+struct ProbeFloats {
+  static constexpr double flops = 2. * sizeof(ProbeVec) / sizeof(float);
+  static ProbeVec step(ProbeVec c, ProbeVec a) { return probe_step(c, a); }
+};
+#if defined(RANK_GRPO_AVX512)
+struct ProbePairs {
+  static constexpr double flops = 64;
+  static ProbeVec step(ProbeVec c, ProbeVec a) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)a); }
+};
+#endif
+
+// Enough chains to hide the latency. The empty asm keeps each sum in a register and every step of it in the loop.
+template <class Kind>
+inline double probe_multiply(int64_t steps) {
+  const ProbeVec a = probe_start(7);
+  ProbeVec c[kChains];
+#pragma GCC unroll 24
+  for (int i = 0; i < kChains; ++i) c[i] = probe_start(i);
+  for (int64_t k = 0; k < steps; ++k) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kChains; ++i) {
+      c[i] = Kind::step(c[i], a);
+#if defined(RANK_GRPO_AVX512) || defined(RANK_GRPO_AVX2)
+      asm volatile("" : "+v"(c[i]));
+#else
+      asm volatile("" : "+m"(c[i]));
+#endif
+    }
+  }
+  return static_cast<double>(steps) * kChains * Kind::flops;
+}
+
+inline float probe_read(const float* x, int64_t n) {
+  Vec s[4] = {zero(), zero(), zero(), zero()};
+  for (int64_t i = 0; i + 4 * kVec <= n; i += 4 * kVec)
+    for (int j = 0; j < 4; ++j) s[j] = s[j] + load(x + i + j * kVec);
+  return reduce_add(s[0] + s[1] + s[2] + s[3]);
+}
+inline void probe_update(float* x, int64_t n) {
+  const Vec a = set1(0.5f);
+  for_vectors(n, [&](int64_t i, int m) { store_n(x + i, m, load_n(x + i, m) * a); });
+}
+
+#if defined(RANK_GRPO_AVX512)
+constexpr ProbeKernels probe_kernels{probe_multiply<ProbeFloats>, probe_multiply<ProbePairs>, probe_read, probe_update};
+#else
+constexpr ProbeKernels probe_kernels{probe_multiply<ProbeFloats>, nullptr, probe_read, probe_update};
+#endif
+
+}  // namespace RANK_GRPO_ISA
+}  // namespace rank_grpo

@@ -1,0 +1,299 @@
+// Benchmarks people can trust: a result is validated before it is timed, and every row stands beside a bound that was measured on this
+// machine in the same run. Suites are lists of `Work`; this file measures, prints, records and compares them.
+import { readFileSync, writeFileSync } from "node:fs";
+import { cpus, platform, release } from "node:os";
+
+import { Bench } from "tinybench";
+
+import { RankGrpoError } from "../errors.ts";
+import { addon, type NativeBounds, type NativeMeasurement } from "../native.ts";
+
+export interface Row {
+  suite: string;
+  name: string;
+  shape: string;
+  dtype: string;
+  threads: number;
+  samples: number;
+  /** Median of the samples, and half the distance between their quartiles, in ms. */
+  timeMs: number;
+  spreadMs: number;
+  gflops?: number;
+  gbps?: number;
+  /** What the machine allows, in ms, by the probes of this run. */
+  boundMs?: number;
+  /** timeMs / boundMs: 1 is the bound. */
+  ratio?: number;
+  /** Largest difference from the reference; the suite ends where it is above the tolerance. */
+  error: number;
+  /** What resident memory rose by at its peak during a call; only where the system tells. */
+  extraMiB?: number;
+  /** The whole process at its peak. */
+  peakMiB?: number;
+  /** Anything else worth a column: tokens a second, say. */
+  rate?: { value: number; unit: string };
+}
+
+export interface Validation {
+  error: number;
+  tolerance: number;
+}
+
+/** One row to be: how to validate and how to run it, and what it has to compute and move at least. */
+export interface Work {
+  name: string;
+  shape: string;
+  dtype: "f32" | "bf16" | "f64";
+  validate: () => Promise<Validation> | Validation;
+  run: () => unknown;
+  flops?: number;
+  /** Bytes read from memory once, and bytes read and written in place. */
+  readBytes?: number;
+  updateBytes?: number;
+  /** In place of the bound that flops and bytes give. */
+  bound?: (bounds: NativeBounds) => number;
+  /** Tokens a call, for tokens a second. */
+  tokens?: number;
+}
+
+export interface BenchOptions {
+  /** About so long for a row, in seconds. Default 1. */
+  seconds?: number;
+  /** Only rows whose name, shape and dtype, in one line, hold every one of these words. */
+  only?: string[];
+  print?: (line: string) => void;
+}
+
+/** A suite makes its work one after the other, so that what a row needs is freed before the next. */
+export type Suite = (harness: Harness) => Promise<void>;
+
+const quantile = (sorted: readonly number[], q: number): number => {
+  const at = q * (sorted.length - 1);
+  const low = sorted[Math.floor(at)]!;
+  return low + (sorted[Math.ceil(at)]! - low) * (at % 1);
+};
+
+/** Kilobytes of a line of /proc/self/status; undefined elsewhere than on Linux. */
+function memoryLine(key: string): number | undefined {
+  try {
+    return Number(new RegExp(`${key}:\\s+(\\d+)`).exec(readFileSync("/proc/self/status", "utf8"))?.[1]) || undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Peak resident memory of `run`, and what it is above the start, in MiB. */
+async function peakOf(run: () => unknown): Promise<{ extraMiB?: number; peakMiB?: number }> {
+  let start: number | undefined;
+  try {
+    writeFileSync("/proc/self/clear_refs", "5"); // the peak starts anew
+    start = memoryLine("VmRSS");
+  } catch {}
+  await run();
+  const peak = memoryLine("VmHWM");
+  if (start === undefined || peak === undefined) return {};
+  return { extraMiB: Math.max(0, peak - start) / 1024, peakMiB: peak / 1024 };
+}
+
+export class Harness {
+  readonly rows: Row[] = [];
+  readonly notes: string[] = [];
+  readonly device = addon.deviceInfo();
+  readonly seconds: number;
+  readonly #only: string[];
+  readonly #print: (line: string) => void;
+  #suite = "";
+  #bounds: NativeBounds | undefined;
+
+  constructor(options: BenchOptions = {}) {
+    this.seconds = options.seconds ?? 1;
+    this.#only = options.only ?? [];
+    this.#print = options.print ?? (() => {});
+  }
+
+  /** The best of all probes of this run: another process can only make a bound look lower. */
+  get bounds(): NativeBounds {
+    return this.#bounds!;
+  }
+
+  async suite(name: string, suite: Suite): Promise<void> {
+    this.#suite = name;
+    await this.#probe();
+    this.#print(
+      `\n${name}: ${this.device.isa}, ${this.device.threads} threads; at most ${describeBounds(this.bounds)}\n${header}`,
+    );
+    await suite(this);
+  }
+
+  wants(work: { name: string; shape: string; dtype: string }): boolean {
+    const text = `${work.name} ${work.shape} ${work.dtype}`.toLowerCase();
+    return this.#only.every((word) => text.includes(word.toLowerCase()));
+  }
+
+  /** Validates, then times. @throws WRONG_RESULT */
+  async measure(work: Work): Promise<void> {
+    if (!this.wants(work)) return;
+    const { error, tolerance } = await work.validate();
+    if (!(error <= tolerance))
+      throw new RankGrpoError(
+        "WRONG_RESULT",
+        `Expected ${work.name} (${work.shape}, ${work.dtype}) within ${tolerance} of its reference, got ${error}.`,
+      );
+    const memory = await peakOf(work.run); // warms up, too
+    const bench = new Bench({
+      time: this.seconds * 1000,
+      iterations: 3,
+      warmup: false,
+      retainSamples: true,
+      throws: true,
+    });
+    bench.add(work.name, async () => {
+      await work.run();
+    });
+    const [task] = await bench.run();
+    const result = task?.result;
+    if (!result || !("latency" in result))
+      throw new RankGrpoError("WRONG_RESULT", `Expected samples of ${work.name}, got none.`);
+    this.#add(work, [...result.latency.samples!], error, memory);
+  }
+
+  /** Rows that the addon timed and validated itself. */
+  async native(suite: "matmul" | "attention"): Promise<void> {
+    for (const m of await addon.benchNative(suite, this.seconds)) {
+      const { name, shape, flops } = m;
+      const dtype = m.dtype === "bf16" ? "bf16" : "f32";
+      if (this.wants({ name, shape, dtype }))
+        this.#add({ name, shape, dtype, flops, readBytes: m.bytes }, m.samplesMs, m.error, {});
+    }
+  }
+
+  note(text: string): void {
+    this.notes.push(`${this.#suite}: ${text}`);
+    this.#print(text);
+  }
+
+  async #probe(): Promise<void> {
+    const now = await addon.benchProbe();
+    const best = this.#bounds ?? now;
+    this.#bounds = {
+      readBytes: Math.max(best.readBytes, now.readBytes),
+      updateBytes: Math.max(best.updateBytes, now.updateBytes),
+      flopsF32: Math.max(best.flopsF32, now.flopsF32),
+      flopsBf16: Math.max(best.flopsBf16, now.flopsBf16),
+    };
+  }
+
+  #add(
+    work: Omit<Work, "validate" | "run">,
+    samplesMs: NativeMeasurement["samplesMs"],
+    error: number,
+    memory: { extraMiB?: number; peakMiB?: number },
+  ): void {
+    const sorted = samplesMs.toSorted((a, b) => a - b);
+    const timeMs = quantile(sorted, 0.5);
+    const boundMs = 1000 * (work.bound?.(this.bounds) ?? lowerBound(work, this.bounds));
+    const bytes = (work.readBytes ?? 0) + (work.updateBytes ?? 0);
+    const row: Row = {
+      suite: this.#suite,
+      name: work.name,
+      shape: work.shape,
+      dtype: work.dtype,
+      threads: this.device.threads,
+      samples: sorted.length,
+      timeMs,
+      spreadMs: (quantile(sorted, 0.75) - quantile(sorted, 0.25)) / 2,
+      error,
+      ...memory,
+      ...(work.flops ? { gflops: work.flops / timeMs / 1e6 } : {}),
+      ...(bytes ? { gbps: bytes / timeMs / 1e6 } : {}),
+      ...(boundMs > 0 ? { boundMs, ratio: timeMs / boundMs } : {}),
+      ...(work.tokens ? { rate: { value: (1000 * work.tokens) / timeMs, unit: "tokens/s" } } : {}),
+    };
+    this.rows.push(row);
+    this.#print(format(row));
+  }
+}
+
+/** Seconds that flops and bytes take at best: they overlap, so the longer of the two. */
+function lowerBound(work: Pick<Work, "dtype" | "flops" | "readBytes" | "updateBytes">, bounds: NativeBounds): number {
+  const peak = work.dtype === "bf16" && bounds.flopsBf16 > 0 ? bounds.flopsBf16 : bounds.flopsF32;
+  const memory = (work.readBytes ?? 0) / bounds.readBytes + (work.updateBytes ?? 0) / bounds.updateBytes;
+  return Math.max(work.dtype === "f64" ? 0 : (work.flops ?? 0) / peak, memory);
+}
+
+const describeBounds = (b: NativeBounds): string =>
+  `${(b.readBytes / 1e9).toFixed(1)} GB/s read, ${(b.updateBytes / 1e9).toFixed(1)} GB/s updated in place, ` +
+  `${(b.flopsF32 / 1e9).toFixed(0)} GFLOP/s f32${b.flopsBf16 ? `, ${(b.flopsBf16 / 1e9).toFixed(0)} bf16` : ""}`;
+
+const columns = [52, 46, 5, 20, 9, 8, 10, 7, 8];
+const line = (cells: readonly string[]): string =>
+  cells
+    .map((cell, i) => (i < 3 ? cell.padEnd(columns[i]!) : cell.padStart(columns[i]!)))
+    .join(" ")
+    .trimEnd();
+const header = line(["what", "shape", "dtype", "ms (± spread)", "GFLOP/s", "GB/s", "bound ms", "ratio", "+MiB"]);
+const digits = (x: number | undefined, n = 1): string => (x === undefined ? "" : x.toFixed(n));
+
+export function format(row: Row): string {
+  const n = row.timeMs < 10 ? 3 : 1;
+  const rate = row.rate ? `  ${row.rate.value.toFixed(0)} ${row.rate.unit}` : "";
+  const cells = [
+    row.name,
+    row.shape,
+    row.dtype,
+    `${row.timeMs.toFixed(n)} ± ${row.spreadMs.toFixed(n)}`,
+    digits(row.gflops),
+    digits(row.gbps),
+    digits(row.boundMs, n),
+    row.ratio === undefined ? "" : `${row.ratio.toFixed(2)}x`,
+    digits(row.extraMiB, 0),
+  ];
+  return line(cells) + rate;
+}
+
+export interface Recording {
+  machine: { cpu: string; cores: number; threads: number; isa: string; system: string; node: string; version: string };
+  bounds: NativeBounds;
+  rows: Row[];
+  notes: string[];
+}
+
+export function recording(harness: Harness): Recording {
+  const { device } = harness;
+  return {
+    machine: {
+      cpu: cpus()[0]?.model.trim() ?? "unknown",
+      cores: cpus().length,
+      threads: device.threads,
+      isa: device.isa,
+      system: `${platform()} ${release()}`,
+      node: process.version,
+      version: addon.version,
+    },
+    bounds: harness.bounds,
+    rows: harness.rows,
+    notes: harness.notes,
+  };
+}
+
+const keyOf = (row: Row): string => [row.suite, row.name, row.shape, row.dtype, row.threads].join(" | ");
+
+/**
+ * Rows of both recordings, with a verdict. Times are taken relative to the bound that each run measured, where there is one, so that a
+ * slower hour of the machine does not count; a change counts where it is beyond three spreads of both runs and beyond 3 %.
+ */
+export function compare(
+  before: Recording,
+  after: Recording,
+): { row: Row; change: number; verdict: "faster" | "slower" | "same" }[] {
+  const old = new Map(before.rows.map((row) => [keyOf(row), row]));
+  return after.rows.flatMap((row) => {
+    const was = old.get(keyOf(row));
+    if (!was) return [];
+    const cost = (r: Row): number => r.ratio ?? r.timeMs;
+    const change = cost(row) / cost(was) - 1;
+    const noise = 3 * Math.hypot(row.spreadMs / row.timeMs, was.spreadMs / was.timeMs);
+    const verdict = Math.abs(change) <= Math.max(0.03, noise) ? "same" : change < 0 ? "faster" : "slower";
+    return [{ row, change, verdict }];
+  });
+}
