@@ -23,7 +23,7 @@ export interface EvaluateOptions extends MetricOptions, GenerateListsOptions {
 }
 
 export interface GenerateListsOptions {
-  /** Default 512. */
+  /** Default 512, or half of the context where that is less. */
   maxNewTokens?: number;
   /** Rows decoded together, default 64. */
   maxRows?: number;
@@ -59,21 +59,29 @@ export const meansOf = (metrics: ListMetrics): Record<string, number> =>
     ),
   );
 
-/** One list for each sample; equal prompts are generated once. @throws BAD_DATA for a prompt beyond the context */
+/** Length limit of a completion in tokens: the default is `maxNewTokens`'s above. @throws INVALID_ARGUMENT where it leaves no prompt */
+export function completionLimit(policy: Policy, asked: number | undefined): number {
+  const limit = asked ?? Math.min(512, Math.floor(policy.maxPositions / 2));
+  if (limit >= policy.maxPositions)
+    refuse("INVALID_ARGUMENT", `fewer than ${policy.maxPositions} (the model's context)`, "maxNewTokens", limit);
+  return limit;
+}
+
+/** One list for each sample; equal prompts are generated once. A prompt beyond the context loses its beginning, as in training. */
 export async function generateLists(
   policy: Policy,
   samples: readonly Sample[],
   options: GenerateListsOptions = {},
 ): Promise<string[]> {
-  const { maxNewTokens = 512, maxRows = 64, temperature = 0, seed = 0, signal, constraint, beams } = options;
+  const { maxRows = 64, temperature = 0, seed = 0, signal, constraint, beams } = options;
   if (beams !== undefined && !constraint) refuse("INVALID_ARGUMENT", "a constraint", "beams", "none");
   const tokenizer = policy.tokenizer ?? refuse("INVALID_ARGUMENT", "a checkpoint with a tokenizer", "policy", "none");
-  const room = policy.maxPositions - maxNewTokens + 1;
+  const maxNewTokens = completionLimit(policy, options.maxNewTokens);
   const distinct = new Map<string, number>();
   const prompts: Int32Array[] = [];
   const askedBy: Sample[] = []; // of each distinct prompt
   const indices = samples.map((sample) => {
-    const prompt = encodePrompt(tokenizer, sample.prompt).slice(-Math.max(1, room));
+    const prompt = encodePrompt(tokenizer, sample.prompt).slice(-(policy.maxPositions - maxNewTokens));
     // under a constraint equal prompts may still differ in what they exclude
     const key = prompt.join() + (constraint ? JSON.stringify(constraint.forSamples([sample]).excluded) : "");
     const known = distinct.get(key);

@@ -521,16 +521,7 @@ describe("evaluate and recommend", () => {
     const given = JSON.parse(readFileSync(at("given.json"), "utf8")) as Row;
     const metrics = ({ source, ...rest }: Row): Row => rest;
     expect(metrics(given)).toEqual(metrics(own));
-    const constrained = [
-      "--constrain",
-      "catalog",
-      "--list-length",
-      "10",
-      "--max-new-tokens",
-      "48",
-      "--output",
-      "constrained.json",
-    ];
+    const constrained = ["--constrain", "catalog", "--list-length", "10", "--output", "constrained.json"];
     await succeeds("evaluate", "--model", model, ...where, ...constrained);
     expect(JSON.parse(readFileSync(at("constrained.json"), "utf8"))).toMatchObject({
       in_catalog: 1,

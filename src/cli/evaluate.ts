@@ -25,7 +25,7 @@ interface Flags extends ConstrainFlags, ModelFlags {
   beams?: number;
   limit?: number;
   output?: string;
-  maxNewTokens: number;
+  maxNewTokens?: number;
   maxRows: number;
   truncation: NonNullable<MetricOptions["truncation"]>;
   ideal: NonNullable<MetricOptions["ideal"]>;
@@ -41,7 +41,11 @@ export function evaluateCommand(): Command {
     .option("--train <file>", "training JSONL: adds the baselines popularity and neighbor voting")
     .option("--limit <rows>", "the first rows only", countNumber)
     .option("--output <file>", "JSON with metrics, and every row's list and metrics (for report and compare)")
-    .option("--max-new-tokens <N>", "length limit of a list in tokens", countNumber, 512)
+    .option(
+      "--max-new-tokens <N>",
+      "length limit of a list in tokens (default: 512, or half of the context)",
+      countNumber,
+    )
     .option(
       "--beams <N>",
       "with --constrain catalog: beam search over items instead of greedy tokens, keeping N lists",
@@ -135,7 +139,7 @@ async function evaluateModel(
     const constraint = await readConstraint(flags, policy, options.catalog);
     return await evaluatePolicy(policy, samples, {
       ...options,
-      maxNewTokens: flags.maxNewTokens,
+      ...(flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens }),
       maxRows: flags.maxRows,
       ...(constraint ? { constraint } : {}),
       ...(flags.beams === undefined ? {} : { beams: flags.beams }),

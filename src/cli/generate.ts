@@ -4,6 +4,7 @@ import { Command } from "commander";
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
+import { completionLimit } from "../evaluate.ts";
 import { requireFresh, writeFileAtomic } from "../files.ts";
 import type { Generated, Group, Policy } from "../policy.ts";
 import { encodeCompletion, encodePrompt } from "../text/encode.ts";
@@ -37,7 +38,7 @@ interface GenerateFlags extends ConstrainFlags, ModelFlags {
   input: string;
   output: string;
   numGenerations: number;
-  maxNewTokens: number;
+  maxNewTokens?: number;
   maxRows: number;
   greedy?: boolean;
   temperature: number;
@@ -55,7 +56,7 @@ export function generateCommand(): Command {
     .requiredOption("--input <file>", "JSONL lines with prompt (text or messages) or prompt_ids")
     .requiredOption("--output <file>", "JSONL: the line with completions: [{text, ids, logprobs, finish_reason}]")
     .option("--num-generations <G>", "completions of each prompt", countNumber, 1)
-    .option("--max-new-tokens <N>", "length limit in tokens", countNumber, 512)
+    .option("--max-new-tokens <N>", "length limit in tokens (default: 512, or half of the context)", countNumber)
     .option("--max-rows <N>", "rows decoded together", countNumber, 64)
     .option("--greedy", "the most probable token each time")
     .option("--temperature <T>", "above 0", positiveNumber, 1)
@@ -74,7 +75,8 @@ export function generateCommand(): Command {
       const samples = await readSamples(flags.input);
       const policy = await openModel(flags.model, flags);
       try {
-        const prompts = samples.map((sample) => promptOf(policy, sample, policy.maxPositions - flags.maxNewTokens + 1));
+        const maxNewTokens = completionLimit(policy, flags.maxNewTokens);
+        const prompts = samples.map((sample) => promptOf(policy, sample, policy.maxPositions - maxNewTokens));
         const constraint = await readConstraint(flags, policy);
         const progress = new ItemProgress("generate", samples.length);
         const part = Math.max(1, Math.floor((4 * flags.maxRows) / flags.numGenerations));
@@ -83,7 +85,7 @@ export function generateCommand(): Command {
           const chunk = prompts.slice(first, first + part);
           const generated = await policy.generate(chunk, {
             groupSize: flags.numGenerations,
-            maxNewTokens: flags.maxNewTokens,
+            maxNewTokens,
             maxRows: flags.maxRows,
             greedy: flags.greedy ?? false,
             temperature: flags.temperature,

@@ -59,7 +59,9 @@ const validation = z
     every: positive.default(50).describe("steps between two validations; step 0 and the last are validated too"),
     metric: z.string().default("ndcg@10").describe("what `best` is chosen by, larger is better"),
     patience: positive.optional().describe("validations without a better value before training stops; default never"),
-    maxNewTokens: positive.optional().describe("default: the training's"),
+    maxNewTokens: positive
+      .optional()
+      .describe("length limit of a list in tokens; default: the training's, in sft 512 or half of the context"),
   })
   .describe("lists are generated greedily and measured against the ground truth");
 

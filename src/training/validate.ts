@@ -25,9 +25,10 @@ export async function openValidation(
   const known =
     catalog ?? refuse("BAD_CONFIG", "a catalog", "validation", "none", "Set catalog: to a TSV, JSON or pickle file.");
   const samples = await readSamples(validation.data, validation.limit === undefined ? {} : { limit: validation.limit });
+  const maxNewTokens = validation.maxNewTokens ?? defaults.maxNewTokens;
   const options = {
     catalog: known,
-    maxNewTokens: validation.maxNewTokens ?? defaults.maxNewTokens ?? 512,
+    ...(maxNewTokens === undefined ? {} : { maxNewTokens }),
     maxRows: defaults.maxRows ?? 64,
   };
   return {
