@@ -20,6 +20,7 @@ export {
   type NativeScores,
   type NativeStepInputs,
 } from "./native.ts";
+export { type ClipCovOptions, clipCov, type KlCovOptions, klCov } from "./objective/covariance.ts";
 export {
   type CustomObjective,
   checkCustomObjective,

@@ -156,6 +156,24 @@ const sd = (x: readonly number[]): number => Math.sqrt(x.reduce((s, v) => s + (v
 const near = (got: number, want: number): void =>
   expect(Math.abs(got - want)).toBeLessThanOrEqual(1e-10 * Math.max(1, Math.abs(want)));
 
+interface Golden {
+  parts: number[][][][];
+  weights: number[];
+  total: number[][][];
+  estimators: { name: string; level: (typeof levels)[number]; advantages: number[][][] }[];
+}
+const golden = JSON.parse(readFileSync(new URL("fixtures/signals.json", import.meta.url), "utf8")) as Golden;
+
+describe("advantage estimators against numpy and scipy", () => {
+  const { parts, weights, total } = golden;
+  it.each(golden.estimators)("$name at level $level", ({ name, level, advantages }) => {
+    const got = createEstimator(name)({ rewards: total, parts, weights, options: { ...options, level } });
+    for (const [p, group] of advantages.entries())
+      for (const [g, row] of group.entries()) for (const [k, want] of row.entries()) near(got[p]![g]![k]!, want);
+    expect(golden.estimators.map((c) => c.name)).toEqual(expect.arrayContaining([...estimatorNames]));
+  });
+});
+
 describe("advantage estimators", () => {
   it("group is what groups alone give", () => {
     fc.assert(

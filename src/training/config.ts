@@ -297,7 +297,13 @@ export const trainSchema = z.strictObject({
   objective: z
     .union([
       z.string(),
-      z.looseObject({ name: z.string().describe("preset or rule; beside it any field of docs/objectives.md") }),
+      z.looseObject({
+        name: z
+          .string()
+          .describe(
+            "preset, rule, an objective in TypeScript (dpo, s-dpo, entropy-target, clip-cov, kl-cov) or one of modules, with `params` of its own and `base`, the preset whose segments, weights and advantages it works on; beside it any field of docs/objectives.md",
+          ),
+      }),
     ])
     .default("rank-grpo")
     .describe("a preset, or a preset with changed fields (docs/objectives.md; `rank-grpo objectives` lists them)"),

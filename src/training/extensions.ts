@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 
 import { nearest, RankGrpoError, refuse } from "../errors.ts";
-import type { CustomObjective } from "../objective/custom.ts";
+import type { NamedObjective } from "../objective/named.ts";
 import type { TokenWeights } from "../ranking/emphasis.ts";
 import type { AdvantageEstimator } from "../ranking/estimators.ts";
 import type { GroupRepair } from "../ranking/repair.ts";
@@ -19,9 +19,7 @@ export interface Extensions {
   readonly rewards?: Readonly<Record<string, Reward>>;
   readonly tokenWeights?: Readonly<Record<string, TokenWeights>>;
   /** An objective, or what makes one of the configuration's `objective.params`. */
-  readonly objectives?: Readonly<
-    Record<string, CustomObjective | ((params: Readonly<Record<string, unknown>>) => CustomObjective)>
-  >;
+  readonly objectives?: Readonly<Record<string, NamedObjective>>;
 }
 
 const kinds = ["segmentations", "estimators", "repairs", "rewards", "tokenWeights", "objectives"] as const;

@@ -4,7 +4,7 @@ import { refuse } from "../errors.ts";
 import type { Logger } from "../log/logger.ts";
 import { openLoggers } from "../log/open.ts";
 import type { CustomObjective } from "../objective/custom.ts";
-import { type Objective, resolveObjective } from "../objectives.ts";
+import { type ObjectiveChoice, resolveNamed } from "../objective/named.ts";
 import { Policy } from "../policy.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { createTokenWeights, tokenWeightNames } from "../ranking/emphasis.ts";
@@ -52,7 +52,9 @@ export function train(config: TrainConfig, options: TrainOptions): Promise<Summa
 export async function* trainSteps(config: TrainConfig, options: TrainOptions): AsyncGenerator<StepReport, Summary> {
   const resolved = parseConfig(trainSchema, config);
   const extensions = await loadExtensions(resolved.modules, options.extensions);
-  const objective = resolveObjective(resolved.objective as string | ({ name: string } & Partial<Objective>));
+  const named = resolveNamed(resolved.objective as ObjectiveChoice, extensions.objectives);
+  const { objective } = named;
+  const custom = options.objective ?? named.custom;
   const catalog = resolved.catalog === undefined ? undefined : await Catalog.load(resolved.catalog);
   const samples = await readSamples(resolved.train, resolved.limit === undefined ? {} : { limit: resolved.limit });
   const steps =
@@ -70,13 +72,12 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   const policy = await openModel(resolved, run);
   let reference: Policy | undefined;
   try {
-    if (options.objective ? options.objective.reference : objective.beta > 0)
-      reference = await openReference(resolved, policy);
+    if (custom ? custom.reference : objective.beta > 0) reference = await openReference(resolved, policy);
     const constraint = await openConstraint(resolved, policy, catalog);
     const trainer = new Trainer({
       config: resolved,
       objective,
-      custom: options.objective,
+      custom,
       policy,
       reference,
       samples,
