@@ -135,7 +135,8 @@ describe("objectives by name", () => {
     expect(resolveNamed("dpo")).toMatchObject({ custom: { name: "dpo" }, objective: { name: "rank-grpo" } });
     const held = resolveNamed({ name: "kl-cov", base: "grpo", params: { share: 0.1 }, weighting: "dr-grpo" });
     expect(held).toMatchObject({ custom: { name: "kl-cov" }, objective: { ratio: "token", weighting: "dr-grpo" } });
-    expect(resolveNamed("mine", own).custom).toBe(own.mine);
+    expect(resolveNamed("mine", own).custom).toMatchObject({ name: "dpo", source: own.mine.source });
+    expect(() => resolveNamed("bad", { bad: { name: "Bad Name" } as CustomObjective })).toThrow(/lower-case/);
     expect(resolveNamed({ name: "made", params: { beta: 2 } }, own).custom).toMatchObject({ name: "dpo" });
   });
   it("refuses what is wrong, with the nearest name", () => {

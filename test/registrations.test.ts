@@ -442,7 +442,9 @@ describe("item similarity", () => {
       ["Alien (1979)", "space", 0.9],
       ["Solaris (1972)", "space", 0.5],
     ]);
-    const graph = await openSoftHits({ catalog, ranks: 2, edges, threshold: 0.4 });
+    const graph = await openSoftHits({ catalog, ranks: 2, edges });
+    const strict = await openSoftHits({ catalog, ranks: 2, edges, threshold: 0.5 });
+    expect([...earn(strict, "Solaris (1972)", [["Alien", 1979]])]).toEqual([0, 0]);
     expect([...earn(graph, "Solaris (1972)", [["Alien", 1979]])]).toEqual([0.45, 0]);
     writeFileSync(edges, "Alien (1979)\tspace\nbad\n");
     await expect(readEdges(edges, catalog)).rejects.toThrow(/edges.tsv, line 2/);

@@ -3,7 +3,7 @@ import { nearest, RankGrpoError, refuse } from "../errors.ts";
 import { addon } from "../native.ts";
 import { type Objective, presets, resolveObjective } from "../objectives.ts";
 import { clipCov, klCov } from "./covariance.ts";
-import type { CustomObjective } from "./custom.ts";
+import { type CustomObjective, defineObjective } from "./custom.ts";
 import { entropyTarget } from "./entropy.ts";
 import { dpo, sDpo } from "./preference.ts";
 
@@ -112,7 +112,7 @@ export function resolveNamed(
   const objective = resolveObjective({ name: base ?? "rank-grpo", ...rest });
   if (isOwn) {
     const made = own[name]!;
-    if (typeof made === "function") return { objective, custom: made(params) };
+    if (typeof made === "function") return { objective, custom: defineObjective(made(params)) };
     if (Object.keys(params).length > 0)
       refuse(
         "BAD_CONFIG",
@@ -120,7 +120,7 @@ export function resolveNamed(
         `objective ${name}`,
         Object.keys(params).join(", "),
       );
-    return { objective, custom: made };
+    return { objective, custom: defineObjective(made) };
   }
   const keys = customObjectives.find((entry) => entry.name === name)!.params.map((param) => /^\w+/.exec(param)![0]);
   for (const key of Object.keys(params))

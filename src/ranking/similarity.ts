@@ -177,7 +177,7 @@ async function linesOf(file: string): Promise<{ line: string; place: string }[]>
     .filter(({ line }) => line.trim() !== "");
 }
 
-/** The soft-hit reward of a configuration. @throws RankGrpoError BAD_CONFIG unless exactly one of embeddings and edges is given */
+/** The soft-hit reward of a configuration; threshold 0.5 by default for embeddings, 0 for edges. @throws RankGrpoError BAD_CONFIG unless exactly one of embeddings and edges is given */
 export async function openSoftHits(
   options: RewardOptions & {
     readonly embeddings?: string | undefined;
@@ -186,12 +186,12 @@ export async function openSoftHits(
     readonly threshold?: number | undefined;
   },
 ): Promise<Reward> {
-  const { embeddings, edges, depth, threshold, ...rest } = options;
+  const { embeddings, edges, depth, threshold = options.embeddings === undefined ? 0 : 0.5, ...rest } = options;
   if ((embeddings === undefined) === (edges === undefined))
     throw new RankGrpoError("BAD_CONFIG", "Expected embeddings or edges for reward similarity, got both or neither.");
   const similarity =
     embeddings !== undefined
       ? embeddingSimilarity(await readEmbeddings(embeddings, rest.catalog))
       : graphSimilarity(rest.catalog, await readEdges(edges!, rest.catalog), depth);
-  return softHits({ ...rest, similarity, ...(threshold === undefined ? {} : { threshold }) });
+  return softHits({ ...rest, similarity, threshold });
 }

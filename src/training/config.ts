@@ -239,7 +239,9 @@ export const trainSchema = z.strictObject({
           .min(0)
           .max(1)
           .optional()
-          .describe("of similarity: less earns nothing; default 0.5, since the cosine of unrelated items is seldom 0"),
+          .describe(
+            "of similarity: less earns nothing; default 0.5 with embeddings, whose cosine is seldom 0, and 0 with edges",
+          ),
       }),
     )
     .min(1)
