@@ -5,6 +5,17 @@ import { addon } from "../native.ts";
 import { customObjectives } from "../objective/named.ts";
 import { presets } from "../objectives.ts";
 
+/** All names, by kind. */
+export const objectiveNames = (): string =>
+  [
+    `  presets     ${Object.keys(presets).join(", ")}`,
+    `  rules       ${addon
+      .objectiveList()
+      .map((rule) => rule.name)
+      .join(", ")}`,
+    `  TypeScript  ${customObjectives.map(({ name }) => name).join(", ")}, those of modules`,
+  ].join("\n");
+
 export function objectivesCommand(): Command {
   return new Command("objectives")
     .description("List the objectives: presets, and the rules they are made of")
