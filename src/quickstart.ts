@@ -12,7 +12,7 @@ import { CatalogConstraint } from "./ranking/constraint.ts";
 import type { ListMetrics } from "./ranking/metrics.ts";
 import { tokenizerFiles } from "./text/tokenizer.ts";
 import type { SftConfig, TrainConfig } from "./training/config.ts";
-import type { StepReport, Summary } from "./training/loop.ts";
+import type { StepReport, Summary } from "./training/report.ts";
 import { sft } from "./training/sft.ts";
 import { train } from "./training/train.ts";
 import { World } from "./world.ts";

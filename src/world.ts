@@ -4,6 +4,7 @@
 // A taste is one genre, or a main and a second one. P(item | taste) is proportional to popularity x (genre share + a little for every
 // genre). A dialogue names three items drawn from its taste without replacement; the ground truth is the next three draws.
 
+import { refuse } from "./errors.ts";
 import { Stream, uniform } from "./random.ts";
 import type { Item } from "./ranking/list.ts";
 import { formatItem } from "./ranking/list.ts";
@@ -13,7 +14,7 @@ import type { Tokenizer } from "./text/types.ts";
 export interface WorldOptions {
   /** Default 12. */
   genres?: number;
-  /** Default 25: 300 items. At most 30 x 30 x 40 titles exist. */
+  /** Default 25: 300 items. At most 60 x 60 titles exist. */
   itemsPerGenre?: number;
   /** List length K, default 10. */
   ranks?: number;
@@ -35,7 +36,21 @@ const adjectives =
   "Amber Ashen Bitter Brazen Broken Cobalt Crimson Distant Ebony Faded Feral Gilded Golden Hidden Hollow Iron Ivory Jagged Lunar Misty Noble Opal Pale Quiet Restless Rusted Silent Velvet Violet Wandering";
 const nouns =
   "Anchor Arrow Bell Bridge Candle Canyon Castle Comet Crown Ember Falcon Feather Fountain Garden Harbor Key Lantern Meadow Mirror Orchard Raven River Sparrow Stone Storm Thorn Tiger Tower Valley Whisper";
+/** Joined by worlds of more items than the first words give titles. */
+const moreAdjectives =
+  "Ancient Arctic Blazing Burning Calm Cloudy Cold Copper Crystal Dusty Eager Frozen Gentle Glass Grand Green Heavy Humble Jade Lonely Loud Marble Mellow Muted Narrow Olive Proud Royal Scarlet Timid";
+const moreNouns =
+  "Acorn Badger Beacon Branch Cabin Chapel Cliff Cloud Coral Desert Door Drum Fable Field Forge Glacier Hammer Island Ladder Lake Moon Needle Ocean Pillar Prairie Ribbon Saddle Temple Village Wagon";
 const words = (text: string): string[] => text.split(" ");
+const titleWords = (count: number): { adjective: string[]; noun: string[] } => {
+  const few = { adjective: words(adjectives), noun: words(nouns) };
+  return count <= few.adjective.length * few.noun.length
+    ? few
+    : {
+        adjective: [...few.adjective, ...words(moreAdjectives)],
+        noun: [...few.noun, ...words(moreNouns)],
+      };
+};
 const firstYear = 1980;
 const years = 40;
 
@@ -172,14 +187,15 @@ export class World {
 
   /** Three tokens a title and one for the newline. */
   tokenizer(): Tokenizer {
+    const { adjective, noun } = titleWords(this.items.length);
     const vocabulary = [
       "<pad>",
       "<eos>",
       "\n",
       "Liked:",
       "Next:",
-      ...words(adjectives),
-      ...words(nouns).map((noun) => ` ${noun}`),
+      ...adjective,
+      ...noun.map((word) => ` ${word}`),
       ...Array.from({ length: years }, (_, y) => ` (${firstYear + y})`),
     ];
     const special = ["<pad>", "<eos>"].map((content, id) => ({
@@ -219,8 +235,9 @@ export class World {
 
 /** Distinct titles, assigned without regard to genre. */
 function titles(count: number, seed: number): Item[] {
-  const adjective = words(adjectives);
-  const noun = words(nouns);
+  const { adjective, noun } = titleWords(count);
+  const most = adjective.length * noun.length;
+  if (!(count >= 1 && count <= most)) refuse("INVALID_ARGUMENT", `1 to ${most}`, "genres x itemsPerGenre", count);
   const seen = new Set<number>();
   const items: Item[] = [];
   for (let draw = 0; items.length < count; draw++) {
@@ -243,26 +260,31 @@ function topItems(score: ArrayLike<number>, count: number, named: readonly numbe
     .slice(0, count);
 }
 
-/** P(item among three draws without replacement), the named items gone. */
+/**
+ * P(item among three draws without replacement), the named items gone. Items of equal probability are counted together: a taste knows few
+ * distinct ones, and the sums run over pairs of them.
+ */
 export function inclusionOfThree(probability: Float64Array, named: readonly number[]): Float64Array {
   const gone = named.reduce((sum, i) => sum + probability[i]!, 0);
   const q = probability.map((p, i) => (named.includes(i) ? 0 : p / (1 - gone)));
-  const n = q.length;
-  // f(a, b) = P(a first, b second) / (1 - q_a - q_b): summed over pairs without i and times q_i it is P(i third)
-  const row = new Float64Array(n);
-  const column = new Float64Array(n);
+  const counts = new Map<number, number>();
+  for (const x of q) counts.set(x, (counts.get(x) ?? 0) + 1);
+  const values = [...counts];
+  // f(a, b) = P(a first, b second) / (1 - q_a - q_b): summed over ordered pairs of other items and times q_i it is P(i third)
+  const f = (a: number, b: number): number => (a * b) / (1 - a) / (1 - a - b);
   let all = 0;
   let firstSum = 0; // over a of q_a / (1 - q_a): times q_i, without i itself, it is P(i second)
-  for (let a = 0; a < n; a++) {
-    const first = q[a]! / (1 - q[a]!);
-    firstSum += first;
-    for (let b = 0; b < n; b++) {
-      if (a === b) continue;
-      const f = (first * q[b]!) / (1 - q[a]! - q[b]!);
-      row[a]! += f;
-      column[b]! += f;
-      all += f;
+  const own = new Map<number, number>(); // by q_i: the pairs that i itself stands in
+  for (const [a, as] of values) {
+    firstSum += (as * a) / (1 - a);
+    let pairs = 0;
+    for (const [b, bs] of values) {
+      const others = a === b ? bs - 1 : bs;
+      if (others === 0) continue;
+      all += as * others * f(a, b);
+      pairs += others * (f(a, b) + f(b, a));
     }
+    own.set(a, pairs);
   }
-  return q.map((x, i) => x * (1 + firstSum - x / (1 - x) + all - row[i]! - column[i]!));
+  return q.map((x) => x * (1 + firstSum - x / (1 - x) + all - own.get(x)!));
 }

@@ -164,8 +164,14 @@ describe("an endpoint", () => {
     );
     const teacher = new EndpointTeacher(options(url, patience(name)));
     expect((await ask(teacher, "x"))[0]!.text).toBe("at last");
-    expect(asked).toHaveLength(3);
-    expect(teacher.usage.retries).toBe(2);
+    if (name.includes("stall")) {
+      // on a busy machine a request may run out of its short time before it arrives, or before its answer does
+      expect(asked.length).toBeGreaterThanOrEqual(3);
+      expect(teacher.usage.retries).toBeGreaterThanOrEqual(2);
+    } else {
+      expect(asked).toHaveLength(3);
+      expect(teacher.usage.retries).toBe(2);
+    }
   });
 
   it.each(faults)(
@@ -174,15 +180,16 @@ describe("an endpoint", () => {
       const { url, asked } = await serve((response, one, number) =>
         one.body.messages![0]!.content === "good" ? json(response, 200, chat("kept")) : fault(response, one, number),
       );
-      const given = options(url, { retries: 1, concurrency: 1, ...patience(name) });
-      const teacher = new EndpointTeacher(given);
-      await expect(ask(teacher, "good", "bad")).rejects.toMatchObject({
+      const given = options(url, { retries: 1, concurrency: 1 });
+      const goods = () => asked.filter(({ body }) => body.messages![0]!.content === "good").length;
+      expect((await ask(new EndpointTeacher(given), "good"))[0]!.text).toBe("kept");
+      await expect(ask(new EndpointTeacher({ ...given, ...patience(name) }), "good", "bad")).rejects.toMatchObject({
         code: "IO",
         message: expect.stringContaining("2 attempts") as string,
       });
-      expect(asked).toHaveLength(3);
+      if (!name.includes("stall")) expect(asked).toHaveLength(3);
       expect((await ask(new EndpointTeacher(given), "good"))[0]!.text).toBe("kept");
-      expect(asked).toHaveLength(3);
+      expect(goods()).toBe(1);
     },
   );
 
@@ -273,8 +280,9 @@ describe("an endpoint", () => {
     const loader = new URL("../node_modules/tsx/dist/loader.mjs", import.meta.url).href;
     const start = () => spawn(process.execPath, ["--import", loader, script], { stdio: ["ignore", "pipe", "inherit"] });
     const first = start();
-    while (paid.size < 4) await new Promise((resolve) => setTimeout(resolve, 20));
-    await new Promise((resolve) => setTimeout(resolve, 100)); // the fourth answer reaches the disk
+    const kept = () => (existsSync(cache) ? readdirSync(cache, { recursive: true, encoding: "utf8" }) : []);
+    while (kept().filter((path) => path.endsWith(".json")).length < 4)
+      await new Promise((resolve) => setTimeout(resolve, 20));
     const gone = new Promise((resolve) => first.on("exit", resolve));
     first.kill("SIGKILL");
     await gone;

@@ -1,7 +1,7 @@
 // Progress of long work on stderr: a bar with time left in a terminal, a line now and then elsewhere.
 import { SingleBar } from "cli-progress";
 
-import type { StepReport } from "../training/loop.ts";
+import type { StepReport } from "../training/report.ts";
 import type { Metrics } from "../training/run.ts";
 
 export function duration(seconds: number): string {

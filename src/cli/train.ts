@@ -2,8 +2,8 @@
 import { Command } from "commander";
 
 import { sftSchema, trainSchema } from "../training/config.ts";
-import type { Summary } from "../training/loop.ts";
 import { readConfig } from "../training/parse.ts";
+import type { Summary } from "../training/report.ts";
 import { sft } from "../training/sft.ts";
 import { train } from "../training/train.ts";
 import { objectiveNames } from "./objectives.ts";

@@ -5,6 +5,7 @@ import { RankGrpoError, refuse } from "../errors.ts";
 import type { ColumnNames } from "./import/columns.ts";
 import { generic } from "./import/generic.ts";
 import { huggingface } from "./import/huggingface.ts";
+import type { Importer, ReadOptions } from "./import/importer.ts";
 import { inspired } from "./import/inspired.ts";
 import { interactions } from "./import/interactions.ts";
 import { Years } from "./import/movie.ts";
@@ -14,33 +15,6 @@ import { redial } from "./import/redial.ts";
 import { trl } from "./import/trl.ts";
 import { BadLines, recordDialogue, type UnifiedRecord } from "./record.ts";
 import { writeLines } from "./write.ts";
-
-/** What an importer may ask for; every field is filled in by `readRecords`. */
-export interface ReadOptions {
-  /** Split of a Hugging Face folder; all of them by default. */
-  split: string | undefined;
-  columns: ColumnNames;
-  /** Years of titles that come without one; importers add what they find. */
-  years: Years;
-  /** File that names the items of interactions. */
-  items: string | undefined;
-  /** Wrap a generic prompt in the recommendation instruction. */
-  instruct: boolean;
-  interactions: {
-    /** Ratings below it are not likes. Default 4, MovieLens's usual cut of its five stars. */
-    minRating: number;
-    /** Liked titles that the prompt names. Default 20, which keeps a prompt within some 300 tokens. */
-    history: number;
-    /** Last liked titles that are the ground truth. Default 1, the usual leave-one-out. */
-    targets: number;
-  };
-}
-
-export interface Importer {
-  readonly format: string;
-  readonly help: string;
-  read(path: string, bad: BadLines, options: ReadOptions): AsyncIterable<UnifiedRecord>;
-}
 
 export const importers: readonly Importer[] = [
   redial,

@@ -122,16 +122,17 @@ export class Endpoint {
     request: (client: OpenAI, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     const key = AnswerCache.key({ url: this.options.url, model: this.options.model, ...question });
-    const known = await this.cache.get<T>(key);
     this.usage.questions++;
-    if (known) {
-      this.usage.cached++;
-      return known;
-    }
     let pending = this.underWay.get(key) as Promise<T> | undefined;
     if (pending) this.usage.cached++;
     else {
+      // the cache is read inside the limit: questions are sent in the order in which they are asked
       pending = this.limit(async () => {
+        const known = await this.cache.get<T>(key);
+        if (known) {
+          this.usage.cached++;
+          return known;
+        }
         const fresh = await this.request(request);
         await this.cache.set(key, fresh);
         return fresh;

@@ -4,7 +4,8 @@ import { appendFile, readFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { writeFileAtomic } from "../files.ts";
-import { type Logger, reportLine, scalars } from "./logger.ts";
+import { reportLine } from "../training/report.ts";
+import { type Logger, scalars } from "./logger.ts";
 
 /**
  * Writes `metrics.csv` into a run folder. Columns stand in the order in which they first came; where a later step brings new ones (a

@@ -1,6 +1,6 @@
 // Loggers: functions that a training calls with every step's report. None of them can stop or slow a run: they are not waited for between
 // steps, and one that fails warns once and is called again all the same.
-import type { StepReport, Summary } from "../training/loop.ts";
+import type { StepReport, Summary } from "../training/report.ts";
 import type { Metrics } from "../training/run.ts";
 
 /** How a run ended; "failed" where an error ended it. */
@@ -17,13 +17,6 @@ export interface Logger {
 
 /** How long the end of a run waits for its loggers. */
 const closeSeconds = 30;
-
-/** A report as one line of names and values (docs/metrics.md), validation behind `validation/`. */
-export function reportLine(report: StepReport): { step: number } & Metrics {
-  const line: { step: number } & Metrics = { step: report.step, ...report.metrics };
-  for (const [name, value] of Object.entries(report.validation ?? {})) line[`validation/${name}`] = value;
-  return line;
-}
 
 /** Finite numbers by name; arrays by rank become `name/01`, `name/02`, ... */
 export function scalars(line: { step: number } & Metrics): [name: string, value: number][] {

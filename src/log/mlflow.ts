@@ -7,8 +7,8 @@ import type { z } from "zod";
 
 import { RankGrpoError, refuse } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
-import type { StepReport } from "../training/loop.ts";
-import { type Ended, type Logger, reportLine, scalars } from "./logger.ts";
+import { reportLine, type StepReport } from "../training/report.ts";
+import { type Ended, type Logger, scalars } from "./logger.ts";
 import type { mlflowSchema } from "./schema.ts";
 import { requestJson, type Service, uploading } from "./upload.ts";
 

@@ -4,8 +4,8 @@ import { appendFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 
-import type { StepReport } from "../training/loop.ts";
-import { type Logger, reportLine } from "./logger.ts";
+import { reportLine, type StepReport } from "../training/report.ts";
+import type { Logger } from "./logger.ts";
 
 // ---- records ----
 

@@ -1,7 +1,7 @@
 // Sending reports to a server: in the background, as many at a time as have come meanwhile, again after a while where the server does not
 // answer. A run never waits for it, and what could not be sent stands in metrics.jsonl all the same.
 import { RankGrpoError } from "../errors.ts";
-import type { StepReport } from "../training/loop.ts";
+import type { StepReport } from "../training/report.ts";
 import { type Ended, type Logger, warn } from "./logger.ts";
 
 /** What a service needs to do; every method may throw, and is then called again with the same reports. */

@@ -7,8 +7,8 @@ import type { z } from "zod";
 
 import { RankGrpoError, refuse } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
-import type { StepReport } from "../training/loop.ts";
-import { type Ended, type Logger, reportLine } from "./logger.ts";
+import { reportLine, type StepReport } from "../training/report.ts";
+import type { Ended, Logger } from "./logger.ts";
 import type { wandbSchema } from "./schema.ts";
 import { requestJson, type Service, uploading } from "./upload.ts";
 

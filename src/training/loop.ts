@@ -1,8 +1,9 @@
 // The loop that sft and train share: steps, validation, best checkpoint, early stop, checkpoints, interruption, resume.
 import { performance } from "node:perf_hooks";
 
-import { type Ended, type Loggers, reportLine } from "../log/logger.ts";
+import type { Ended, Loggers } from "../log/logger.ts";
 import type { Policy } from "../policy.ts";
+import { reportLine, type StepReport, type Summary } from "./report.ts";
 import { freshState, type Metrics, metricValue, type Run, type RunState, type StepSample } from "./run.ts";
 import { type Schedule, scheduleFactor } from "./schedule.ts";
 
@@ -31,31 +32,6 @@ export interface StepOutcome {
   metrics: Metrics;
   /** Lines for samples.jsonl. */
   samples?: readonly StepSample[];
-}
-
-export interface StepReport {
-  /** Steps done, from 1; 0 reports the validation before the first. */
-  step: number;
-  steps: number;
-  metrics: Metrics;
-  /** Present where this step was validated. */
-  validation?: Metrics;
-  /** Set where this validation is the best so far. */
-  best?: boolean;
-  /** Rollouts of the step to look at, where it made any. */
-  samples?: readonly StepSample[];
-  secondsLeft: number;
-}
-
-export interface Summary {
-  folder: string;
-  /** Steps done. */
-  steps: number;
-  /** Why it ended. */
-  ended: "finished" | "interrupted" | "early-stop";
-  best: { step: number; value: number; metric: string } | null;
-  /** The last validation. */
-  validation: Metrics | undefined;
 }
 
 /**

@@ -12,9 +12,10 @@ import { encodeCompletion, encodePrompt } from "../text/encode.ts";
 import { type SftConfig, sftSchema } from "./config.ts";
 import { openConstraint } from "./constrain.ts";
 import { Draws } from "./draw.ts";
-import { finish, runStage, type Stage, type StepReport, type Summary } from "./loop.ts";
+import { finish, runStage, type Stage } from "./loop.ts";
 import { openModel } from "./model.ts";
 import { parseConfig } from "./parse.ts";
+import type { StepReport, Summary } from "./report.ts";
 import { Run } from "./run.ts";
 import { openValidation } from "./validate.ts";
 

@@ -2,10 +2,9 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
-import { reportLine } from "../../src/log/logger.ts";
 import { openLoggers } from "../../src/log/open.ts";
 import { logSchema } from "../../src/log/schema.ts";
-import type { StepReport } from "../../src/training/loop.ts";
+import { reportLine, type StepReport } from "../../src/training/report.ts";
 
 const [folder, url] = process.argv.slice(2) as [string, string];
 mkdirSync(folder, { recursive: true });

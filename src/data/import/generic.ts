@@ -1,8 +1,9 @@
 // Any table with a prompt column: CSV, TSV or JSON Lines, the columns named by the caller (prompt=question,groundtruth=answers,...).
-import type { Importer } from "../import.ts";
+
 import { recommendationPrompt } from "../record.ts";
 import { tableRows } from "../stream.ts";
 import { recordOf } from "./columns.ts";
+import type { Importer } from "./importer.ts";
 import { trl } from "./trl.ts";
 
 export const generic: Importer = {

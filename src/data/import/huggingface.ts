@@ -8,8 +8,8 @@ import { type AsyncBuffer, parquetMetadataAsync, parquetReadObjects } from "hypa
 import { compressors } from "hyparquet-compressors";
 
 import { RankGrpoError, refuse } from "../../errors.ts";
-import type { Importer } from "../import.ts";
 import { recordOf } from "./columns.ts";
+import type { Importer } from "./importer.ts";
 
 /** Plain JavaScript values: Arrow's vectors and struct rows as arrays and objects, whole numbers as numbers where they fit. */
 function plain(value: unknown): unknown {

@@ -1,7 +1,8 @@
 // INSPIRED (Hayati et al., EMNLP 2020): a TSV with one utterance a row; the `movies` column names the movies with their years.
-import type { Importer } from "../import.ts";
+
 import { tableRows } from "../stream.ts";
 import { type AnnotatedMessage, dialogueRecords } from "./dialogue.ts";
+import type { Importer } from "./importer.ts";
 
 /** The digits of "20191202-103716_425_live.pkl": date, time and number, so that ids end in dialogue and turn as everywhere. */
 const digits = (id: string): string => id.replace(/\D/g, "") || id;

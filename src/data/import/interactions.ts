@@ -4,9 +4,9 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 
 import { RankGrpoError } from "../../errors.ts";
-import type { Importer } from "../import.ts";
 import { recommendationPrompt, type UnifiedRecord } from "../record.ts";
 import { tableRows } from "../stream.ts";
+import type { Importer } from "./importer.ts";
 import { type Movie, movieText, parseMovie } from "./movie.ts";
 
 interface Interaction {

@@ -3,10 +3,9 @@
 // opendialkg_triples.txt beside the file (release_year), or --catalog.
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
-
-import type { Importer } from "../import.ts";
 import { tableRows, textLines } from "../stream.ts";
 import { type AnnotatedMessage, dialogueRecords } from "./dialogue.ts";
+import type { Importer } from "./importer.ts";
 import type { Movie, Years } from "./movie.ts";
 
 interface Entry {

@@ -1,11 +1,10 @@
 // Reddit-v2 as the paper's authors and their followers share it: a Hugging Face folder, a JSON file ({"samples": [...]} or a list), or
 // JSON Lines, with the columns of the unified schema. Each responding user is a sample of its own, so contexts repeat.
 import { statSync } from "node:fs";
-
-import type { Importer } from "../import.ts";
 import { jsonElements } from "../stream.ts";
 import { recordOf } from "./columns.ts";
 import { huggingface } from "./huggingface.ts";
+import type { Importer } from "./importer.ts";
 import { trl } from "./trl.ts";
 
 export const reddit: Importer = {

@@ -4,9 +4,9 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 
 import { collapseBlanks } from "../../ranking/title.ts";
-import type { Importer } from "../import.ts";
 import { tableRows, textLines } from "../stream.ts";
 import { type AnnotatedMessage, dialogueRecords } from "./dialogue.ts";
+import type { Importer } from "./importer.ts";
 import { type Movie, movieText } from "./movie.ts";
 
 interface Conversation {

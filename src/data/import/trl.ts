@@ -1,9 +1,8 @@
 // TRL's JSON Lines: prompt and completion as text or as messages, or `messages` alone; further columns are kept for reward functions.
 import { basename } from "node:path";
-
-import type { Importer } from "../import.ts";
 import { textLines } from "../stream.ts";
 import { recordOf } from "./columns.ts";
+import type { Importer } from "./importer.ts";
 
 export const trl: Importer = {
   format: "trl",
