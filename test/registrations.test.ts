@@ -350,6 +350,10 @@ describe("group repair", () => {
       completions: [0, 1].map(() => listOf("Alien (1979)\nHeat (1940)\nAliens (1986)")),
     });
     expect([...repair(named).replace!.values()]).toEqual(["Heat (1995)\nAlien (1979)\nAliens (1986)"]);
+    const cutOff = group([0], [-1], {
+      completions: [{ ...listOf("Solaris (1972)\nAliens (1986)\nHea"), finish: "length" }],
+    });
+    expect([...repair(cutOff).replace!.values()]).toEqual(["Heat (1995)\nAliens (1986)"]);
     expect(() => createRepair("anchor", { catalog: undefined })).toThrow(/catalog/);
   });
   it("pair: the strongest positive and the hardest negative", () => {
@@ -568,6 +572,23 @@ describe("training with them", () => {
     expect(repaired!["reward/mean"]).toBe(plain!["reward/mean"]);
     expect(repaired!["policy/mismatch_max"]).toBe(0);
     expect(repaired!["update/rows"] as number).toBeLessThan(16);
+  });
+
+  it("lists that a constraint forbids are not put in", async () => {
+    const bad = { replace: new Map([[0, "No Such Thing (1900)"]]) };
+    const repairs = { bad: () => bad, none: () => ({}) };
+    const timeless = (rows: Record<string, unknown>[]): unknown =>
+      rows.map((row) => Object.fromEntries(Object.entries(row).filter(([key]) => !/^(time|memory)/.test(key))));
+    const one = await metricsOf("bad", { repair: [{ name: "bad" }] }, { rewards: [digest], extensions: { repairs } });
+    const two = await metricsOf("none", { repair: [{ name: "none" }] }, { rewards: [digest], extensions: { repairs } });
+    expect(timeless(one)).toEqual(timeless(two));
+    const free = await metricsOf(
+      "free",
+      { repair: [{ name: "bad" }], constrain: "none", steps: 1 },
+      { rewards: [digest], extensions: { repairs } },
+    );
+    expect(free[0]!["policy/mismatch_max"]).toBe(0);
+    expect(free[0]!["policy/logprob_mean"] as number).toBeLessThan(0);
   });
 
   it("own functions from a module and from the caller", async () => {

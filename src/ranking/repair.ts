@@ -87,7 +87,9 @@ const anchor =
     if (item === undefined) return {};
     const row = order.reduce((least, r) => (group.rewards[r]! <= group.rewards[least]! ? r : least));
     const title = normalizeTitle(item.title);
-    const lines = group.completions[row]!.text.split("\n").filter((line) => line.trim() !== "");
+    const { text, finish } = group.completions[row]!;
+    const lines = text.split("\n").filter((line) => line.trim() !== "");
+    if (finish === "length") lines.pop(); // cut off, it is no end of a list
     // a line that names the item already would now be a repeat; it goes in place of the first
     const named = lines.findIndex((line) =>
       readList(line).some((slot) => slot && normalizeTitle(slot.title) === title),

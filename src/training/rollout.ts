@@ -163,7 +163,8 @@ async function rewardGroup(
         ...policy.tokenizer!.encode(text),
         ...(policy.stopId === undefined ? [] : [policy.stopId]),
       ]);
-      if (ids.length > options.maxNewTokens) continue; // sampling could not have made it either
+      // what sampling could not have made has no log-prob to be trained on
+      if (ids.length > options.maxNewTokens || options.constraint?.allows(sample, readList(text)) === false) continue;
       lists[row] = { ids, logprobs: new Float32Array(ids.length).fill(Number.NaN), finish: "stop" };
       completions[row] = readCompletion(policy, lists[row]);
       earned[row] = await earn(completions[row]);
