@@ -96,6 +96,9 @@ ${table(sftSchema)}
 ${table(trainSchema)}
 `;
 
+// the pages are the same whether an addon is built or not: help names rules only where there is one
+process.env["RANK_GRPO_ADDON"] = "none";
+
 /** The help of a command and of those below it, as `--help` prints it. */
 function help(command: Command, names: string[]): string {
   const path = [...names, command.name()];

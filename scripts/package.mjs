@@ -90,6 +90,13 @@ try {
   );
   const config = readFileSync(join(project, "runs/soft-cap/config.yaml"), "utf8");
   check(/objective: soft-cap/.test(config), "its run names it");
+  for (const name of ["mine", "soft-hits"])
+    check(
+      readFileSync(join(project, `runs/${name}/metrics.jsonl`), "utf8")
+        .trim()
+        .split("\n").length >= 2,
+      `runs/${name}: own functions by name trained two steps`,
+    );
   check(/finished 3/.test(all), "the objective in JavaScript trained three steps");
 
   // every entry, by Node and by a TypeScript compiler

@@ -20,6 +20,7 @@ export {
   type NativeScores,
   type NativeStepInputs,
 } from "./native.ts";
+export { type ClipCovOptions, clipCov, type KlCovOptions, klCov } from "./objective/covariance.ts";
 export {
   type CustomObjective,
   checkCustomObjective,
@@ -43,10 +44,48 @@ export {
 export { type QuickstartOptions, type QuickstartResult, quickstart, worldConfigs, writeWorld } from "./quickstart.ts";
 export { Catalog } from "./ranking/catalog.ts";
 export { CatalogConstraint, type Constraint, type ConstraintOptions } from "./ranking/constraint.ts";
+export {
+  createTokenWeights,
+  type TokenWeightName,
+  type TokenWeightOptions,
+  type TokenWeights,
+  type WeightedTokens,
+} from "./ranking/emphasis.ts";
+export {
+  type AdvantageEstimator,
+  type AdvantageStep,
+  createEstimator,
+  type EstimatorName,
+} from "./ranking/estimators.ts";
 export { type BeamOptions, type ScoredList, type ScoreItemsOptions, scoreItems, searchLists } from "./ranking/items.ts";
 export { compact, formatItem, type Item, readList, type Slot } from "./ranking/list.ts";
 export type { ListMetrics, MetricOptions } from "./ranking/metrics.ts";
-export { type Completion, createReward, type Reward } from "./ranking/rewards.ts";
+export {
+  createRepair,
+  type GroupRepair,
+  type Repair,
+  type RepairGroup,
+  type RepairName,
+  type RepairOptions,
+} from "./ranking/repair.ts";
+export { type Completion, createReward, type Reward, type RewardOptions } from "./ranking/rewards.ts";
+export {
+  createSegmentation,
+  type Segmentation,
+  type SegmentationName,
+  type SegmentationOptions,
+  type TokenText,
+} from "./ranking/segmentation.ts";
+export {
+  embeddingSimilarity,
+  type GraphEdge,
+  graphSimilarity,
+  type ItemSimilarity,
+  readEdges,
+  readEmbeddings,
+  type SimilarityOptions,
+  softHits,
+} from "./ranking/similarity.ts";
 export { type CompareOptions, type Comparison, compareEvaluations, type Difference } from "./report/compare.ts";
 export { readEvaluation, type StoredEvaluation } from "./report/evaluations.ts";
 export { makeReport, type ReportOptions } from "./report/report.ts";
@@ -55,6 +94,7 @@ export type { ChatOptions } from "./text/template.ts";
 export { loadTokenizer } from "./text/tokenizer.ts";
 export type { Tokenizer } from "./text/types.ts";
 export { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./training/config.ts";
+export { type Extensions, loadExtensions } from "./training/extensions.ts";
 export { readConfig } from "./training/parse.ts";
 export type { StepReport, Summary } from "./training/report.ts";
 export type { WeightedReward } from "./training/rollout.ts";

@@ -316,6 +316,8 @@ export interface RowPlan {
   tokens: number;
   /** Item (line) of each token, from 0; -1: masked out, no loss and no KL. */
   item: Int32Array;
+  /** What each token's ratio is pooled with, from 0, where a segmentation says so; by default the objective's `ratio` does. */
+  segment?: Int32Array;
   /** Advantage of each token, length shaping included. */
   advantage: Float32Array;
   /** Items the completion holds. */
@@ -356,7 +358,7 @@ export interface StepSize {
  *   dr-grpo        1 / (B drLength)    a constant
  *
  * Segments: one a token; one an item (`aligned`: each overflow item its own; `reference`: all overflow items of a row in one, and the stop
- * token wherever the published newline count puts it); or one a row, also where the row is empty.
+ * token wherever the published newline count puts it); or one a row, also where the row is empty. A row's own `segment` goes before all these.
  *
  * @param whole B and covered tokens of the whole step; by default those of `rows`.
  * @throws RankGrpoError INVALID_ARGUMENT where a plan's arrays and token count differ, or an item or rank number is impossible.
@@ -375,6 +377,8 @@ export function stepInputs(
       const got = `${row.item.length} items and ${row.advantage.length} advantages`;
       refuse("INVALID_ARGUMENT", `${row.tokens} values a token array`, `row ${b}`, got);
     }
+    if (row.segment && row.segment.length !== row.tokens)
+      refuse("INVALID_ARGUMENT", `${row.tokens} values`, `segment of row ${b}`, row.segment.length);
     total += row.tokens;
     for (const item of row.item) if (item >= 0) covered++;
   });
@@ -420,7 +424,20 @@ export function stepInputs(
       for (const t of tokens) weights[t] = weight;
     }
     advantages.set(row.advantage, first);
-    if (objective.ratio === "rank") {
+    if (row.segment) {
+      const pools = new Map<number, number[]>();
+      for (const [t, segment] of row.segment.entries())
+        if (row.item[t]! >= 0) {
+          const pool = pools.get(segment);
+          if (pool) pool.push(t);
+          else pools.set(segment, [t]);
+        }
+      for (const tokens of [...pools].sort((x, y) => x[0] - y[0]).map(([, tokens]) => tokens)) {
+        for (const t of tokens) segmentTokens[filled++] = first + t;
+        const item = row.item[tokens[0]!]!;
+        close(tokens.every((t) => row.item[t] === item) ? item : ranks);
+      }
+    } else if (objective.ratio === "rank") {
       for (const [bin, tokens] of ordered) {
         for (const t of tokens) segmentTokens[filled++] = t;
         close(bin);

@@ -2,7 +2,15 @@
 // A number depends on its key and counter alone, so order, threads and a resume cannot change it.
 
 /** Separates the uses of one seed; the first counter word of every stream in TypeScript. */
-export const Stream = { shuffle: 1, world: 2, resample: 3, demonstrate: 4, teacher: 5, bootstrap: 6 } as const;
+export const Stream = {
+  shuffle: 1,
+  world: 2,
+  resample: 3,
+  demonstrate: 4,
+  teacher: 5,
+  bootstrap: 6,
+  select: 7,
+} as const;
 
 /** Upper and lower 32 bits of a * b. */
 function multiply(a: number, b: number): [high: number, low: number] {

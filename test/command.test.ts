@@ -553,6 +553,10 @@ describe("evaluate and recommend", () => {
 describe("objectives, devices, quickstart", () => {
   it("list what there is", async () => {
     const { stdout } = await succeeds("objectives");
+    expect(stdout).toMatch(/kl-cov: .*\n.*arXiv 2505\.22617.*\n {6}share = 0\.0002/);
+    expect((await succeeds("train", "--help")).stdout).toMatch(
+      /presets +rank-grpo, .*\n +rules +clip, .*\n +TypeScript +dpo/,
+    );
     for (const name of ["rank-grpo", "rank-grpo-reference", "grpo", "gspo", "dapo", "dr-grpo", "cispo"])
       expect(stdout).toMatch(new RegExp(`^ {2}${name}$`, "m"));
     const json = JSON.parse((await succeeds("objectives", "--json")).stdout) as { presets: Row; rules: Row[] };

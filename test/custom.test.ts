@@ -1,10 +1,11 @@
 // Objectives in TypeScript: their gradients, what the definition refuses, and the trainer running them.
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 import { policyLoss } from "../src/kernels.ts";
+import { clipCov, covariances, klCov } from "../src/objective/covariance.ts";
 import {
   type CustomObjective,
   checkCustomObjective,
@@ -13,6 +14,7 @@ import {
   sampleStep,
 } from "../src/objective/custom.ts";
 import { entropyTarget } from "../src/objective/entropy.ts";
+import { resolveNamed } from "../src/objective/named.ts";
 import { dpo, sDpo } from "../src/objective/preference.ts";
 import { worldConfigs, writeWorld } from "../src/quickstart.ts";
 import type { Reward } from "../src/ranking/rewards.ts";
@@ -49,6 +51,104 @@ const lists = (groups: { logp: number; reward: number }[][]): ObjectiveInput => 
   };
 };
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
+
+interface CovarianceGolden {
+  logp: number[];
+  old: number[];
+  advantage: number[];
+  weight: number[];
+  segments: Record<string, number[][]>;
+  objectives: { name: string; level: string; options: Record<string, number>; loss: number; dlogp: number[] }[];
+}
+const golden = JSON.parse(readFileSync(new URL("fixtures/signals.json", import.meta.url), "utf8")) as CovarianceGolden;
+
+describe("Clip-Cov and KL-Cov", () => {
+  const inputOf = (level: string): ObjectiveInput => {
+    const segments = golden.segments[level]!;
+    const offsets = [0];
+    for (const segment of segments) offsets.push(offsets.at(-1)! + segment.length);
+    return {
+      ...sampleStep(0),
+      logprobs: Float32Array.from(golden.logp),
+      oldLogprobs: Float32Array.from(golden.old),
+      advantages: Float32Array.from(golden.advantage),
+      weights: Float32Array.from(golden.weight),
+      segmentOffsets: Int32Array.from(offsets),
+      segmentTokens: Int32Array.from(segments.flat()),
+    };
+  };
+  const { refLogprobs: _, entropies: __, ...plain } = sampleStep(0);
+  for (const { name, level, options, loss, dlogp } of golden.objectives)
+    it(`${name} ${JSON.stringify(options)}, ${level}, is jax's`, () => {
+      const clip = { objective: { params: { clipLow: 0.2, clipHigh: 0.2 } } };
+      const objective = name === "kl-cov" ? klCov(options) : clipCov({ ...options, ...clip });
+      const { refLogprobs: _ref, entropies: _entropies, ...input } = inputOf(level);
+      const out = objective.evaluate(input);
+      expect(Math.abs(out.loss - loss)).toBeLessThanOrEqual(1e-12 * Math.max(1, Math.abs(loss)));
+      // the native gradient is rounded to float32 before the penalty's is added, which may cancel it
+      const penalty = name === "kl-cov" ? options["coefficient"]! : 0;
+      for (const [t, g] of dlogp.entries())
+        expect(Math.abs(out.dlogp[t]! - g), `token ${t}`).toBeLessThanOrEqual(
+          2 ** -23 * (Math.abs(g) + penalty * golden.weight[t]!) + 1e-12,
+        );
+      expect(Object.values(out.metrics!).some((x) => x > 0)).toBe(true);
+    });
+  it("gradients are those of the loss", () => {
+    for (const objective of [
+      clipCov({ share: 0.3, low: 0.1, high: 9 }),
+      klCov({ share: 0.2 }),
+      klCov({ share: 1, coefficient: 0.3 }),
+    ])
+      expect(faults(objective)).toBe("");
+  });
+  it("leaves out as many tokens as asked for, the same ones each time, others in another step", () => {
+    const objective = clipCov({ share: 0.1, low: -9, high: 9, objective: { rule: "nsr", params: { positive: 1 } } });
+    const tokens = Int32Array.from(plain.segmentTokens).sort();
+    const input = {
+      ...plain,
+      segmentOffsets: Int32Array.from({ length: tokens.length + 1 }, (_, i) => i),
+      segmentTokens: tokens,
+      advantages: plain.advantages.map((a) => a + 3),
+    };
+    const covered = plain.weights.filter((w) => w > 0).length;
+    const missing = (step: ObjectiveInput): number[] => {
+      const { dlogp } = objective.evaluate(step);
+      return [...dlogp.keys()].filter((t) => step.weights[t]! > 0 && dlogp[t] === 0);
+    };
+    expect(missing(input)).toHaveLength(Math.floor(0.1 * covered));
+    expect(missing(input)).toEqual(missing(input));
+    expect(missing({ ...input, advantages: input.advantages.map((a) => a + 1) })).not.toEqual(missing(input));
+    expect(covariances(input).filter((x) => !Number.isNaN(x)).length).toBe(covered);
+  });
+  it("refuses what is wrong", () => {
+    expect(() => clipCov({ share: 0 })).toThrow(/share/);
+    expect(() => clipCov({ low: 5 })).toThrow(/above low/);
+    expect(() => klCov({ coefficient: -1 })).toThrow(/coefficient/);
+  });
+});
+
+describe("objectives by name", () => {
+  const own = { mine: dpo({ beta: 3 }), made: (params: Readonly<Record<string, unknown>>) => dpo(params as object) };
+  it("presets, rules, the package's own, and own ones, on the segments of a base", () => {
+    expect(resolveNamed("grpo")).toMatchObject({ custom: undefined, objective: { name: "grpo" } });
+    expect(resolveNamed({ name: "gmpo", beta: 0.5 }).objective).toMatchObject({ rule: "gmpo", beta: 0.5 });
+    expect(resolveNamed("dpo")).toMatchObject({ custom: { name: "dpo" }, objective: { name: "rank-grpo" } });
+    const held = resolveNamed({ name: "kl-cov", base: "grpo", params: { share: 0.1 }, weighting: "dr-grpo" });
+    expect(held).toMatchObject({ custom: { name: "kl-cov" }, objective: { ratio: "token", weighting: "dr-grpo" } });
+    expect(resolveNamed("mine", own).custom).toMatchObject({ name: "dpo", source: own.mine.source });
+    expect(() => resolveNamed("bad", { bad: { name: "Bad Name" } as CustomObjective })).toThrow(/lower-case/);
+    expect(resolveNamed({ name: "made", params: { beta: 2 } }, own).custom).toMatchObject({ name: "dpo" });
+  });
+  it("refuses what is wrong, with the nearest name", () => {
+    expect(() => resolveNamed("minee", own)).toThrow(/Did you mean mine\?/);
+    expect(() => resolveNamed({ name: "kl-cov", params: { shar: 1 } })).toThrow(/Did you mean share\?/);
+    expect(() => resolveNamed({ name: "kl-cov", params: { share: 2 } })).toThrow(/share/);
+    expect(() => resolveNamed({ name: "grpo", base: "gspo" })).toThrow(/no base/);
+    expect(() => resolveNamed({ name: "mine", params: { beta: 1 } }, own)).toThrow(/takes none/);
+    expect(() => resolveNamed("entropy-target")).toThrow(/target/);
+    expect(() => resolveNamed("grpo", { grpo: own.mine })).toThrow(/not built in/);
+  });
+});
 
 describe("preference losses", () => {
   it("gradients are those of the loss", () => {
@@ -224,7 +324,7 @@ describe("the trainer", () => {
   it("runs preference and entropy losses, and logs what they report", async () => {
     for (const objective of [sDpo(), dpo(), entropyTarget({ target: 2 })]) {
       const reports = [];
-      const options = { output: join(root, objective.name), rewards: [reward], objective };
+      const options = { output: join(root, `own-${objective.name}`), rewards: [reward], objective };
       for await (const report of trainSteps(config(), options)) reports.push(report.metrics);
       expect(reports).toHaveLength(2);
       for (const metrics of reports) {
@@ -232,6 +332,25 @@ describe("the trainer", () => {
         expect(metrics["optimizer/grad_norm"] as number).toBeGreaterThan(0);
         expect(Object.keys(metrics).some((key) => key.startsWith("objective/"))).toBe(true);
       }
+    }
+  });
+  it("by name from a configuration and a module", async () => {
+    const module = join(root, "objectives.mjs");
+    writeFileSync(
+      module,
+      `export const objectives = { flat: ({ size }) => ({ name: "flat", source: "test", evaluate: ({ logprobs }) => ({ loss: 0, dlogp: logprobs.map(() => size) }) }) };\n`,
+    );
+    for (const objective of [
+      "dpo",
+      { name: "kl-cov", base: "grpo", params: { share: 0.1 } },
+      { name: "flat", params: { size: 0.5 } },
+    ]) {
+      const name = typeof objective === "string" ? objective : objective.name;
+      const reports = [];
+      const more = { objective, modules: [module], updatesPerRollout: 2, steps: 1 };
+      for await (const report of trainSteps(config(more), { output: join(root, `named-${name}`), rewards: [reward] }))
+        reports.push(report.metrics);
+      expect(reports[0]!["optimizer/grad_norm"] as number, name).toBeGreaterThan(0);
     }
   });
 });

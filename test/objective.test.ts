@@ -158,6 +158,7 @@ describe("check finds what is wrong", () => {
     const text = texts(await checkObjective("outside", folder));
     expect(text).toContain("its default 0.5 is not in [1, 1000000000]");
     expect(text).toContain("expected a reason");
+    expect(text).toContain("ok gradient = central differences"); // which does not hang on the table
     rmSync(join(folder, "outside.h"));
   });
 

@@ -271,6 +271,23 @@ describe("configuration", () => {
       sampling: { topK: 5 },
     });
   });
+  it("keeps a name under a setting of its fields", async () => {
+    const file = join(root, "named.yaml");
+    const head = "model: m\ntrain: t\noptimizer: { learningRate: 1e-6 }\n";
+    writeFileSync(file, `${head}objective: grpo\n`);
+    const read = async (...settings: string[]): Promise<unknown> =>
+      (await readConfig(trainSchema, file, settings)).objective;
+    expect(await read("objective.beta=0", "objective.params.clipLow=0.1")).toEqual({
+      name: "grpo",
+      beta: 0,
+      params: { clipLow: 0.1 },
+    });
+    expect(await read("objective.name=gspo", "objective.beta=1")).toEqual({ name: "gspo", beta: 1 });
+    expect(await read("objective=gspo")).toBe("gspo");
+    writeFileSync(file, head);
+    expect(await read("objective.beta=0")).toEqual({ name: "rank-grpo", beta: 0 });
+    await expect(readConfig(trainSchema, file, ["model.shape.layers=1"])).rejects.toThrow(/--set: .*layers/);
+  });
   it("fills defaults", () => {
     expect(parseConfig(sftSchema, { model: "m", train: "t", optimizer: { learningRate: 1 } })).toMatchObject({
       batchSize: 32,

@@ -2,7 +2,19 @@
 import { Command } from "commander";
 
 import { addon } from "../native.ts";
+import { customObjectives } from "../objective/named.ts";
 import { presets } from "../objectives.ts";
+
+/** All names, by kind. */
+export const objectiveNames = (): string =>
+  [
+    `  presets     ${Object.keys(presets).join(", ")}`,
+    `  rules       ${addon
+      .objectiveList()
+      .map((rule) => rule.name)
+      .join(", ")}`,
+    `  TypeScript  ${customObjectives.map(({ name }) => name).join(", ")}, those of modules`,
+  ].join("\n");
 
 export function objectivesCommand(): Command {
   return new Command("objectives")
@@ -11,7 +23,7 @@ export function objectivesCommand(): Command {
     .action((flags: { json?: boolean }) => {
       const rules = addon.objectiveList();
       if (flags.json) {
-        process.stdout.write(`${JSON.stringify({ presets, rules }, null, 2)}\n`);
+        process.stdout.write(`${JSON.stringify({ presets, rules, custom: customObjectives }, null, 2)}\n`);
         return;
       }
       const lines = ["Presets (objective: in a configuration; every field can be changed there)", ""];
@@ -29,6 +41,9 @@ export function objectivesCommand(): Command {
         for (const p of rule.parameters)
           lines.push(`      ${p.name} = ${p.value}, from ${p.min} to ${p.max}: ${p.reason}`);
       }
+      lines.push("", "Objectives in TypeScript (objective: in a configuration, their parameters under params)", "");
+      for (const { name, source, formula, params } of customObjectives)
+        lines.push(`  ${name}: ${formula}`, `      ${source}`, ...params.map((param) => `      ${param}`));
       process.stdout.write(`${lines.join("\n")}\n`);
     });
 }

@@ -6,6 +6,7 @@ import { readConfig } from "../training/parse.ts";
 import type { Summary } from "../training/report.ts";
 import { sft } from "../training/sft.ts";
 import { train } from "../training/train.ts";
+import { objectiveNames } from "./objectives.ts";
 import { collect } from "./options.ts";
 import { StepProgress } from "./progress.ts";
 
@@ -78,20 +79,31 @@ export function sftCommand(): Command {
   });
 }
 
+/** What `objective` may be, this project's own rules among them; nothing where there is no addon, since help works without one. */
+function objectivesHelp(): string {
+  try {
+    return `Objectives (\`rank-grpo objectives\` tells their parameters):\n${objectiveNames()}\n`;
+  } catch {
+    return "";
+  }
+}
+
 export function trainCommand(): Command {
   return command(
     "train",
     "Train a model with Rank-GRPO, or with GRPO, GSPO and others (objective: in the configuration)",
     "rank-grpo train --config recipes/redial-smollm2.yaml --set model=runs/sft/final --output runs/rank-grpo",
-  ).action(async (flags: Flags) => {
-    const config = await readConfig(trainSchema, flags.config, flags.set);
-    const progress = new StepProgress("train");
-    const summary = await train(config, {
-      output: flags.output,
-      resume: flags.resume ?? false,
-      signal: interruptible(),
-      onStep: (report) => progress.step(report),
-    }).finally(() => progress.done());
-    process.stdout.write(describeSummary(summary, "evaluate"));
-  });
+  )
+    .addHelpText("after", objectivesHelp)
+    .action(async (flags: Flags) => {
+      const config = await readConfig(trainSchema, flags.config, flags.set);
+      const progress = new StepProgress("train");
+      const summary = await train(config, {
+        output: flags.output,
+        resume: flags.resume ?? false,
+        signal: interruptible(),
+        onStep: (report) => progress.step(report),
+      }).finally(() => progress.done());
+      process.stdout.write(describeSummary(summary, "evaluate"));
+    });
 }

@@ -88,7 +88,7 @@ function readRow(row: ArrayLike<number>, g: number, ranks: number, nan: Advantag
  * In place: NaN (left out) becomes 0, the rest its advantage among the rest. The mean is taken as an offset from the first value, so
  * that nearly equal values lose nothing to rounding.
  */
-function standardize(values: Float64Array, options: AdvantageOptions): void {
+export function standardize(values: Float64Array, options: Pick<AdvantageOptions, "ddof" | "epsilon" | "scale">): void {
   const present = values.filter((value) => !Number.isNaN(value));
   const first = present[0] ?? 0;
   if (present.length < 2 || present.every((value) => value === first)) {

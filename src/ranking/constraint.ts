@@ -8,7 +8,7 @@ import { RankGrpoError, refuse } from "../errors.ts";
 import { addon, type NativeCatalog, type NativeLines, type NativeListRules } from "../native.ts";
 import type { Tokenizer } from "../text/types.ts";
 import { Catalog } from "./catalog.ts";
-import { formatItem, type Item, readList } from "./list.ts";
+import { formatItem, type Item, readList, type Slot } from "./list.ts";
 import { seenTitles } from "./rewards.ts";
 
 export interface ConstraintOptions {
@@ -145,6 +145,19 @@ export class CatalogConstraint {
   /** Constraint of one row for each sample; a group's rows share their sample's. */
   forSamples(samples: readonly Sample[]): Constraint {
     return { native: this.#native, rules: this.#rules, excluded: samples.map((sample) => this.#excluded(sample)) };
+  }
+
+  /** Whether this list could have been drawn for a sample: items of the catalog, none excluded, none twice where that is so, as many as asked for. */
+  allows(sample: Sample, slots: readonly Slot[]): boolean {
+    const items = slots.map((slot) => (slot === null ? -1 : this.#catalog.indexOf(slot)));
+    const excluded = new Set(this.#excluded(sample));
+    const { least, most, repeats } = this.#rules;
+    return (
+      items.length >= least &&
+      items.length <= most &&
+      items.every((item) => item >= 0 && !excluded.has(item)) &&
+      (repeats || new Set(items).size === items.length)
+    );
   }
 
   /** A list of these items as text. */

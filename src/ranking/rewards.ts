@@ -88,8 +88,20 @@ export function hits(
   n: number,
   mode: ReadingMode = "aligned",
 ): Float64Array {
-  const result = new Float64Array(n);
-  const open = truths.map((truth) => ({ title: normalizeTitle(truth.title), year: truth.year }));
+  return Float64Array.from(matches(slots, truths, seen, catalog, n, mode), (truth) => (truth < 0 ? 0 : 1));
+}
+
+/** The ground truth that each of the n ranks hits, -1 for none [n]; what a hit is stands at `hits`. */
+export function matches(
+  slots: readonly Slot[],
+  truths: readonly Item[],
+  seen: ReadonlySet<string>,
+  catalog: Catalog,
+  n: number,
+  mode: ReadingMode = "aligned",
+): Int32Array {
+  const result = new Int32Array(n).fill(-1);
+  const open = truths.map((truth, index) => ({ index, title: normalizeTitle(truth.title), year: truth.year }));
   const ranked = mode === "reference" ? compact(slots) : slots;
   for (let rank = 0; rank < Math.min(n, ranked.length) && open.length > 0; rank++) {
     const item = ranked[rank]!;
@@ -98,8 +110,7 @@ export function hits(
     for (const offset of yearOffsets) {
       const match = open.findIndex((truth) => truth.year === item.year + offset && truth.title === title);
       if (match < 0) continue;
-      open.splice(match, 1);
-      result[rank] = 1;
+      result[rank] = open.splice(match, 1)[0]!.index;
       break;
     }
   }

@@ -3,7 +3,11 @@
 import { z } from "zod";
 
 import { logSchema } from "../log/schema.ts";
+import { tokenWeightNames } from "../ranking/emphasis.ts";
+import { estimatorNames } from "../ranking/estimators.ts";
+import { repairNames } from "../ranking/repair.ts";
 import { rewardNames } from "../ranking/rewards.ts";
+import { segmentationNames } from "../ranking/segmentation.ts";
 import { scheduleSchema } from "./schedule.ts";
 
 const positive = z.number().int().min(1);
@@ -197,13 +201,19 @@ export const trainSchema = z.strictObject({
     })
     .prefault({})
     .describe("how rollouts are drawn"),
+  modules: z
+    .array(z.string().min(1))
+    .default([])
+    .describe(
+      "JavaScript or TypeScript files that export own functions by name (docs/extend.md); default: built-in names alone",
+    ),
   rewards: z
     .array(
       z.strictObject({
         name: z
-          .enum(rewardNames)
+          .string()
           .describe(
-            "hits from each rank on (exp_inf: this rank's alone; log_decay: DCG@k:N; exp_gamma: by gamma), in-catalog share, or -1 for a repeat",
+            `${rewardNames.join(", ")}, similarity, or one of modules: hits from each rank on (exp_inf: this rank's alone; log_decay: DCG@k:N; exp_gamma: by gamma), in-catalog share, -1 for a repeat, part of a hit by similarity`,
           ),
         weight: z.number().default(1).describe("factor in the sum"),
         gamma: z
@@ -211,15 +221,91 @@ export const trainSchema = z.strictObject({
           .gt(1)
           .optional()
           .describe("of exp_gamma, which needs it: a hit j ranks below counts 1 / gamma^j"),
+        embeddings: z
+          .string()
+          .optional()
+          .describe("of similarity: JSON lines of {title, year, embedding}; similarity is their cosine"),
+        edges: z
+          .string()
+          .optional()
+          .describe(
+            "of similarity, in place of embeddings: a knowledge graph as lines of node TAB node (TAB weight, 0.5 where missing), items as Title (Year)",
+          ),
+        depth: positive
+          .optional()
+          .describe("of edges: longest path; default 2, from item to item over one thing shared"),
+        threshold: z
+          .number()
+          .min(0)
+          .max(1)
+          .optional()
+          .describe(
+            "of similarity: less earns nothing; default 0.5 with embeddings, whose cosine is seldom 0, and 0 with edges",
+          ),
       }),
     )
     .min(1)
     .default([{ name: "exp_inf", weight: 1 }])
     .describe("summed with their weights; exp_inf is the paper's best"),
+  repair: z
+    .array(
+      z.strictObject({
+        name: z.string().describe(`${repairNames.join(", ")}, or one of modules`),
+        low: z.number().min(0).lt(1).optional().describe("of window: where it begins; default 0, the likeliest"),
+        width: z
+          .number()
+          .gt(0)
+          .max(1)
+          .optional()
+          .describe("of window: share of the lists without a hit; default 0.5, the likelier half"),
+      }),
+    )
+    .default([])
+    .describe(
+      "done to a group before its advantages, in this order; [anchor, pair] is ReCast, window TAWin; none as published",
+    ),
+  estimator: z
+    .string()
+    .default("group")
+    .describe(
+      `how advantages are made of rewards: ${estimatorNames.join(", ")}, or one of modules; group is the paper's`,
+    ),
+  segmentation: z
+    .strictObject({
+      name: z.string().describe(`${segmentationNames.join(", ")}, or one of modules`),
+      pattern: z.string().optional().describe("of regex, which needs it: what ends a segment"),
+      width: positive.optional().describe("of width, which needs it: tokens of a segment"),
+      credit: z
+        .enum(["line", "segment"])
+        .default("line")
+        .describe(
+          "whose advantage a token of segment k has: its line's rank, or rank k (lists that are not lines, as JSON)",
+        ),
+    })
+    .optional()
+    .describe("what ratios are pooled over; default: the objective's `ratio`"),
+  tokenWeights: z
+    .strictObject({
+      name: z.string().describe(`${tokenWeightNames.join(", ")}, or one of modules`),
+      share: z
+        .number()
+        .gt(0)
+        .max(1)
+        .optional()
+        .describe("of entropy: share of tokens that count; default 0.2, the paper's"),
+    })
+    .prefault({ name: "uniform" })
+    .describe("factors on the weights of tokens, beside the objective's `weighting`"),
   objective: z
     .union([
       z.string(),
-      z.looseObject({ name: z.string().describe("preset or rule; beside it any field of docs/objectives.md") }),
+      z.looseObject({
+        name: z
+          .string()
+          .describe(
+            "preset, rule, an objective in TypeScript (dpo, s-dpo, entropy-target, clip-cov, kl-cov) or one of modules, with `params` of its own and `base`, the preset whose segments, weights and advantages it works on; beside it any field of docs/objectives.md",
+          ),
+      }),
     ])
     .default("rank-grpo")
     .describe("a preset, or a preset with changed fields (docs/objectives.md; `rank-grpo objectives` lists them)"),

@@ -18,8 +18,8 @@ export function describeRollouts(
   ranks: number,
   catalog: Catalog | undefined,
 ): Record<string, number | readonly number[]> {
-  const rows = groups.flatMap((group) =>
-    group.completions.map((completion, i) => ({ completion, reward: group.rewards[i]! })),
+  const rows = groups.flatMap(({ sampled }) =>
+    sampled.completions.map((completion, i) => ({ completion, reward: sampled.rewards[i]! })),
   );
   const byRank = Array.from({ length: ranks }, (_, k) => mean(rows.map(({ reward }) => reward[k] ?? 0)));
   const liveByRank = Array.from({ length: ranks }, (_, k) =>

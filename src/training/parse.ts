@@ -12,6 +12,8 @@ type Where = (path: Path) => string;
 interface JsonSchema {
   properties?: Record<string, JsonSchema>;
   items?: JsonSchema;
+  type?: string;
+  default?: unknown;
   anyOf?: (JsonSchema | undefined)[];
   oneOf?: JsonSchema[];
   const?: unknown;
@@ -87,8 +89,20 @@ export function parseConfig<S extends z.ZodType>(schema: S, value: unknown, wher
   );
 }
 
+/** The default of a key, where it has one. */
+const defaultAt = (schema: z.ZodType, path: Path): unknown => {
+  let current = z.toJSONSchema(schema, { io: "input", unrepresentable: "any" }) as JsonSchema | undefined;
+  for (const key of path) current = current?.properties?.[String(key)];
+  return current?.default;
+};
+
+/** Whether a schema takes a name alone for an object that is called so (`objective: grpo`). */
+const mayBeNamed = (schema: z.ZodType, path: Path): boolean =>
+  schemasAt(schema, path).some((node) => node.type === "string") &&
+  schemasAt(schema, [...path, "name"]).some((node) => node.type === "string");
+
 /** Changes one key of a document; returns its path. @throws BAD_CONFIG */
-function applySetting(document: Document, setting: string): (string | number)[] {
+function applySetting(document: Document, setting: string, schema: z.ZodType): (string | number)[] {
   const at = setting.indexOf("=");
   if (at < 1) refuse("BAD_CONFIG", "key=value", "--set", setting);
   const path = setting
@@ -97,11 +111,14 @@ function applySetting(document: Document, setting: string): (string | number)[] 
     .map((key) => (/^\d+$/.test(key) ? Number(key) : key));
   const value = parseDocument(setting.slice(at + 1));
   if (value.errors.length > 0) refuse("BAD_CONFIG", "key=value with a value in YAML", "--set", setting);
-  // what stands above a new key is made, or made room for: model.shape over a model that was a path
+  // what stands above a new key is made, or made room for: model.shape over a model that was a path; a name stays (objective.beta over grpo)
   for (let n = 1; n < path.length; n++) {
-    const above = document.getIn(path.slice(0, n), true);
-    if (!isCollection(above))
-      document.setIn(path.slice(0, n), document.createNode(typeof path[n] === "number" ? [] : {}));
+    const key = path.slice(0, n);
+    const above = document.getIn(key, true);
+    if (isCollection(above)) continue;
+    const name = mayBeNamed(schema, key) ? (isScalar(above) ? above.value : defaultAt(schema, key)) : undefined;
+    const made = typeof name === "string" ? { name } : typeof path[n] === "number" ? [] : {};
+    document.setIn(key, document.createNode(made));
   }
   document.setIn(path, value.toJS());
   return path;
@@ -130,7 +147,7 @@ export async function readConfig<S extends z.ZodType>(
     );
   }
   if (document.contents === null) document.contents = document.createNode({}) as unknown as typeof document.contents;
-  const set = settings.map((setting) => applySetting(document, setting));
+  const set = settings.map((setting) => applySetting(document, setting, schema));
   const where: Where = (path) => {
     if (set.some((key) => key.length <= path.length && key.every((part, i) => part === path[i]))) return "--set: ";
     for (let n = path.length; n >= 0; n--) {

@@ -1,11 +1,14 @@
 // Rollouts: groups are sampled, read as lists and rewarded; rewards of one part run while the next is sampled.
 
 import type { Sample } from "../data/sample.ts";
+import { refuse } from "../errors.ts";
 import type { Objective } from "../objectives.ts";
 import type { Generated, Policy } from "../policy.ts";
-import { groupAdvantages, isLive } from "../ranking/advantages.ts";
+import { isLive } from "../ranking/advantages.ts";
 import type { CatalogConstraint } from "../ranking/constraint.ts";
+import { type AdvantageEstimator, estimate } from "../ranking/estimators.ts";
 import { readList, type Slot } from "../ranking/list.ts";
+import type { GroupRepair } from "../ranking/repair.ts";
 import { type Completion, combineRewards, type Reward } from "../ranking/rewards.ts";
 
 export interface WeightedReward {
@@ -14,6 +17,17 @@ export interface WeightedReward {
   reward: Reward;
 }
 
+/** A function with its name, for errors. */
+export interface Named<T> {
+  readonly name: string;
+  readonly use: T;
+}
+
+/** A group before its advantages are known, with each reward by itself [R][G][N]. */
+type RewardedGroup = Omit<RolloutGroup, "advantages" | "live"> & {
+  readonly parts: readonly (readonly Float64Array[])[];
+};
+
 export interface RolloutGroup {
   readonly sample: Sample;
   readonly prompt: Int32Array;
@@ -21,7 +35,11 @@ export interface RolloutGroup {
   readonly completions: readonly Completion[];
   /** [G][N] */
   readonly rewards: readonly Float64Array[];
-  /** [G][N], exactly 0 where a rank's rewards are all equal */
+  /** Completions and rewards as they were sampled; they differ from the above where the group was repaired. */
+  readonly sampled: { readonly completions: readonly Completion[]; readonly rewards: readonly Float64Array[] };
+  /** [G]: false where group repair left a list out */
+  readonly kept: readonly boolean[];
+  /** [G][N], by the estimator; exactly 0 where `group` finds a rank's rewards all equal, and for lists left out */
   readonly advantages: readonly Float64Array[];
   readonly live: boolean;
 }
@@ -36,9 +54,16 @@ export interface RolloutOptions {
   step: number;
   rewards: readonly WeightedReward[];
   objective: Objective;
+  estimator: Named<AdvantageEstimator>;
+  /** In this order. */
+  repairs: readonly Named<GroupRepair>[];
+  /** Tokens of one pass where repaired lists are scored. */
+  microBatchTokens: number;
   /** Lists hold items of the catalog only. */
   constraint?: CatalogConstraint;
 }
+
+const mean = (values: Float32Array): number => values.reduce((a, b) => a + b, 0) / Math.max(1, values.length);
 
 /** Reads a completion once; parsing, rewards and metrics all use these slots. */
 export function readCompletion(policy: Policy, generated: Generated): Completion {
@@ -59,7 +84,7 @@ export async function rollOut(
 ): Promise<RolloutGroup[]> {
   // parts of two full batches: large enough to keep the batch filled, small enough that slow rewards overlap with sampling
   const part = Math.max(1, Math.floor((2 * options.maxRows) / options.groupSize));
-  const pending: Promise<RolloutGroup>[] = [];
+  const pending: Promise<RewardedGroup>[] = [];
   const controller = new AbortController();
   const { signal } = controller;
   try {
@@ -87,7 +112,8 @@ export async function rollOut(
         pending.push(group);
       }
     }
-    return await Promise.all(pending);
+    const groups = await scoreReplaced(policy, await Promise.all(pending), options);
+    return withAdvantages(groups, options);
   } catch (error) {
     const failure: unknown = signal.aborted ? signal.reason : error; // a reward's, where it stopped the sampling
     controller.abort(failure);
@@ -103,26 +129,107 @@ async function rewardGroup(
   rollouts: readonly Generated[],
   options: RolloutOptions,
   signal: AbortSignal,
-): Promise<RolloutGroup> {
-  const completions = rollouts.map((generated) => readCompletion(policy, generated));
-  const rewards = await Promise.all(
-    completions.map(async (completion) => {
-      const values = await Promise.all(options.rewards.map(({ reward }) => reward(completion, sample, signal)));
-      return combineRewards(
-        values,
-        options.rewards.map(({ weight }) => weight),
-        { names: options.rewards.map(({ name }) => name), sample: sample.id, ranks: options.ranks },
-      );
-    }),
+): Promise<RewardedGroup> {
+  const sampled = rollouts.map((generated) => readCompletion(policy, generated));
+  const names = options.rewards.map(({ name }) => name);
+  const weights = options.rewards.map(({ weight }) => weight);
+  const context = { sample: sample.id, ranks: options.ranks };
+  const earn = async (completion: Completion): Promise<{ parts: Float64Array[]; total: Float64Array }> => {
+    const values = await Promise.all(options.rewards.map(({ reward }) => reward(completion, sample, signal)));
+    const total = combineRewards(values, weights, { ...context, names });
+    return { parts: values.map((value, i) => combineRewards([value], [1], { ...context, names: [names[i]!] })), total };
+  };
+  const sampledEarned = await Promise.all(sampled.map(earn));
+  const drawn = { completions: sampled, rewards: sampledEarned.map(({ total }) => total) };
+  const lists = [...rollouts];
+  const completions = [...sampled];
+  const earned = [...sampledEarned];
+  let kept: readonly boolean[] = rollouts.map(() => true);
+  for (const { name, use } of options.repairs) {
+    const { replace = new Map(), keep = kept } = use({
+      sample,
+      completions,
+      likelihood: lists.map(({ logprobs }) => mean(logprobs)),
+      rewards: earned.map(({ total }) => total.reduce((a, b) => a + b, 0)),
+      kept,
+    });
+    if (keep.length !== lists.length)
+      refuse("INVALID_ARGUMENT", `${lists.length} of true or false`, `keep of repair ${name}`, keep.length);
+    kept = keep;
+    for (const [row, text] of replace) {
+      if (!lists[row])
+        refuse("INVALID_ARGUMENT", `a list from 0 to ${lists.length - 1}`, `replace of repair ${name}`, row);
+      const ids = Int32Array.from([
+        ...policy.tokenizer!.encode(text),
+        ...(policy.stopId === undefined ? [] : [policy.stopId]),
+      ]);
+      // what sampling could not have made has no log-prob to be trained on
+      if (ids.length > options.maxNewTokens || options.constraint?.allows(sample, readList(text)) === false) continue;
+      lists[row] = { ids, logprobs: new Float32Array(ids.length).fill(Number.NaN), finish: "stop" };
+      completions[row] = readCompletion(policy, lists[row]);
+      earned[row] = await earn(completions[row]);
+    }
+  }
+  return {
+    sample,
+    prompt,
+    rollouts: lists,
+    completions,
+    rewards: earned.map(({ total }) => total),
+    sampled: drawn,
+    kept,
+    parts: options.rewards.map((_, i) => earned.map(({ parts }) => parts[i]!)),
+  };
+}
+
+/** Gives lists that a repair put in the log-probs that the policy would have sampled them with. */
+async function scoreReplaced(
+  policy: Policy,
+  groups: readonly RewardedGroup[],
+  options: RolloutOptions,
+): Promise<RewardedGroup[]> {
+  const unknown = groups.flatMap((group, g) =>
+    group.rollouts.flatMap((rollout, row) => (Number.isNaN(rollout.logprobs[0]) ? [{ g, row, group, rollout }] : [])),
   );
-  const { objective } = options;
-  const advantages = groupAdvantages(rewards, {
-    level: objective.advantage,
-    ddof: objective.ddof,
-    epsilon: objective.epsilon,
-    scale: objective.scale,
-    nan: "error",
-    pool: "sum",
+  if (unknown.length === 0) return [...groups];
+  const { logprobs } = await policy.score(
+    unknown.map(({ group, rollout }) => ({ prompt: group.prompt, completions: [rollout.ids] })),
+    {
+      temperature: options.sampling.temperature,
+      microBatchTokens: options.microBatchTokens,
+      ...(options.constraint
+        ? { constraint: options.constraint.forSamples(unknown.map(({ group }) => group.sample)) }
+        : {}),
+    },
+  );
+  const rollouts = groups.map((group) => [...group.rollouts]);
+  let at = 0;
+  for (const { g, row, rollout } of unknown) {
+    rollouts[g]![row] = { ...rollout, logprobs: logprobs.slice(at, at + rollout.ids.length) };
+    at += rollout.ids.length;
+  }
+  return groups.map((group, g) => ({ ...group, rollouts: rollouts[g]! }));
+}
+
+function withAdvantages(groups: readonly RewardedGroup[], options: RolloutOptions): RolloutGroup[] {
+  const { objective, estimator } = options;
+  const step = groups.map(({ rewards, kept }) =>
+    rewards.map((row, g) => (kept[g] ? row : new Float64Array(row.length).fill(Number.NaN))),
+  );
+  const advantages = estimate(estimator.name, estimator.use, {
+    rewards: step,
+    parts: options.rewards.map((_, i) => groups.map(({ parts }) => parts[i]!)),
+    weights: options.rewards.map(({ weight }) => weight),
+    options: {
+      level: objective.advantage,
+      ddof: objective.ddof,
+      epsilon: objective.epsilon,
+      scale: objective.scale,
+    },
   });
-  return { sample, prompt, rollouts, completions, rewards, advantages, live: isLive(advantages) };
+  return groups.map(({ parts: _, ...group }, p) => ({
+    ...group,
+    advantages: advantages[p]!,
+    live: isLive(advantages[p]!),
+  }));
 }

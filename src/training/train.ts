@@ -4,19 +4,26 @@ import { refuse } from "../errors.ts";
 import type { Logger } from "../log/logger.ts";
 import { openLoggers } from "../log/open.ts";
 import type { CustomObjective } from "../objective/custom.ts";
-import { type Objective, resolveObjective } from "../objectives.ts";
+import { type ObjectiveChoice, resolveNamed } from "../objective/named.ts";
 import { Policy } from "../policy.ts";
 import { Catalog } from "../ranking/catalog.ts";
-import { createReward, type Reward } from "../ranking/rewards.ts";
+import { createTokenWeights, tokenWeightNames } from "../ranking/emphasis.ts";
+import { createEstimator, estimatorNames } from "../ranking/estimators.ts";
+import type { ReadingMode } from "../ranking/list.ts";
+import { createRepair, repairNames } from "../ranking/repair.ts";
+import { createReward, type Reward, rewardNames } from "../ranking/rewards.ts";
+import { createSegmentation, segmentationNames } from "../ranking/segmentation.ts";
+import { openSoftHits } from "../ranking/similarity.ts";
 import { type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./config.ts";
 import { openConstraint } from "./constrain.ts";
+import { choose, type Extensions, loadExtensions } from "./extensions.ts";
 import { finish, runStage, type Stage } from "./loop.ts";
 import { openModel } from "./model.ts";
 import { parseConfig } from "./parse.ts";
 import type { StepReport, Summary } from "./report.ts";
 import type { WeightedReward } from "./rollout.ts";
 import { Run } from "./run.ts";
-import { Trainer } from "./trainer.ts";
+import { Trainer, type TrainerParts } from "./trainer.ts";
 import { openValidation } from "./validate.ts";
 
 export interface TrainOptions {
@@ -25,6 +32,8 @@ export interface TrainOptions {
   resume?: boolean;
   /** Own rewards, instead of the configuration's. */
   rewards?: readonly (Reward | WeightedReward)[];
+  /** Own functions by the names that the configuration uses, beside those of its `modules`. */
+  extensions?: Extensions;
   /** An own loss (`defineObjective`); the configuration's objective still makes segments, weights and advantages. */
   objective?: CustomObjective;
   /** Called after every step; a promise is awaited. */
@@ -43,7 +52,10 @@ export function train(config: TrainConfig, options: TrainOptions): Promise<Summa
 /** The same as an async iteration over steps; returns the summary. */
 export async function* trainSteps(config: TrainConfig, options: TrainOptions): AsyncGenerator<StepReport, Summary> {
   const resolved = parseConfig(trainSchema, config);
-  const objective = resolveObjective(resolved.objective as string | ({ name: string } & Partial<Objective>));
+  const extensions = await loadExtensions(resolved.modules, options.extensions);
+  const named = resolveNamed(resolved.objective as ObjectiveChoice, extensions.objectives);
+  const { objective } = named;
+  const custom = options.objective ?? named.custom;
   const catalog = resolved.catalog === undefined ? undefined : await Catalog.load(resolved.catalog);
   const samples = await readSamples(resolved.train, resolved.limit === undefined ? {} : { limit: resolved.limit });
   const steps =
@@ -51,22 +63,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
     (resolved.epochs === undefined
       ? refuse("BAD_CONFIG", "steps or epochs", "the configuration", "neither")
       : Math.max(1, Math.round((resolved.epochs * samples.length) / resolved.promptsPerStep)));
-  const rewards = options.rewards
-    ? options.rewards.map((r, i) =>
-        typeof r === "function" ? { name: r.name || `reward ${i}`, weight: 1, reward: r } : r,
-      )
-    : resolved.rewards.map(({ name, weight, gamma }) => ({
-        name,
-        weight,
-        reward: createReward(name, {
-          catalog:
-            catalog ??
-            refuse("BAD_CONFIG", "a catalog", `reward ${name}`, "none", "Set catalog: to a TSV, JSON or pickle file."),
-          ranks: resolved.ranks,
-          mode: objective.reading,
-          ...(gamma === undefined ? {} : { gamma }),
-        }),
-      }));
+  const signals = await openSignals(resolved, options, extensions, catalog, objective.reading);
   const validation = await openValidation(resolved.validation, catalog, resolved);
   const run = await Run.open(options.output, "train", resolved, options.resume ?? false);
   const loggers = openLoggers(
@@ -76,17 +73,16 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   const policy = await openModel(resolved, run);
   let reference: Policy | undefined;
   try {
-    if (options.objective ? options.objective.reference : objective.beta > 0)
-      reference = await openReference(resolved, policy);
+    if (custom ? custom.reference : objective.beta > 0) reference = await openReference(resolved, policy);
     const constraint = await openConstraint(resolved, policy, catalog);
     const trainer = new Trainer({
       config: resolved,
       objective,
-      custom: options.objective,
+      custom,
       policy,
       reference,
       samples,
-      rewards,
+      ...signals,
       catalog,
       constraint,
     });
@@ -106,6 +102,66 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
     reference?.dispose();
     policy.dispose();
   }
+}
+
+/** Rewards, and what is made of them: the configuration's names as functions. */
+async function openSignals(
+  config: ResolvedTrainConfig,
+  options: TrainOptions,
+  extensions: Extensions,
+  catalog: Catalog | undefined,
+  mode: ReadingMode,
+): Promise<Pick<TrainerParts, "rewards" | "repairs" | "estimator" | "segmentation" | "tokenWeights">> {
+  const { segmentation, tokenWeights, estimator, ranks } = config;
+  const rewards = options.rewards
+    ? options.rewards.map((r, i) =>
+        typeof r === "function" ? { name: r.name || `reward ${i}`, weight: 1, reward: r } : r,
+      )
+    : await Promise.all(
+        config.rewards.map(async ({ name, weight, ...own }) => {
+          const needed = (): Catalog =>
+            catalog ??
+            refuse("BAD_CONFIG", "a catalog", `reward ${name}`, "none", "Set catalog: to a TSV, JSON or pickle file.");
+          const reward = await choose<Reward | Promise<Reward>>(
+            "the reward",
+            name,
+            [...rewardNames, "similarity"],
+            extensions.rewards,
+            () => {
+              const base = { catalog: needed(), ranks, mode };
+              if (name === "similarity") return openSoftHits({ ...base, ...own });
+              return createReward(name, { ...base, ...(own.gamma === undefined ? {} : { gamma: own.gamma }) });
+            },
+          );
+          return { name, weight, reward };
+        }),
+      );
+  return {
+    rewards,
+    repairs: config.repair.map(({ name, ...own }) => ({
+      name,
+      use: choose("the repair", name, repairNames, extensions.repairs, () => createRepair(name, { catalog, ...own })),
+    })),
+    estimator: {
+      name: estimator,
+      use: choose("the advantage estimator", estimator, estimatorNames, extensions.estimators, createEstimator),
+    },
+    segmentation: segmentation && {
+      name: segmentation.name,
+      use: choose("the segmentation", segmentation.name, segmentationNames, extensions.segmentations, (name) =>
+        createSegmentation(name, segmentation),
+      ),
+    },
+    tokenWeights:
+      tokenWeights.name === "uniform"
+        ? undefined
+        : {
+            name: tokenWeights.name,
+            use: choose("the token weights", tokenWeights.name, tokenWeightNames, extensions.tokenWeights, (name) =>
+              createTokenWeights(name, { catalog, share: tokenWeights.share }),
+            ),
+          },
+  };
 }
 
 /** The frozen model of the KL term: the configured one, or the policy as it was before its first step. */

@@ -4,10 +4,14 @@ import { performance } from "node:perf_hooks";
 import type { Sample } from "../data/sample.ts";
 import { refuse } from "../errors.ts";
 import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
-import { nativeObjective, type Objective, type RowPlan, stepInputs } from "../objectives.ts";
-import type { Group, Policy } from "../policy.ts";
+import { nativeObjective, type Objective, type RowPlan, type StepInputs, stepInputs } from "../objectives.ts";
+import type { ForwardOptions, Group, Policy } from "../policy.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import type { CatalogConstraint } from "../ranking/constraint.ts";
+import { type TokenWeights, tokenFactors } from "../ranking/emphasis.ts";
+import type { AdvantageEstimator } from "../ranking/estimators.ts";
+import type { GroupRepair } from "../ranking/repair.ts";
+import { type Segmentation, segmentsOf, tokenText } from "../ranking/segmentation.ts";
 import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
 import { encodePrompt } from "../text/encode.ts";
 import type { ResolvedTrainConfig } from "./config.ts";
@@ -15,7 +19,7 @@ import { maskForced } from "./constrain.ts";
 import { describeRollouts, mean } from "./describe.ts";
 import { Draws } from "./draw.ts";
 import type { StepOutcome } from "./loop.ts";
-import { type RolloutGroup, rollOut, type WeightedReward } from "./rollout.ts";
+import { type Named, type RolloutGroup, rollOut, type WeightedReward } from "./rollout.ts";
 import type { RunState } from "./run.ts";
 
 type StepMetrics = Record<string, number | readonly number[]>;
@@ -28,6 +32,19 @@ function offsetsOf(lengths: readonly number[]): Int32Array {
   return offsets;
 }
 
+/** A group as the update sees it: without the lists that group repair left out. */
+function withoutLeftOut(group: RolloutGroup): RolloutGroup {
+  const stay = <T>(rows: readonly T[]): T[] => rows.filter((_, i) => group.kept[i]);
+  return {
+    ...group,
+    rollouts: stay(group.rollouts),
+    completions: stay(group.completions),
+    rewards: stay(group.rewards),
+    advantages: stay(group.advantages),
+    kept: stay(group.kept),
+  };
+}
+
 /** What a run brings to its steps. */
 export interface TrainerParts {
   config: ResolvedTrainConfig;
@@ -38,6 +55,12 @@ export interface TrainerParts {
   reference: Policy | undefined;
   samples: readonly Sample[];
   rewards: readonly WeightedReward[];
+  repairs: readonly Named<GroupRepair>[];
+  estimator: Named<AdvantageEstimator>;
+  /** In place of the objective's `ratio`. */
+  segmentation: Named<Segmentation> | undefined;
+  /** Undefined: uniform. */
+  tokenWeights: Named<TokenWeights> | undefined;
   catalog: Catalog | undefined;
   constraint: CatalogConstraint | undefined;
 }
@@ -88,14 +111,15 @@ export class Trainer {
     await this.#update(kept, metrics, update);
     metrics["time/update_ms"] = performance.now() - sampledAt;
     metrics["memory/rss_mb"] = process.memoryUsage.rss() / 2 ** 20;
-    const [{ sample, completions, rewards }] = kept as [RolloutGroup];
+    const [{ sample, sampled }] = kept as [RolloutGroup];
+    const { completions, rewards } = sampled;
     const shown = completions.map(({ text }, i) => ({ text, rewards: [...rewards[i]!] }));
     return { metrics, samples: [{ step: state.step + 1, id: sample.id, completions: shown }] };
   }
 
   /** All groups of a step, and those that go into the update: the first round's, and of further rounds those with a signal. */
   async #rollOut(state: RunState): Promise<{ drawn: RolloutGroup[]; kept: RolloutGroup[] }> {
-    const { config, policy, rewards, objective, constraint } = this.#parts;
+    const { config, policy, rewards, repairs, estimator, objective, constraint } = this.#parts;
     const { minLiveGroups, maxRounds } = config.dynamicSampling ?? { minLiveGroups: 0, maxRounds: 1 };
     const drawn: RolloutGroup[] = [];
     const kept: RolloutGroup[] = [];
@@ -118,6 +142,9 @@ export class Trainer {
         seed: config.seed,
         step: state.step,
         rewards,
+        repairs,
+        estimator,
+        microBatchTokens: config.microBatchTokens,
         objective,
         ...(constraint ? { constraint } : {}),
       });
@@ -130,9 +157,20 @@ export class Trainer {
 
   /** Rows of a group as the loss sees them. */
   #plan(group: RolloutGroup): RowPlan[] {
-    const o = this.#parts.objective;
+    const { objective: o, segmentation, policy, config } = this.#parts;
     return group.rollouts.map(({ ids }, i) => {
-      const reading = o.reading === "reference" ? this.#reader.readReference(ids, this.#eosId) : this.#reader.read(ids);
+      const lines = o.reading === "reference" ? this.#reader.readReference(ids, this.#eosId) : this.#reader.read(ids);
+      const segment =
+        segmentation &&
+        segmentsOf(
+          segmentation.name,
+          segmentation.use,
+          tokenText(ids, policy.tokenizer, o.reading === "reference" ? this.#reader.read(ids).item : lines.item),
+        );
+      const reading =
+        segment && config.segmentation?.credit === "segment"
+          ? { item: segment.slice(), items: segment.reduce((most, s) => Math.max(most, s + 1), 0), stop: lines.stop }
+          : lines;
       const advantage = shapeAdvantages(reading, group.advantages[i]!, {
         mode: o.reading,
         earlyStop: o.earlyStop,
@@ -140,12 +178,16 @@ export class Trainer {
         overflowPer: o.overflowPer,
         exactLength: o.exactLength,
       });
-      return { tokens: ids.length, item: reading.item, advantage, items: reading.items, stop: reading.stop };
+      const item = reading.item.map((line, t) => (segment?.[t] === -1 ? -1 : line));
+      for (const [t, line] of item.entries()) if (line < 0) advantage[t] = 0;
+      const { items, stop } = reading;
+      return { tokens: ids.length, item, advantage, items, stop, ...(segment ? { segment } : {}) };
     });
   }
 
-  async #update(groups: readonly RolloutGroup[], metrics: StepMetrics, update: Update): Promise<void> {
+  async #update(kept: readonly RolloutGroup[], metrics: StepMetrics, update: Update): Promise<void> {
     const { config, objective, custom, policy, reference } = this.#parts;
+    const groups = kept.map(withoutLeftOut).filter((group) => group.rollouts.length > 0);
     const constraint = this.#parts.constraint?.forSamples(groups.map((group) => group.sample));
     const plans = groups.map((group) => this.#plan(group));
     if (constraint && config.forced === "exclude")
@@ -169,7 +211,7 @@ export class Trainer {
           objective.entropyCoef > 0 ||
           plan.some((row) => row.advantage.some((a) => a !== 0)),
       );
-    metrics["update/rows"] = needed.length * config.groupSize;
+    metrics["update/rows"] = needed.reduce((sum, { plan }) => sum + plan.length, 0);
     if (needed.length === 0) return;
     const batch: Group[] = needed.map(({ group }) => ({
       prompt: group.prompt,
@@ -188,6 +230,7 @@ export class Trainer {
         ? { constraint: { ...constraint, excluded: needed.map(({ index }) => constraint.excluded[index]!) } }
         : {}),
     };
+    await this.#weighTokens(needed, batch, inputs, forward);
     const sampled = Float32Array.from(needed.flatMap(({ group }) => group.rollouts.flatMap((r) => [...r.logprobs])));
     const refLogprobs = reference ? (await reference.score(batch, forward)).logprobs : undefined;
     if (custom) {
@@ -237,6 +280,32 @@ export class Trainer {
       metrics["optimizer/grad_norm"] = gradNorm;
       metrics["optimizer/learning_rate"] = learningRate;
     }
+  }
+
+  /** Multiplies the step's weights by those of its tokens. */
+  async #weighTokens(
+    needed: readonly { group: RolloutGroup; plan: readonly RowPlan[] }[],
+    batch: readonly Group[],
+    inputs: StepInputs,
+    forward: ForwardOptions,
+  ): Promise<void> {
+    const { policy, tokenWeights } = this.#parts;
+    if (!tokenWeights) return;
+    const entropies =
+      tokenWeights.use.needs === "entropies"
+        ? (await policy.score(batch, { ...forward, entropies: true })).entropies
+        : undefined;
+    let at = 0;
+    const step = needed.flatMap(({ group, plan }) =>
+      group.rollouts.map(({ ids, logprobs }, i) => {
+        const own = entropies?.subarray(at, at + ids.length);
+        at += ids.length;
+        const text = tokenText(ids, policy.tokenizer, this.#reader.read(ids).item);
+        return { ...text, logprobs, advantages: plan[i]!.advantage, ...(own ? { entropies: own } : {}) };
+      }),
+    );
+    const factors = tokenFactors(tokenWeights.name, tokenWeights.use, step);
+    for (const [t, factor] of factors.entries()) inputs.weights[t]! *= factor;
   }
 
   /** One update by an own loss: log-probs out, gradient back. */
