@@ -4,7 +4,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 import { toSample } from "../src/data/samples.ts";
@@ -90,7 +90,7 @@ describe.skipIf(noEncoder !== "")(`a sentence encoder on this machine${noEncoder
       "Toy Story (1995): toys come alive",
       "Jaws (1975): a shark",
     ];
-    const features = await encodedFeatures(localEncoder(model), {
+    const features = await encodedFeatures(localEncoder(relative(".", model)), {
       items,
       teacher: ["Heat: robbers and a bank heist"],
       contexts: ["films about fish"],
