@@ -507,7 +507,14 @@ describe("evaluate and recommend", () => {
     expect(Object.keys(baselines)).toEqual(["popularity", "neighbor voting"]);
     for (const row of Object.values(baselines)) expect(row["recall@20"]).toBeLessThan(1);
     await Promise.all([
-      fails(/one of --model and --completions, got both/, ...call, "--catalog", at("catalog.json"), "--model", model),
+      fails(
+        /one of --model, --completions and --endpoint, got --model and --completions/,
+        ...call,
+        "--catalog",
+        at("catalog.json"),
+        "--model",
+        model,
+      ),
       fails(/BAD_DATA: .*completion for sample/, ...call.slice(0, -1), "20", "--catalog", at("catalog.json")),
       fails(/catalogue .*sft\.yaml/, ...call, "--catalog", at("sft.yaml")),
     ]);

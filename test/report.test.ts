@@ -254,7 +254,9 @@ describe("the report", () => {
     await expect(makeReport({ runs: [runs], before: options.before, after: options.after })).rejects.toThrow(/catalog/);
   });
 
-  const executablePath = "/usr/bin/chromium";
+  // the system's, else the one that playwright installs
+  const system = "/usr/bin/chromium";
+  const executablePath = existsSync(system) ? system : chromium.executablePath();
   const args = [
     "--no-sandbox",
     "--disable-gpu",
@@ -264,7 +266,7 @@ describe("the report", () => {
     "--disable-component-update",
     "--disable-sync",
   ];
-  describe.skipIf(!existsSync(executablePath))(`in a browser (skipped without ${executablePath})`, () => {
+  describe.skipIf(!existsSync(executablePath))(`in a browser (skipped without ${system} or ${executablePath})`, () => {
     let browser: Browser;
     const file = join(root, "report.html");
     beforeAll(async () => {

@@ -60,6 +60,9 @@ describe("JSONL", () => {
     );
   });
 
+  // one line of text, compressed by zstd 1.5 (level 3)
+  const zst = Buffer.from("KLUv/SAxiQEAeyJwcm9tcHQiOiAiaGVsbG8iLCAiY29tcGxldGlvbiI6ICJIZWF0ICgxOTk1KSJ9Cg==", "base64");
+
   it("a file that is not there, a folder, a broken archive", async () => {
     await expect(all(join(folder, "none.jsonl"))).rejects.toMatchObject({
       code: "IO",
@@ -69,7 +72,15 @@ describe("JSONL", () => {
     await expect(all(folder)).rejects.toMatchObject({ code: "IO" });
     const archive = gzipSync('{"prompt": "a"}\n'.repeat(1000));
     await expect(all(write(archive.subarray(0, 30), "cut.jsonl.gz"))).rejects.toMatchObject({ code: "BAD_DATA" });
-    await expect(all(write('{"prompt": "a"}\n', "plain.jsonl.gz"))).rejects.toMatchObject({ code: "BAD_DATA" });
+    await expect(all(write(zst.subarray(0, 50), "cut.jsonl.zst"))).rejects.toMatchObject({ code: "BAD_DATA" });
+  });
+
+  it("compression by the first bytes, whatever the name", async () => {
+    const row = { prompt: "hello", completion: "Heat (1995)" };
+    expect(await all(write(zst, "data.jsonl.zst"))).toEqual([row]);
+    expect(await all(write(zst))).toEqual([row]);
+    expect(await all(write(gzipSync(JSON.stringify(row))))).toEqual([row]);
+    expect(await all(write(JSON.stringify(row), "plain.jsonl.gz"))).toEqual([row]);
   });
 });
 

@@ -9,10 +9,11 @@ import { type DemonstrateOptions, demonstrate, stageNames, votingDecays } from "
 import { Endpoint, EndpointTeacher, EngineTeacher, type Teacher, type Usage } from "../demonstrate/teacher.ts";
 import { refuse } from "../errors.ts";
 import { cutoffs } from "../ranking/metrics.ts";
+import { describeUsage, type EndpointFlags, endpointOf, withEndpointFlags } from "./endpoint.ts";
 import { realNumber, wholeNumber } from "./options.ts";
 import { ItemProgress } from "./progress.ts";
 
-interface Flags {
+interface Flags extends EndpointFlags {
   data: string;
   feedback: string;
   catalog: string;
@@ -44,14 +45,6 @@ interface Flags {
   seed: number;
   adjustment?: string;
   ablate?: boolean;
-  temperature: number;
-  concurrency: number;
-  retries: number;
-  timeout: number;
-  promptPrice: number;
-  completionPrice: number;
-  budget?: number;
-  cache?: string;
   stages?: string;
   overwrite?: boolean;
 }
@@ -117,15 +110,8 @@ function withFlags(command: Command, writes: boolean): Command {
     .option("--lists <file>", "instead of the teacher: JSON Lines with id and titles, or with a completion")
     .option("--judge <who>", "as --teacher (default: the teacher)")
     .option("--judge-model <name>", "as --teacher-model (default: the teacher's)")
-    .option("--neighbors <N>", "teacher none: dialogues that vote", wholeNumber, 300)
-    .option("--temperature <T>", "of teacher and judge", realNumber, 0)
-    .option("--concurrency <N>", "requests under way at once", wholeNumber, 8)
-    .option("--retries <N>", "times that a failed request is sent again", wholeNumber, 5)
-    .option("--timeout <seconds>", "until a request is given up and sent again", realNumber, 120)
-    .option("--prompt-price <x>", "price of a million prompt tokens, to count costs", realNumber, 0)
-    .option("--completion-price <x>", "price of a million answer tokens", realNumber, 0)
-    .option("--budget <x>", "send nothing more once teacher or judge has cost this much in this run", realNumber)
-    .option("--cache <folder>", "answers (default: answers in the stages' folder)")
+    .option("--neighbors <N>", "teacher none: dialogues that vote", wholeNumber, 300);
+  withEndpointFlags(command, "teacher or judge", "answers in the stages' folder")
     .optionsGroup("Remap:")
     .option("--list-length <N>", "titles of a list", wholeNumber, 20)
     .option(
@@ -184,17 +170,6 @@ async function makeTeacher(
   if (who === "engine") return EngineTeacher.load(model, cache);
   return new EndpointTeacher({ ...endpointOf(flags, cache), url: who, model });
 }
-
-const endpointOf = (flags: Flags, cache: string) => ({
-  cache,
-  temperature: flags.temperature,
-  concurrency: flags.concurrency,
-  retries: flags.retries,
-  timeoutMs: flags.timeout * 1000,
-  promptPrice: flags.promptPrice,
-  completionPrice: flags.completionPrice,
-  ...(flags.budget !== undefined && { budget: flags.budget }),
-});
 
 function embeddingOf(flags: Flags, cache: string): { embedding: Embedding; usage?: Usage } {
   const kind = flags.embeddings ?? (flags.teacher === "none" && flags.lists === undefined ? "cooccurrence" : "tfidf");
@@ -288,10 +263,6 @@ async function run(flags: Flags, until: (typeof stageNames)[number] | undefined)
     for (const one of new Set([teacher, judge])) if (one !== "none") one.dispose();
   }
 }
-
-export const describeUsage = (name: string, usage: Usage): string =>
-  `${name}: ${usage.questions} questions, ${usage.cached} from the cache, ${usage.retries} sent again; ` +
-  `${usage.promptTokens} + ${usage.completionTokens} tokens${usage.cost > 0 ? `, cost ${usage.cost.toFixed(4)}` : ""}`;
 
 /** The paper's Table 2 for demonstrations, with what each stage adds. */
 export function describeEffects(effects: readonly StageEffect[]): string {

@@ -1,10 +1,11 @@
-// `rank-grpo evaluate`: a checkpoint, or completions made elsewhere, against the ground truth; baselines beside it.
+// `rank-grpo evaluate`: a checkpoint, an endpoint's model, or completions made elsewhere, against the ground truth; baselines beside it.
 import Table from "cli-table3";
 import { Command, Option } from "commander";
 
 import { readJsonl } from "../data/jsonl.ts";
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
+import { type EndpointLists, endpointLists } from "../demonstrate/endpoint.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
 import { type Evaluation, evaluateLists, evaluatePolicy } from "../evaluate.ts";
 import { requireFresh, writeFileAtomic } from "../files.ts";
@@ -13,11 +14,14 @@ import { Catalog } from "../ranking/catalog.ts";
 import { formatItem, type Item } from "../ranking/list.ts";
 import { cutoffs, type ListMetrics, type MetricOptions } from "../ranking/metrics.ts";
 import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
+import { describeUsage, type EndpointFlags, endpointOf, withEndpointFlags } from "./endpoint.ts";
 import { countNumber, type ModelFlags, openModel, withModelFlags } from "./options.ts";
 import { ItemProgress } from "./progress.ts";
 
-interface Flags extends ConstrainFlags, ModelFlags {
+interface Flags extends ConstrainFlags, ModelFlags, EndpointFlags {
   model?: string;
+  endpoint?: string;
+  endpointModel?: string;
   completions?: string;
   data: string;
   catalog: string;
@@ -36,6 +40,7 @@ export function evaluateCommand(): Command {
     .description("Recall@k and NDCG@k (k = 5, 10, 15, 20) of a model's lists, with standard errors")
     .option("--model <path>", "Hugging Face folder or .gguf file; lists are generated greedily")
     .option("--completions <file>", "instead: JSONL with id and completion (text), made by any system")
+    .option("--endpoint <URL>", "instead: base URL of an OpenAI-compatible service, asked with the data's own prompts")
     .requiredOption("--data <file>", "JSONL with prompt, groundtruth_with_release_year and seen_titles")
     .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
     .option("--train <file>", "training JSONL: adds the baselines popularity and neighbor voting")
@@ -43,7 +48,7 @@ export function evaluateCommand(): Command {
     .option("--output <file>", "JSON with metrics, and every row's list and metrics (for report and compare)")
     .option(
       "--max-new-tokens <N>",
-      "length limit of a list in tokens (default: 512, or half of the context)",
+      "length limit of a list in tokens (default: 512, or half of the context; 1024 of an endpoint)",
       countNumber,
     )
     .option(
@@ -62,34 +67,63 @@ export function evaluateCommand(): Command {
         .choices(["standard", "filtered"])
         .default("standard"),
     );
-  return withConstrainFlags(withModelFlags(command), { catalog: false, constrain: true })
+  withConstrainFlags(withModelFlags(command), { catalog: false, constrain: true })
+    .optionsGroup("Endpoint:")
+    .option("--endpoint-model <name>", "the service's model; its key is read from OPENAI_API_KEY");
+  return withEndpointFlags(command, "the endpoint's model", "<data>.answers")
     .addHelpText(
       "after",
-      "\nExample:\n  rank-grpo evaluate --model runs/train/best --data test.jsonl --catalog catalog.tsv --train train.jsonl\n",
+      `
+Examples:
+  rank-grpo evaluate --model runs/train/best --data test.jsonl --catalog catalog.tsv --train train.jsonl
+  rank-grpo evaluate --endpoint https://api.openai.com/v1 --endpoint-model gpt-4o --data test.jsonl --catalog catalog.tsv \\
+    --budget 5 --prompt-price 2.5 --completion-price 10
+`,
     )
     .action(run);
 }
 
-async function run(flags: Flags): Promise<void> {
-  if ((flags.model === undefined) === (flags.completions === undefined))
+/** One source of lists, and no option of another's. */
+function checkFlags(flags: Flags): void {
+  const given = (["model", "completions", "endpoint"] as const).filter((name) => flags[name] !== undefined);
+  if (given.length !== 1)
     throw new RankGrpoError(
       "INVALID_ARGUMENT",
-      `Expected one of --model and --completions, got ${flags.model === undefined ? "neither" : "both"}.`,
+      `Expected one of --model, --completions and --endpoint, got ${given.map((name) => `--${name}`).join(" and ") || "none"}.`,
     );
+  if (flags.endpoint !== undefined && flags.endpointModel === undefined)
+    refuse("INVALID_ARGUMENT", "the service's model", "--endpoint-model", "none");
+  if (flags.endpointModel !== undefined && flags.endpoint === undefined)
+    refuse("INVALID_ARGUMENT", "--endpoint", "--endpoint-model", "none");
+  if (flags.model === undefined && (flags.constrain !== "none" || flags.beams !== undefined))
+    throw new RankGrpoError(
+      "INVALID_ARGUMENT",
+      `Expected --model with --constrain and --beams, got --${given[0]}: only the engine can hold lists inside a catalog.`,
+    );
+}
+
+async function run(flags: Flags): Promise<void> {
+  checkFlags(flags);
   if (flags.output) requireFresh(flags.output);
   const catalog = await Catalog.load(flags.catalog);
   const samples = await readSamples(flags.data, flags.limit === undefined ? {} : { limit: flags.limit });
   const options = { catalog, truncation: flags.truncation, ideal: flags.ideal };
   const train = flags.train === undefined ? undefined : await readSamples(flags.train);
+  const asked = flags.endpoint === undefined ? undefined : await askEndpoint(flags.endpoint, flags, samples);
   const main: Result = {
-    name: flags.model ?? flags.completions!,
-    evaluation:
-      flags.model === undefined
-        ? evaluateLists(samples, await readCompletions(flags.completions!, samples), options)
-        : await evaluateModel(flags.model, flags, samples, options),
+    name: asked ? `${flags.endpointModel} at ${flags.endpoint}` : (flags.model ?? flags.completions!),
+    evaluation: asked
+      ? evaluateLists(samples, asked.lists, options)
+      : flags.completions !== undefined
+        ? evaluateLists(samples, await readCompletions(flags.completions, samples), options)
+        : await evaluateModel(flags.model!, flags, samples, options),
   };
   const baselines = train ? evaluateBaselines(train, samples, options) : [];
   process.stdout.write(`${describe([...baselines, main])}\n`);
+  if (asked)
+    process.stdout.write(
+      `${describeUsage("endpoint", asked.usage)}\n${(100 * asked.unreadable).toFixed(1)} % of the answers could not be read.\n`,
+    );
   if (flags.output) {
     const lists = samples.map((sample, i) => ({ id: sample.id, completion: main.evaluation.lists[i] }));
     const json = {
@@ -99,6 +133,7 @@ async function run(flags: Flags): Promise<void> {
       baselines: Object.fromEntries(baselines.map(({ name, evaluation }) => [name, evaluation.metrics])),
       lists,
       row_metrics: main.evaluation.rows,
+      ...(asked && { usage: asked.usage, unreadable: asked.unreadable }),
     };
     await writeFileAtomic(flags.output, `${JSON.stringify(json, null, 1)}\n`);
     process.stdout.write(`Written: ${flags.output}\n`);
@@ -151,6 +186,21 @@ async function evaluateModel(
   } finally {
     progress?.done();
     policy.dispose();
+  }
+}
+
+async function askEndpoint(url: string, flags: Flags, samples: readonly Sample[]): Promise<EndpointLists> {
+  const progress = new ItemProgress("endpoint", samples.length);
+  try {
+    return await endpointLists(samples, {
+      ...endpointOf(flags, flags.cache ?? `${flags.data}.answers`),
+      url,
+      model: flags.endpointModel!,
+      ...(flags.maxNewTokens === undefined ? {} : { maxTokens: flags.maxNewTokens }),
+      onProgress: (done) => progress.update(done),
+    });
+  } finally {
+    progress.done();
   }
 }
 

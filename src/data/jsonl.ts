@@ -1,41 +1,24 @@
 // Reading JSONL as a stream: lines end at "\n" alone (U+2028 may stand inside a text), a byte order mark, "\r" and blank lines are passed
-// over, `.gz` is unpacked on the way. Faults are told by file and line.
+// over, gzip and Zstandard are unpacked on the way. Faults are told by file and line.
 import { isUtf8 } from "node:buffer";
-import { createReadStream } from "node:fs";
-import { pipeline, type Readable } from "node:stream";
-import { createGunzip } from "node:zlib";
 
 import { RankGrpoError, refuse, shown } from "../errors.ts";
+import { fileBytes } from "./stream.ts";
 
 /** Bad lines that one message names; reading stops there. */
 const shownFaults = 10;
 
-function open(path: string): Readable {
-  const file = createReadStream(path, { highWaterMark: 1 << 18 });
-  return path.endsWith(".gz") ? pipeline(file, createGunzip(), () => {}) : file; // the error reaches the reader too
-}
-
 async function* lines(path: string): AsyncGenerator<{ line: number; bytes: Buffer }> {
   const parts: Buffer[] = []; // of a line that spans chunks
   let line = 0;
-  try {
-    for await (const chunk of open(path) as AsyncIterable<Buffer>) {
-      let start = 0;
-      for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, start)) {
-        const rest = chunk.subarray(start, end);
-        yield { line: ++line, bytes: parts.length > 0 ? Buffer.concat([...parts.splice(0), rest]) : rest };
-        start = end + 1;
-      }
-      if (start < chunk.length) parts.push(chunk.subarray(start));
+  for await (const chunk of fileBytes(path)) {
+    let start = 0;
+    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, start)) {
+      const rest = chunk.subarray(start, end);
+      yield { line: ++line, bytes: parts.length > 0 ? Buffer.concat([...parts.splice(0), rest]) : rest };
+      start = end + 1;
     }
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code?.startsWith("Z_"))
-      throw new RankGrpoError(
-        "BAD_DATA",
-        `Expected a whole gzip file at ${path}, got: ${message} (after line ${line}).`,
-      );
-    throw new RankGrpoError("IO", `Expected a readable file at ${path}, got: ${message}.`);
+    if (start < chunk.length) parts.push(chunk.subarray(start));
   }
   if (parts.length > 0) yield { line: ++line, bytes: Buffer.concat(parts) };
 }
@@ -58,7 +41,7 @@ function parse(bytes: Buffer, first: boolean): Record<string, unknown> | undefin
 /**
  * The objects of a JSONL file in order, at most `limit` of them (all by default), each through `convert` (which refuses a row by throwing a RankGrpoError; blank lines never reach it).
  * Good rows go on coming after a bad line; at the end, at the limit or at the tenth bad line, BAD_DATA names the first ten with their line numbers.
- * IO where the file cannot be read.
+ * IO where the file cannot be read, BAD_DATA too where its compression is torn.
  */
 export async function* readJsonl<T = Record<string, unknown>>(
   path: string,

@@ -59,8 +59,7 @@ export function mergeTurns(messages: readonly Turn[]): Turn[] {
  * Records of one dialogue share turns, so they must stay on one side of a split and never vote for one another.
  */
 export function recordDialogue(record: { readonly [column: string]: unknown }): string {
-  const named = record["dialogue"];
-  return typeof named === "string" || typeof named === "number" ? String(named) : dialogueOf(String(record["id"]));
+  return dialogueOf(String(record["id"]), record["dialogue"]);
 }
 
 /** Lines that an importer could not use: all counted, the first ten kept. With `strict` the first one throws. */

@@ -75,7 +75,7 @@ export function toSample(row: Row, index: number): Sample {
 }
 
 /**
- * The samples of a JSONL file (.jsonl, .jsonl.gz), at most `limit` of them (all by default). BAD_DATA with the lines and columns of the first
+ * The samples of a JSONL file (plain, gzip or Zstandard), at most `limit` of them (all by default). BAD_DATA with the lines and columns of the first
  * ten faults, or where there is no sample; IO where the file cannot be read.
  */
 export async function readSamples(path: string, options: { limit?: number } = {}): Promise<Sample[]> {

@@ -1,7 +1,7 @@
 // Text of files, streamed: plain, gzip or Zstandard by their first bytes; delimited tables (CSV, TSV) row by row; the elements of a
 // JSON array one by one. Memory holds one record, whatever the file's size.
 import { createReadStream } from "node:fs";
-import { open } from "node:fs/promises";
+import { open as openFile } from "node:fs/promises";
 import { pipeline, type Readable, Transform, type TransformCallback } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { Decompress } from "fzstd";
@@ -35,18 +35,13 @@ function unzstd(): Transform {
   return stream;
 }
 
-/** The bytes of a file, decompressed where its first bytes say gzip or Zstandard. */
-export async function openBytes(path: string): Promise<Readable> {
-  let head: Buffer;
+async function open(path: string): Promise<Readable> {
+  const head = Buffer.alloc(4);
+  const file = await openFile(path);
   try {
-    const file = await open(path);
-    head = Buffer.alloc(4);
     await file.read(head, 0, 4, 0);
+  } finally {
     await file.close();
-  } catch (error) {
-    throw new RankGrpoError("IO", `Expected a readable file for ${path}, got ${(error as Error).message}.`, {
-      cause: error,
-    });
   }
   const bytes = createReadStream(path, { highWaterMark: 1 << 18 });
   const decoder =
@@ -55,19 +50,29 @@ export async function openBytes(path: string): Promise<Readable> {
   return pipeline(bytes, decoder, () => {}); // errors reach the reader of `decoder`
 }
 
+/**
+ * The bytes of a file in pieces, decompressed where its first bytes say gzip or Zstandard.
+ * @throws IO where it cannot be read; BAD_DATA where compressed data are torn
+ */
+export async function* fileBytes(path: string): AsyncGenerator<Buffer> {
+  try {
+    yield* (await open(path)) as AsyncIterable<Buffer>;
+  } catch (error) {
+    const { message, syscall } = error as NodeJS.ErrnoException;
+    if (syscall !== undefined)
+      throw new RankGrpoError("IO", `Expected a readable file at ${path}, got: ${message}.`, { cause: error });
+    throw new RankGrpoError("BAD_DATA", `Expected whole compressed data at ${path}, got: ${message}.`, {
+      cause: error,
+    });
+  }
+}
+
 /** Decoded text in pieces; a UTF-8 byte order mark is dropped. Failures name the file. */
 export async function* openText(path: string): AsyncGenerator<string> {
   const decoder = new TextDecoder("utf-8");
-  try {
-    for await (const chunk of await openBytes(path)) {
-      const text = decoder.decode(chunk as Buffer, { stream: true });
-      if (text) yield text;
-    }
-  } catch (error) {
-    if (error instanceof RankGrpoError) throw error;
-    throw new RankGrpoError("BAD_DATA", `Expected whole compressed data in ${path}, got ${(error as Error).message}.`, {
-      cause: error,
-    });
+  for await (const chunk of fileBytes(path)) {
+    const text = decoder.decode(chunk, { stream: true });
+    if (text) yield text;
   }
   const rest = decoder.decode();
   if (rest) yield rest;

@@ -1,11 +1,17 @@
 // What each stage does to the lists, on feedback that was held out from it: the paper's Table 2 for demonstrations.
 
-import { recordDialogue } from "../data/record.ts";
 import type { Sample } from "../data/sample.ts";
 import { popularityLists } from "../ranking/baselines.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import type { Item } from "../ranking/list.ts";
-import { type ListMetrics, measureLists, measureRow, type RankedRow, standardError } from "../ranking/metrics.ts";
+import {
+  dialogueOf,
+  type ListMetrics,
+  measureLists,
+  measureRow,
+  type RankedRow,
+  standardError,
+} from "../ranking/metrics.ts";
 import { groundTruths, seenTitles } from "../ranking/rewards.ts";
 
 export interface StageEffect {
@@ -19,7 +25,7 @@ export interface StageEffect {
 function rowsOf(samples: readonly Sample[], lists: readonly (readonly Item[])[]): RankedRow[] {
   return samples.flatMap((sample, i) => {
     const truths = sample.columns["groundtruth_with_release_year"] === undefined ? [] : groundTruths(sample);
-    const dialogue = recordDialogue({ ...sample.columns, id: sample.id });
+    const dialogue = dialogueOf(sample.id, sample.columns["dialogue"]);
     return truths.length === 0 ? [] : [{ slots: lists[i]!, truths, seen: seenTitles(sample), dialogue }];
   });
 }

@@ -2,13 +2,14 @@
 // feedback are dealt into folds; what is learned from feedback for a row (co-occurrence, w and b) comes from the other folds alone, so
 // a row's own ground truth, and its dialogue's, never enters what is used for it.
 
-import { conversationOf, recordDialogue } from "../data/record.ts";
+import { conversationOf } from "../data/record.ts";
 import type { Message, Sample } from "../data/sample.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
 import { permutation, Stream } from "../random.ts";
 import { neighborLists } from "../ranking/baselines.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { formatItem, type Item, readList } from "../ranking/list.ts";
+import { dialogueOf } from "../ranking/metrics.ts";
 import { isNearYear, normalizeTitle } from "../ranking/title.ts";
 import { type Adjustment, type AdjustOptions, fitAdjustment } from "./adjust.ts";
 import { readItems } from "./answer.ts";
@@ -25,7 +26,7 @@ export type Embedding =
   | { kind: "cooccurrence"; shrink?: number }
   | { kind: "encoder"; encoder: Encoder };
 
-const dialogueKey = (sample: Sample): string => recordDialogue({ ...sample.columns, id: sample.id });
+const dialogueKey = (sample: Sample): string => dialogueOf(sample.id, sample.columns["dialogue"]);
 
 /**
  * The catalogue without titles that a list cannot carry: those that are not read back as themselves (a year of three digits, a line

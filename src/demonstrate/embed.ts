@@ -1,5 +1,7 @@
 // Embeddings of items and dialogues for Remap's similarities: TF-IDF, co-occurrence, an OpenAI-compatible embeddings endpoint, or a local
 // sentence encoder through @huggingface/transformers (an optional peer, loaded when asked for).
+import { existsSync } from "node:fs";
+import { resolve } from "node:path";
 import pLimit from "p-limit";
 
 import { RankGrpoError, refuse } from "../errors.ts";
@@ -147,7 +149,8 @@ async function loadExtractor(model: string): Promise<Extractor> {
     );
   }
   try {
-    return await library.pipeline("feature-extraction", model);
+    // a relative path with one slash would be taken for a name on the hub
+    return await library.pipeline("feature-extraction", existsSync(model) ? resolve(model) : model);
   } catch (error) {
     throw new RankGrpoError(
       "BAD_CHECKPOINT",
