@@ -17,7 +17,7 @@ const load = (model: string, options: NativePolicyOptions) =>
   addon.NativePolicy.load(shared(`models/tiny/${model}`), options);
 const models = ["llama-default", "llama-mha-tied", "qwen2", "qwen3", "odd-shapes"];
 
-describe.skipIf(!hasShared)("a policy that is not trained keeps its weights in panels alone", () => {
+describe.skipIf(!hasShared)("a policy keeps its weights in panels alone", () => {
   for (const compute of ["f32", "bf16"] as const) {
     it(`scores and samples with the bits of a trained one, ${compute}`, async () => {
       for (const model of models) {
@@ -63,14 +63,54 @@ describe.skipIf(!hasShared)("a policy that is not trained keeps its weights in p
     }
   });
 
-  it("holds no matrix but the packed ones", async () => {
-    const trained = (await load("llama-mha-tied", {})).describe().memory;
-    const frozen = (await load("llama-mha-tied", { trainable: false })).describe().memory;
-    expect(frozen.weights).toBeLessThan(trained.weights / 20);
-    expect(frozen.packedWeights).toBe(trained.packedWeights);
-    expect(frozen.gradients + frozen.optimizer + frozen.activations).toBe(0);
-    expect(trained.gradients).toBe(trained.weights);
-    expect(trained.optimizer).toBe(2 * trained.weights);
+  it("holds no matrix but the packed ones, trained or not", async () => {
+    for (const compute of ["f32", "bf16"] as const) {
+      const trained = (await load("llama-mha-tied", { compute })).describe().memory;
+      const frozen = (await load("llama-mha-tied", { compute, trainable: false })).describe().memory;
+      expect(frozen.weights).toBe(trained.weights);
+      expect(frozen.weights).toBeLessThan(trained.gradients / 20);
+      expect(trained.packedWeights).toBe(trained.gradients);
+      expect(frozen.packedWeights).toBe(trained.gradients / (compute === "bf16" ? 2 : 1));
+      expect(frozen.gradients + frozen.optimizer + frozen.activations).toBe(0);
+      expect(trained.optimizer).toBe(2 * trained.gradients);
+    }
+  });
+});
+
+describe.skipIf(!hasShared)("a trained policy in bf16 keeps every weight in f32", () => {
+  it("takes and gives back values that bf16 cannot hold", async () => {
+    for (const model of models) {
+      const policy = await load(model, { compute: "bf16" });
+      for (const name of policy.describe().parameters) {
+        const values = (await policy.getParameter(name)).map((_, i) => Math.sin(i * 1.7 + 1) * 10 ** (i % 7));
+        await policy.setParameter(name, values);
+        expect([...(await policy.getParameter(name))], `${model} ${name}`).toEqual([...values]);
+      }
+      policy.dispose();
+    }
+  });
+
+  it("takes AdamW's steps that bf16 would lose", async () => {
+    const learningRate = 1e-5;
+    const weightDecay = 0.1;
+    for (const model of models) {
+      const policy = await load(model, { compute: "bf16" });
+      const names = policy.describe().parameters;
+      await policy.backward(batch(), slopes);
+      const before = new Map<string, { w: Float32Array; g: Float32Array }>();
+      for (const name of names)
+        before.set(name, { w: await policy.getParameter(name), g: await policy.getGradient(name) });
+      await policy.optimizerStep({ learningRate, weightDecay, maxGradNorm: 0 });
+      for (const name of names) {
+        const { w, g } = before.get(name)!;
+        const after = await policy.getParameter(name);
+        // the first step: the moments' quotient is g / |g|, but for epsilon
+        const wanted = w.map((x, i) => x - learningRate * (g[i]! / (Math.abs(g[i]!) + 1e-8) + weightDecay * x));
+        const furthest = Math.max(...after.map((x, i) => Math.abs(x - wanted[i]!) / Math.max(1, Math.abs(x))));
+        expect(furthest, `${model} ${name}`).toBeLessThan(2e-7);
+      }
+      policy.dispose();
+    }
   });
 });
 

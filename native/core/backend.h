@@ -104,12 +104,17 @@ class Backend {
   // -- matrix products (matmul)
   virtual std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) = 0;
   virtual void pack(Panels& panels, const float* W) = 0;  // W [N, K] row-major
-  // Where panels hold all there is of a weight, a policy that is not trained keeps nothing else. pack_rows and unpack_rows move rows
-  // first .. first + count between W [count, K] and the panels; embedding_from_panels: x [T, K] = rows ids[t].
+  // Where panels hold all there is of a weight, nothing else is kept of it, and these take the place of what reads or writes rows.
+  // keep_master: from now on they hold the f32 values, for training (a value half way between two bf16 may lose its last bit). pack_rows
+  // and unpack_rows move rows first .. first + count between W [count, K] and the panels; embedding_from_panels: x [T, K] = rows ids[t]
+  // as products read them; the others as linear_backward_input and adamw on [N, K].
   virtual bool panels_hold_weights() const { return false; }
+  virtual void keep_master(Panels&) {}
   virtual void pack_rows(Panels&, const float* /*W*/, int64_t /*first*/, int64_t /*count*/) {}
   virtual void unpack_rows(float* /*W*/, const Panels&, int64_t /*first*/, int64_t /*count*/) {}
   virtual void embedding_from_panels(float* /*x*/, const Panels&, const int32_t* /*ids*/, int64_t /*T*/) {}
+  virtual void panels_backward_input(float* /*dx*/, const float* /*dy*/, const Panels&, int64_t /*T*/, bool /*accumulate*/) {}
+  virtual void adamw_panels(Panels&, float* /*m*/, float* /*v*/, const float* /*g*/, const AdamW&) {}
   // y [T, N] = x [T, K] W^T (+ bias [N]); bias may be null
   virtual void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) = 0;
   // dx [T, K] = dy [T, N] W, or += where accumulate
@@ -163,6 +168,7 @@ class Backend {
   virtual void head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float* rows,
                             const int32_t* target, const AllowedTokens* allowed, int64_t R, float temperature) = 0;
   // dh [R, C] = gradient, dW [V, C] += gradient, of sum_r dlogprob[r] * logprob[r] + dentropy[r] * entropy[r].
+  // W: null where it is kept in panels alone.
   // dentropy and entropy may be null together. dlogprob and dentropy lie on the host; dW null: not wanted.
   virtual void head_backward(float* dh, float* dW, const float* h, const float* W, const Panels& panels, const int32_t* target,
                              const AllowedTokens* allowed, const float* lse, const float* entropy, const float* dlogprob,

@@ -195,7 +195,11 @@ void CpuBackend::allowed_backward(float* dh, float* dW, const float* h, const fl
       }
     });
     std::vector<float> weights(static_cast<size_t>(U * C)), h_part(static_cast<size_t>(L * C)), dh_part(static_cast<size_t>(L * C));
-    gather_rows(weights.data(), W, few.ids.data(), U, C);
+    if (W) {
+      gather_rows(weights.data(), W, few.ids.data(), U, C);
+    } else {
+      embedding_from_panels(weights.data(), panels, few.ids.data(), U);
+    }
     gather_rows(h_part.data(), h, part.data(), L, C);
     linear_backward_input(dh_part.data(), logits, weights.data(), L, U, C, panels.compute, false);
     for (int64_t i = 0; i < L; ++i) std::copy_n(&dh_part[static_cast<size_t>(i * C)], C, dh + int64_t{part[static_cast<size_t>(i)]} * C);

@@ -53,9 +53,12 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
   bool panels_hold_weights() const override { return true; }
+  void keep_master(Panels& panels) override;
   void pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) override;
   void unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) override;
   void embedding_from_panels(float* x, const Panels& panels, const int32_t* ids, int64_t T) override;
+  void panels_backward_input(float* dx, const float* dy, const Panels& panels, int64_t T, bool accumulate) override;
+  void adamw_panels(Panels& panels, float* m, float* v, const float* g, const AdamW& options) override;
   void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) override;
   void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                              bool accumulate) override;
@@ -104,6 +107,10 @@ class CpuBackend final : public Backend {
  private:
   // x [M, K] as the left operand: where it lies, or in bf16 in `scratch`
   Rows rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute);
+  void write_panel(CpuPanels& panels, int64_t j, const float* W, int offset, int rows) const;
+  void read_panel(float* W, const CpuPanels& panels, int64_t j) const;
+  // dx [T, K] (+)= dy [T, n] W of rows first .. first + n of the panels, first a multiple of 48
+  void rows_backward_input(float* dx, const float* dy, const CpuPanels& panels, int64_t first, int64_t n, int64_t T, bool accumulate);
   // Panels from x [K, N]
   void pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute);
 

@@ -116,7 +116,11 @@ void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float
           }
         },
         d, n);
-    linear_backward_input(dh_live.data(), d, W + v * C, L, n, C, panels.compute, v > 0);
+    if (W) {
+      linear_backward_input(dh_live.data(), d, W + v * C, L, n, C, panels.compute, v > 0);
+    } else {
+      rows_backward_input(dh_live.data(), d, panels, v, n, L, v > 0);
+    }
     if (dW) linear_backward_weight(dW + v * C, nullptr, d, h_live.data(), L, n, C, panels.compute);
   }
   for (int64_t i = 0; i < L; ++i) std::copy_n(&dh_live[static_cast<size_t>(i * C)], C, dh + int64_t{live[static_cast<size_t>(i)]} * C);

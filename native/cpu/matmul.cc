@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <vector>
 
 #include "backend.h"
+#include "pointwise.h"
 
 namespace rank_grpo {
 
@@ -14,7 +14,14 @@ CpuPanels::CpuPanels(Backend& backend, int64_t N, int64_t K, Compute compute, bo
     : Panels(N, K, compute), pairs(pairs), data(nullptr), backend_(backend) {
   data = static_cast<uint32_t*>(backend.allocate(static_cast<size_t>(count() * stride()) * 4));
 }
-CpuPanels::~CpuPanels() { backend_.release(data, static_cast<size_t>(count() * stride()) * 4); }
+CpuPanels::~CpuPanels() {
+  backend_.release(data, static_cast<size_t>(count() * stride()) * 4);
+  backend_.release(rest, static_cast<size_t>(rows * columns) * sizeof(int16_t));
+}
+void CpuPanels::keep_master() {
+  if (compute == Compute::bf16 && !rest)
+    rest = static_cast<int16_t*>(backend_.allocate(static_cast<size_t>(rows * columns) * sizeof(int16_t)));
+}
 
 void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
   const int64_t total = steps(), depth = pairs ? kDepth / 2 : kDepth, height = kernels.rows;
@@ -108,33 +115,86 @@ std::unique_ptr<Panels> CpuBackend::make_panels(int64_t N, int64_t K, Compute co
 
 void CpuBackend::pack(Panels& panels, const float* W) { pack_rows(panels, W, 0, panels.rows); }
 
-void CpuBackend::pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) {
-  auto& p = static_cast<CpuPanels&>(panels);
-  const bool round = p.compute == Compute::bf16 && !p.pairs;
-  const int64_t K = p.columns, begin = first / kPanel, end = (first + count + kPanel - 1) / kPanel;
-  auto fill = [&](uint32_t* to, const float* from, int columns) {
+void CpuBackend::keep_master(Panels& panels) { static_cast<CpuPanels&>(panels).keep_master(); }
+
+// Columns [offset, offset + rows) of panel j from W [rows, K]; the others stay.
+void CpuBackend::write_panel(CpuPanels& p, int64_t j, const float* W, int offset, int rows) const {
+  const int64_t K = p.columns;
+  const auto& kernels = *kernels_.matmul;
+  auto fill = [&](uint32_t* to) {
     if (p.pairs) {
-      kernels_.matmul->pack_transposed_bf16(to, from, K, columns, K);
+      kernels.pack_transposed_bf16(to, W, K, rows, K);
     } else {
-      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), kPanel, from, K, columns, K, round);
+      kernels.pack_transposed(reinterpret_cast<float*>(to), kPanel, W, K, rows, K, p.compute == Compute::bf16);
     }
   };
+  if (p.rest) kernels.split(p.rest + (j * kPanel + offset) * K, W, rows * K);
+  uint32_t* to = p.data + j * p.stride();
+  if (offset == 0 && (rows == kPanel || j * kPanel + rows == p.rows)) return fill(to);
+  std::vector<uint32_t> part(static_cast<size_t>(p.stride()));  // a panel that other rows share
+  fill(part.data());
+  for (int64_t k = 0; k < p.stride(); k += kPanel) std::copy_n(&part[static_cast<size_t>(k)], rows, to + k + offset);
+}
+
+// The rows of panel j, W [48, K], as f32 as far as they are kept.
+void CpuBackend::read_panel(float* W, const CpuPanels& p, int64_t j) const {
+  const int64_t K = p.columns, steps = p.stride() / kPanel;
+  const auto& kernels = *kernels_.matmul;
+  const float* from = reinterpret_cast<const float*>(p.data + j * p.stride());  // or the bits of pairs: they are moved, not read
+  if (!p.pairs) kernels.pack_transposed(W, static_cast<int>(K), from, kPanel, static_cast<int>(K), kPanel, false);
+  if (p.compute == Compute::f32) return;
+  std::vector<uint32_t> words(static_cast<size_t>(kPanel * steps));
+  if (p.pairs) {
+    kernels.pack_transposed(reinterpret_cast<float*>(words.data()), static_cast<int>(steps), from, kPanel, static_cast<int>(steps), kPanel,
+                            false);
+  } else if (!p.rest) {
+    return;
+  }
+  std::vector<uint16_t> high(static_cast<size_t>(2 * steps));
+  for (int64_t r = 0; r < std::min<int64_t>(kPanel, p.rows - j * kPanel); ++r) {
+    if (p.pairs) {
+      std::memcpy(high.data(), &words[static_cast<size_t>(r * steps)], static_cast<size_t>(steps) * 4);
+    } else {
+      for (int64_t k = 0; k < K; ++k) {
+        uint32_t bits;
+        std::memcpy(&bits, W + r * K + k, 4);
+        high[static_cast<size_t>(k)] = static_cast<uint16_t>(bits >> 16);
+      }
+    }
+    kernels.join(W + r * K, high.data(), p.rest ? p.rest + (j * kPanel + r) * K : nullptr, K);
+  }
+}
+
+void CpuBackend::pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) {
+  auto& p = static_cast<CpuPanels&>(panels);
+  const int64_t begin = first / kPanel, end = (first + count + kPanel - 1) / kPanel;
   pool_.run(static_cast<int>(end - begin), [&](int task) {
     const int64_t j = begin + task, start = std::max(first, j * kPanel), stop = std::min(first + count, (j + 1) * kPanel);
-    const int offset = static_cast<int>(start - j * kPanel), columns = static_cast<int>(stop - start);
-    const float* from = W + (start - first) * K;
-    uint32_t* to = p.data + j * p.stride();
-    if (offset == 0 && (columns == kPanel || stop == p.rows)) return fill(to, from, columns);
-    std::vector<uint32_t> part(static_cast<size_t>(p.stride()));  // a panel that other rows share
-    fill(part.data(), from, columns);
-    for (int64_t k = 0; k < p.stride(); k += kPanel) std::copy_n(&part[static_cast<size_t>(k)], columns, to + k + offset);
+    write_panel(p, j, W + (start - first) * p.columns, static_cast<int>(start - j * kPanel), static_cast<int>(stop - start));
   });
 }
 
 void CpuBackend::unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) {
-  std::vector<int32_t> rows(static_cast<size_t>(count));
-  std::iota(rows.begin(), rows.end(), static_cast<int32_t>(first));
-  embedding_from_panels(W, panels, rows.data(), count);
+  const auto& p = static_cast<const CpuPanels&>(panels);
+  const int64_t begin = first / kPanel, end = (first + count + kPanel - 1) / kPanel, K = p.columns;
+  pool_.run(static_cast<int>(end - begin), [&](int task) {
+    const int64_t j = begin + task, start = std::max(first, j * kPanel), stop = std::min(first + count, (j + 1) * kPanel);
+    std::vector<float> rows(static_cast<size_t>(kPanel * K));
+    read_panel(rows.data(), p, j);
+    std::copy_n(&rows[static_cast<size_t>((start - j * kPanel) * K)], (stop - start) * K, W + (start - first) * K);
+  });
+}
+
+void CpuBackend::adamw_panels(Panels& panels, float* m, float* v, const float* g, const AdamW& options) {
+  auto& p = static_cast<CpuPanels&>(panels);
+  const int64_t K = p.columns;
+  pool_.run(static_cast<int>(p.count()), [&](int j) {
+    const int64_t start = int64_t{j} * kPanel * K, rows = std::min<int64_t>(kPanel, p.rows - int64_t{j} * kPanel);
+    std::vector<float> W(static_cast<size_t>(kPanel * K));
+    read_panel(W.data(), p, j);
+    kernels_.pointwise->adamw(W.data(), m + start, v + start, g + start, rows * K, options);
+    write_panel(p, j, W.data(), 0, static_cast<int>(rows));
+  });
 }
 
 void CpuBackend::embedding_from_panels(float* x, const Panels& panels, const int32_t* ids, int64_t T) {
@@ -164,6 +224,37 @@ void CpuBackend::linear_backward_input(float* dx, const float* dy, const float* 
   uint32_t* b = scratch_b_.words(*this, panel_words(K, N, pairs));
   pack_columns(b, W, K, N, compute);
   Product{*kernels_.matmul, pairs, T, K, N, a, b, dx, K, accumulate, nullptr}.run(pool_);
+}
+
+void CpuBackend::panels_backward_input(float* dx, const float* dy, const Panels& W, int64_t T, bool accumulate) {
+  rows_backward_input(dx, dy, static_cast<const CpuPanels&>(W), 0, W.rows, T, accumulate);
+}
+
+void CpuBackend::rows_backward_input(float* dx, const float* dy, const CpuPanels& p, int64_t first, int64_t n, int64_t T, bool accumulate) {
+  const int64_t K = p.columns, blocks = (K + kPanel - 1) / kPanel, steps = p.pairs ? (n + 1) / 2 : n;
+  const auto& kernels = *kernels_.matmul;
+  const Rows a = rows_of(scratch_a_, dy, T, n, p.compute);
+  uint32_t* b = scratch_b_.words(*this, panel_words(K, n, p.pairs));
+  // Each block of 48 x 48 turned over: panels along k become panels along n.
+  pool_.run(static_cast<int>((n + kPanel - 1) / kPanel), [&](int task) {
+    const int64_t row = int64_t{task} * kPanel;
+    const int rows = static_cast<int>(std::min<int64_t>(kPanel, n - row));
+    const uint32_t* from = p.data + (first + row) / kPanel * p.stride();
+    for (int64_t k = 0; k < blocks; ++k) {
+      const int columns = static_cast<int>(std::min<int64_t>(kPanel, K - k * kPanel));
+      uint32_t* to = b + (k * steps + (p.pairs ? row / 2 : row)) * kPanel;
+      if (!p.pairs) {
+        kernels.pack_transposed(reinterpret_cast<float*>(to), kPanel, reinterpret_cast<const float*>(from + k * kPanel * kPanel), kPanel,
+                                columns, rows, false);
+        continue;
+      }
+      alignas(64) uint32_t words[kPanel * kPanel / 2];  // rows of bf16
+      kernels.pack_transposed(reinterpret_cast<float*>(words), kPanel / 2, reinterpret_cast<const float*>(from + k * kPanel / 2 * kPanel),
+                              kPanel, (columns + 1) / 2, kPanel, false);
+      kernels.interleave(to, reinterpret_cast<const uint16_t*>(words), rows);
+    }
+  });
+  Product{kernels, p.pairs, T, K, n, a, b, dx, K, accumulate, nullptr}.run(pool_);
 }
 
 void CpuBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,

@@ -19,8 +19,11 @@ class CpuPanels final : public Panels {
   CpuPanels& operator=(const CpuPanels&) = delete;
   int64_t count() const { return (rows + kPanel - 1) / kPanel; }
   int64_t stride() const { return pairs ? (columns + 1) / 2 * kPanel : columns * kPanel; }  // 4-byte words of a panel
+  void keep_master();
   const bool pairs;  // bf16 pairs; otherwise floats (bf16-rounded where compute asks for it)
   uint32_t* data;
+  // What rounding to bf16 took from the bits of each f32 value: bits = bf16 << 16 + rest. [rows, columns], null: not kept.
+  int16_t* rest = nullptr;
 
  private:
   Backend& backend_;
@@ -61,6 +64,11 @@ struct MatmulKernels {
   // One panel from W [columns, K], `width` wide: columns beyond are zero
   void (*pack_transposed)(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K, bool round);
   void (*pack_transposed_bf16)(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K);
+  // f32 values from the bits of bf16 ones and what rounding took (null: nothing), and that from f32 values
+  void (*join)(float* out, const uint16_t* high, const int16_t* rest, int64_t n);
+  void (*split)(int16_t* rest, const float* x, int64_t n);
+  // Pairs of rows of bf16 [rows][48]: out [ceil(rows / 2)][48]
+  void (*interleave)(uint32_t* out, const uint16_t* x, int rows);
 };
 
 // C [M, N] (+)= A B with K steps, both operands of one precision. The bits of an element depend on K alone: k ascends in

@@ -228,6 +228,26 @@ inline void pack_transposed(float* out, int width, const float* x, int64_t ldx, 
     for (int64_t k = 0; k < K; ++k) out[k * width + c] = 0;
 }
 
+// The rest is signed. Rounding to nearest takes at most half a step; half a step down does not fit, and gives one bit back.
+inline void join(float* out, const uint16_t* high, const int16_t* rest, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = (uint32_t{high[i]} << 16) + (rest ? static_cast<uint32_t>(int32_t{rest[i]}) : 0u);
+    std::memcpy(out + i, &bits, sizeof bits);
+  }
+}
+inline void split(int16_t* rest, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    rest[i] = static_cast<int16_t>(std::min(static_cast<int32_t>(bits - (bf16_bits(x[i]) << 16)), 32767));
+  }
+}
+inline void interleave(uint32_t* out, const uint16_t* x, int rows) {
+  for (int r = 0; r < rows; r += 2)
+    for (int c = 0; c < kPanel; ++c)
+      out[r / 2 * kPanel + c] = x[r * kPanel + c] | (r + 1 < rows ? uint32_t{x[(r + 1) * kPanel + c]} << 16 : 0u);
+}
+
 #if defined(RANK_GRPO_AVX512)
 // 16 pairs of a row of which `left` floats remain, zero beyond.
 inline __m512i pair_row(const float* x, int64_t left) {
@@ -267,10 +287,11 @@ inline void pack_transposed_bf16(uint32_t* out, const float* x, int64_t ldx, int
     }
   }
 }
-constexpr MatmulKernels matmul_kernels{kRows,     tile_f32,        tile_bf16,           to_pairs, to_rounded, pack,
-                                       pack_bf16, pack_transposed, pack_transposed_bf16};
+constexpr MatmulKernels matmul_kernels{
+    kRows, tile_f32, tile_bf16, to_pairs, to_rounded, pack, pack_bf16, pack_transposed, pack_transposed_bf16, join, split, interleave};
 #else
-constexpr MatmulKernels matmul_kernels{kRows, tile_f32, nullptr, nullptr, to_rounded, pack, nullptr, pack_transposed, nullptr};
+constexpr MatmulKernels matmul_kernels{kRows,   tile_f32,        nullptr, nullptr, to_rounded, pack,
+                                       nullptr, pack_transposed, nullptr, join,    split,      interleave};
 #endif
 
 }  // namespace RANK_GRPO_ISA

@@ -12,16 +12,16 @@ namespace {
 
 size_t parameter_bytes(const ParameterTable& table) { return static_cast<size_t>(table.total) * sizeof(float); }
 
-bool held_in_panels(const Backend& backend, const PolicyOptions& options) { return !options.trainable && backend.panels_hold_weights(); }
-
 MemoryUse plan_memory(const Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held,
                       const PolicyOptions& options) {
   MemoryUse use;
   use.weights = static_cast<int64_t>(parameter_bytes(held));
-  use.panels = full.total * (options.compute == Compute::bf16 ? 2 : 4);
+  // in bf16, panels that are trained hold the other half of each f32 too
+  const bool both = options.compute == Compute::f32 || (options.trainable && backend.panels_hold_weights());
+  use.panels = full.total * (both ? 4 : 2);
   if (options.trainable) {
-    use.gradients = use.weights;
-    use.moments = 2 * use.weights;
+    use.gradients = static_cast<int64_t>(parameter_bytes(full));
+    use.moments = 2 * use.gradients;
     use.activations = options.activation_bytes < 0 ? backend.activation_budget() : options.activation_bytes;
   }
   const int64_t rotary = int64_t{config.max_positions} * config.head_dim * static_cast<int64_t>(sizeof(float));
@@ -121,13 +121,13 @@ Policy::Impl::Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o)
       config((c.validate(), std::move(c))),
       table(config),
       options(o),
-      held(config, !held_in_panels(*backend, o)),
+      held(config, !backend->panels_hold_weights()),
       memory(plan_memory(*backend, config, table, held, o)),
       weights(*backend, parameter_bytes(held)),
-      gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
-      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
-      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(held)) : DeviceBuffer()),
-      transformer(*backend, config, held, weights.floats(), o.compute) {}
+      gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
+      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
+      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
+      transformer(*backend, config, table, held, weights.floats(), o.compute, o.trainable) {}
 
 Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options)
     : impl_(std::make_unique<Impl>(std::move(backend), std::move(config), options)) {}
@@ -222,7 +222,7 @@ Policy::Impl::Pass Policy::Impl::forward(const Batch& batch, MicroBatch micro, c
 void Policy::Impl::backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature) {
   const int64_t T = pass.layout.T(), R = pass.layout.R(), C = config.hidden;
   const AllowedTokens* allowed = pass.layout.allowed.offsets.empty() ? nullptr : &pass.layout.allowed;
-  backend->head_backward(pass.dh, gradients.floats() + held.head, pass.h, transformer.head_rows(), transformer.head(),
+  backend->head_backward(pass.dh, gradients.floats() + table.head, pass.h, transformer.head_rows(), transformer.head(),
                          pass.layout.targets.data(), allowed, pass.lse, pass.entropy, dlogp.data(),
                          dentropy.empty() ? nullptr : dentropy.data(), R, temperature);
   backend->zero(transformer.dhidden(), static_cast<size_t>(T * C) * sizeof(float));
@@ -353,7 +353,7 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   bounded(o.epsilon, 1e-30, 1, "epsilon");  // 0 would divide a gradient of 0 by 0
   bounded(o.weight_decay, 0, 1e6, "weightDecay");
   bounded(o.max_grad_norm, 0, 1e30, "maxGradNorm");
-  const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.held.total));
+  const double norm = std::sqrt(i.backend->squared_norm(i.gradients.floats(), i.table.total));
   if (!std::isfinite(norm)) {
     zero_gradients();
     fail("NOT_FINITE", "Expected a finite gradient, got norm " + std::to_string(norm) +
@@ -367,14 +367,25 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   adamw.weight_decay = static_cast<float>(o.weight_decay);
   adamw.step = ++i.steps;
   adamw.grad_scale = o.max_grad_norm > 0 ? static_cast<float>(std::min(1.0, o.max_grad_norm / (norm + 1e-6))) : 1.f;
-  i.backend->adamw(i.weights.floats(), i.m.floats(), i.v.floats(), i.gradients.floats(), i.held.total, adamw);
+  float *w = i.weights.floats(), *m = i.m.floats(), *v = i.v.floats();
+  const float* g = i.gradients.floats();
+  if (i.held.total == i.table.total) {
+    i.backend->adamw(w, m, v, g, i.table.total, adamw);
+  } else {
+    for (const auto& [panels, offset] : i.transformer.matrices())
+      i.backend->adamw_panels(*panels, m + offset, v + offset, g + offset, adamw);
+    for (size_t p = 0; p < i.table.parameters.size(); ++p) {
+      const int64_t from = i.held.parameters[p].offset, at = i.table.parameters[p].offset;
+      if (from >= 0) i.backend->adamw(w + from, m + at, v + at, g + at, i.table.parameters[p].size(), adamw);
+    }
+  }
   zero_gradients();
   parameters_changed();
   return norm;
 }
 
 void Policy::zero_gradients() {
-  if (impl_->options.trainable) impl_->backend->zero(impl_->gradients.data(), parameter_bytes(impl_->held));
+  if (impl_->options.trainable) impl_->backend->zero(impl_->gradients.data(), parameter_bytes(impl_->table));
 }
 
 namespace {
@@ -389,7 +400,7 @@ void Policy::get_parameter(size_t index, float* out) const {
   auto& backend = *impl_->backend;
   const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
   if (p.offset >= 0) return backend.download(out, impl_->weights.floats() + p.offset, bytes);
-  const auto place = impl_->transformer.place(impl_->table, index);
+  const auto place = impl_->transformer.place(index);
   const DeviceBuffer rows(backend, bytes);
   backend.unpack_rows(rows.floats(), *place.panels, place.row, p.rows);
   backend.download(out, rows.data(), bytes);
@@ -399,7 +410,7 @@ void Policy::set_parameter(size_t index, const float* values) {
   auto& backend = *impl_->backend;
   const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
   if (p.offset >= 0) return backend.upload(impl_->weights.floats() + p.offset, values, bytes);
-  const auto place = impl_->transformer.place(impl_->table, index);
+  const auto place = impl_->transformer.place(index);
   const DeviceBuffer rows(backend, bytes);
   backend.upload(rows.data(), values, bytes);
   backend.pack_rows(*place.panels, rows.floats(), place.row, p.rows);

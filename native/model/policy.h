@@ -92,7 +92,7 @@ struct Recommendations {
 
 struct PolicyOptions {
   Compute compute = Compute::f32;
-  bool trainable = true;  // false: no gradients or optimizer state (a reference, or inference), and weights in panels alone
+  bool trainable = true;  // false: no gradients or optimizer state (a reference, or inference)
   // Memory for what a pass keeps for its backward pass, in bytes; -1: the device's default. As many layers as fit are kept whole, the
   // others keep their input and are computed again (all of them: a third more work). Where not even the inputs fit, passes get shorter.
   int64_t activation_bytes = -1;

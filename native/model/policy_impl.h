@@ -20,7 +20,8 @@ struct Policy::Impl {
   const PolicyOptions options;
   const ParameterTable held;  // where they lie in `weights`: as in `table`, or without the matrices that panels hold
   const MemoryUse memory;
-  DeviceBuffer weights, gradients, m, v;  // [held.total] each; the last three where trainable
+  DeviceBuffer weights;          // [held.total]
+  DeviceBuffer gradients, m, v;  // [table.total] each where trainable
   Transformer transformer;
   int64_t steps = 0;
   std::vector<std::string> vocabulary;  // bytes of each id; empty: unknown

@@ -7,13 +7,26 @@
 
 namespace rank_grpo {
 
-Transformer::Transformer(Backend& backend, const ModelConfig& config, const ParameterTable& held, const float* weights, Compute compute)
-    : backend_(backend), config_(config), held_(held), weights_(weights), compute_(compute) {
+Transformer::Transformer(Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held,
+                         const float* weights, Compute compute, bool master)
+    : backend_(backend), config_(config), full_(full), held_(held), weights_(weights), compute_(compute) {
   const int64_t C = config.hidden, F = config.intermediate, W = attention().width(), HD = int64_t{config.heads} * config.head_dim;
   for (int l = 0; l < config.layers; ++l)
     layers_.push_back({backend.make_panels(W, C, compute), backend.make_panels(C, HD, compute), backend.make_panels(2 * F, C, compute),
                        backend.make_panels(C, F, compute)});
   head_ = backend.make_panels(config.vocab, C, compute);
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    const auto& offsets = full.layers[l];
+    const auto& panels = layers_[l];
+    for (const auto& matrix : {Matrix{panels.qkv.get(), offsets.qkv},
+                               {panels.output.get(), offsets.output},
+                               {panels.gate_up.get(), offsets.gate_up},
+                               {panels.down.get(), offsets.down}})
+      matrices_.push_back(matrix);
+  }
+  matrices_.push_back({head_.get(), full.head});
+  if (master)
+    for (const auto& matrix : matrices_) backend.keep_master(*matrix.panels);
 
   // cos and sin of every position, in double before rounding: [max positions, D / 2, 2]
   const auto frequencies = config.inverse_frequencies();
@@ -29,33 +42,15 @@ Transformer::Transformer(Backend& backend, const ModelConfig& config, const Para
 }
 
 void Transformer::pack() {
-  for (size_t l = 0; l < layers_.size(); ++l) {
-    const auto& offsets = held_.layers[l];
-    backend_.pack(*layers_[l].qkv, at(offsets.qkv));
-    backend_.pack(*layers_[l].output, at(offsets.output));
-    backend_.pack(*layers_[l].gate_up, at(offsets.gate_up));
-    backend_.pack(*layers_[l].down, at(offsets.down));
-  }
-  backend_.pack(*head_, at(held_.head));
+  for (const auto& matrix : matrices_) backend_.pack(*matrix.panels, at(matrix.offset));
 }
 
-Transformer::Place Transformer::place(const ParameterTable& full, size_t parameter) const {
-  const auto& p = full.parameters[parameter];
-  auto within = [&](int64_t start, Panels* panels) {
-    const bool inside = start >= 0 && p.offset >= start && p.offset < start + panels->rows * panels->columns;
-    return inside ? Place{panels, (p.offset - start) / panels->columns} : Place{};
-  };
-  if (p.vector) return {};
-  for (size_t l = 0; l < layers_.size(); ++l) {
-    const auto& offsets = full.layers[l];
-    const std::pair<int64_t, Panels*> matrices[] = {{offsets.qkv, layers_[l].qkv.get()},
-                                                    {offsets.output, layers_[l].output.get()},
-                                                    {offsets.gate_up, layers_[l].gate_up.get()},
-                                                    {offsets.down, layers_[l].down.get()}};
-    for (const auto& [start, panels] : matrices)
-      if (const Place place = within(start, panels); place.panels) return place;
-  }
-  return within(full.head, head_.get());
+Transformer::Place Transformer::place(size_t parameter) const {
+  const auto& p = full_.parameters[parameter];
+  if (!p.vector)
+    for (const auto& [panels, offset] : matrices_)
+      if (p.offset >= offset && p.offset < offset + panels->rows * panels->columns) return {panels, (p.offset - offset) / panels->columns};
+  return {};
 }
 
 Transformer::Activations Transformer::layer_set(Arena& arena, int64_t T) const {
@@ -181,6 +176,14 @@ const float* Transformer::forward(const Layout& layout, float* cache, int64_t ca
   return buffers_.hidden;
 }
 
+void Transformer::backward_input(float* dx, const float* dy, const Panels& W, int64_t offset, int64_t T) {
+  if (offset < 0) {
+    backend_.panels_backward_input(dx, dy, W, T, false);
+  } else {
+    backend_.linear_backward_input(dx, dy, at(offset), T, W.rows, W.columns, compute_, false);
+  }
+}
+
 void Transformer::backward(const Layout& layout, float* gradients, float* cache, int64_t pages) {
   const int64_t T = layout.T(), C = config_.hidden, F = config_.intermediate;
   const auto shape = attention();
@@ -189,40 +192,42 @@ void Transformer::backward(const Layout& layout, float* gradients, float* cache,
   const Buffers& b = buffers_;
   auto gradient = [&](int64_t offset) { return gradients + offset; };
 
-  backend_.norm_backward(b.dx, gradient(held_.final_norm), b.dx, b.last, at(held_.final_norm), T, C, C, eps, false);
+  backend_.norm_backward(b.dx, gradient(full_.final_norm), b.dx, b.last, at(held_.final_norm), T, C, C, eps, false);
   for (int l = config_.layers - 1; l >= 0; --l) {
     const auto& a = b.layers[static_cast<size_t>(l)];
-    const auto& offsets = held_.layers[static_cast<size_t>(l)];
+    const auto &offsets = held_.layers[static_cast<size_t>(l)], &full = full_.layers[static_cast<size_t>(l)];
+    const auto& panels = layers_[static_cast<size_t>(l)];
     if (l + 1 < config_.layers - whole_) forward_layer(l, layout, a, nullptr, cache, pages);  // the last of these still lies there
 
     // feed-forward; norms and the inner activation are cheap and made again, gradients take the place of what they are read from
     backend_.swiglu_forward(b.inner, a.gate_up, T, F);
-    backend_.linear_backward_weight(gradient(offsets.down), nullptr, b.dx, b.inner, T, C, F, compute_);
-    backend_.linear_backward_input(b.inner, b.dx, at(offsets.down), T, C, F, compute_, false);
+    backend_.linear_backward_weight(gradient(full.down), nullptr, b.dx, b.inner, T, C, F, compute_);
+    backward_input(b.inner, b.dx, *panels.down, offsets.down, T);
     backend_.swiglu_backward(a.gate_up, b.inner, a.gate_up, T, F);
     backend_.norm_forward(b.normed, a.middle, at(offsets.post_norm), T, C, C, C, eps);
-    backend_.linear_backward_input(b.dnormed, a.gate_up, at(offsets.gate_up), T, 2 * F, C, compute_, false);
-    backend_.linear_backward_weight(gradient(offsets.gate_up), nullptr, a.gate_up, b.normed, T, 2 * F, C, compute_);
-    backend_.norm_backward(b.dx, gradient(offsets.post_norm), b.dnormed, a.middle, at(offsets.post_norm), T, C, C, eps, true);
+    backward_input(b.dnormed, a.gate_up, *panels.gate_up, offsets.gate_up, T);
+    backend_.linear_backward_weight(gradient(full.gate_up), nullptr, a.gate_up, b.normed, T, 2 * F, C, compute_);
+    backend_.norm_backward(b.dx, gradient(full.post_norm), b.dnormed, a.middle, at(offsets.post_norm), T, C, C, eps, true);
 
     // attention
-    backend_.linear_backward_input(b.dattended, b.dx, at(offsets.output), T, C, HD, compute_, false);
-    backend_.linear_backward_weight(gradient(offsets.output), nullptr, b.dx, a.attended, T, C, HD, compute_);
+    backward_input(b.dattended, b.dx, *panels.output, offsets.output, T);
+    backend_.linear_backward_weight(gradient(full.output), nullptr, b.dx, a.attended, T, C, HD, compute_);
     backend_.attention_backward(b.dqkv, b.dattended, a.qkv, a.attended, a.lse, T, layout.groups, shape);
     backend_.rotary(b.dqkv, indices_.ints() + T, rotary_.floats(), T, shape, true);
     if (config_.qk_norm) {
       for (int h = 0; h < shape.heads + shape.kv_heads; ++h) {
-        const int64_t w = h < shape.heads ? offsets.q_norm : offsets.k_norm;
-        backend_.norm_backward(b.dqkv + h * D, gradient(w), b.dqkv + h * D, a.qkv_raw + h * D, at(w), T, D, W, eps, false);
+        const bool query = h < shape.heads;
+        backend_.norm_backward(b.dqkv + h * D, gradient(query ? full.q_norm : full.k_norm), b.dqkv + h * D, a.qkv_raw + h * D,
+                               at(query ? offsets.q_norm : offsets.k_norm), T, D, W, eps, false);
       }
     }
     backend_.norm_forward(b.normed, a.input, at(offsets.input_norm), T, C, C, C, eps);
-    backend_.linear_backward_input(b.dnormed, b.dqkv, at(offsets.qkv), T, W, C, compute_, false);
-    backend_.linear_backward_weight(gradient(offsets.qkv), offsets.qkv_bias < 0 ? nullptr : gradient(offsets.qkv_bias), b.dqkv, b.normed, T,
-                                    W, C, compute_);
-    backend_.norm_backward(b.dx, gradient(offsets.input_norm), b.dnormed, a.input, at(offsets.input_norm), T, C, C, eps, true);
+    backward_input(b.dnormed, b.dqkv, *panels.qkv, offsets.qkv, T);
+    backend_.linear_backward_weight(gradient(full.qkv), offsets.qkv_bias < 0 ? nullptr : gradient(full.qkv_bias), b.dqkv, b.normed, T, W, C,
+                                    compute_);
+    backend_.norm_backward(b.dx, gradient(full.input_norm), b.dnormed, a.input, at(offsets.input_norm), T, C, C, eps, true);
   }
-  backend_.embedding_backward(gradient(held_.embedding), b.dx, indices_.ints(), T, C);
+  backend_.embedding_backward(gradient(full_.embedding), b.dx, indices_.ints(), T, C);
 }
 
 }  // namespace rank_grpo

@@ -11,18 +11,25 @@ namespace rank_grpo {
 
 class Transformer {
  public:
-  // `weights`: the parameter buffer on the device, in the layout of `held`; it outlives the transformer. Matrices that `held` gives no
-  // place lie in panels alone (Backend::panels_hold_weights).
-  Transformer(Backend& backend, const ModelConfig& config, const ParameterTable& held, const float* weights, Compute compute);
+  // `full`: every parameter, the layout of gradients. `weights`: the parameter buffer on the device, in the layout of `held`; it outlives
+  // the transformer. Matrices that `held` gives no place lie in panels alone (Backend::panels_hold_weights), exactly where `master`.
+  Transformer(Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held, const float* weights,
+              Compute compute, bool master);
 
   void pack();  // after the weights changed, where their matrices are held
 
-  // The panels a matrix of the full table lies in, and its first row there. Null for a vector, and for an embedding that is not the head.
+  // Every matrix that products read, and where it starts in the full table.
+  struct Matrix {
+    Panels* panels;
+    int64_t offset;
+  };
+  const std::vector<Matrix>& matrices() const { return matrices_; }
+  // The panels that a parameter lies in, and its first row there. Null for a vector, and for an embedding that is not the head.
   struct Place {
     Panels* panels = nullptr;
     int64_t row = 0;
   };
-  Place place(const ParameterTable& full, size_t parameter) const;
+  Place place(size_t parameter) const;
 
   // What a pass over T tokens keeps for its backward pass: each layer's input, and of the last `whole` layers everything the gradient
   // reads; the others compute that again. Made by fit().
@@ -38,7 +45,7 @@ class Transformer {
   const float* forward(const Layout& layout, float* cache, int64_t cache_stride, int64_t pages, const Kept& kept);
   // Where the derivative of a loss by the hidden states [T, C] goes before backward(). The hidden states are lost when it is filled.
   float* dhidden() const { return buffers_.dx; }
-  // Adds the gradient of that loss to `gradients` (layout of `held`). Belongs to the last forward that kept.
+  // Adds the gradient of that loss to `gradients` (layout of `full`). Belongs to the last forward that kept.
   void backward(const Layout& layout, float* gradients, float* cache, int64_t pages);
 
   Backend& backend() const { return backend_; }
@@ -65,16 +72,18 @@ class Transformer {
   Activations layer_set(Arena& arena, int64_t T) const;  // all but the input
   Buffers plan(Arena& scratch, Arena& kept, int64_t T, bool keep, int whole) const;
   void embed(float* x, int64_t T);
+  void backward_input(float* dx, const float* dy, const Panels& W, int64_t offset, int64_t T);
   void forward_layer(int l, const Layout& layout, const Activations& a, float* out, float* cache, int64_t pages);
   const float* at(int64_t offset) const { return weights_ + offset; }
 
   Backend& backend_;
   const ModelConfig& config_;
-  const ParameterTable& held_;
+  const ParameterTable &full_, &held_;
   const float* weights_;
   Compute compute_;
   std::vector<Layer> layers_;
   std::unique_ptr<Panels> head_;
+  std::vector<Matrix> matrices_;
   DeviceBuffer rotary_, arena_, indices_;
   Buffers buffers_{};
   int whole_ = 0;

@@ -1,4 +1,5 @@
 // Every suite by name, in the order they run.
+import { constraint } from "./constraint.ts";
 import { generation } from "./generation.ts";
 import { growth } from "./growth.ts";
 import type { Suite } from "./harness.ts";
@@ -15,4 +16,5 @@ export const suites: Readonly<Record<string, Suite>> = {
   update,
   step,
   growth,
+  constraint,
 };

@@ -1,7 +1,7 @@
 // A Rank-GRPO update with a reference (its pass included), and the whole step: sample, score under the reference, update, optimize.
 import type { NativeObjective, NativeStepInputs } from "../native.ts";
 import { nativeObjective, resolveObjective } from "../objectives.ts";
-import type { Group, Policy } from "../policy.ts";
+import type { ForwardOptions, Group, Policy } from "../policy.ts";
 import { sampledIsScored } from "./generation.ts";
 import type { Harness, Validation } from "./harness.ts";
 import { type BenchModel, createPolicy, forwardFlops, groupsOf, models, promptsOf } from "./models.ts";
@@ -74,9 +74,15 @@ async function withModels(
     }
 }
 
-const updateOnce = async (policy: Policy, reference: Policy, groups: readonly Group[]): Promise<void> => {
-  const { logprobs: refLogprobs } = await reference.score(groups);
-  await policy.accumulate(groups, { ...stepOf(groups), refLogprobs }, objective);
+/** Scores under the reference, accumulates, takes an optimizer step. */
+export const updateOnce = async (
+  policy: Policy,
+  reference: Policy,
+  groups: readonly Group[],
+  options: ForwardOptions = {},
+): Promise<void> => {
+  const { logprobs: refLogprobs } = await reference.score(groups, options);
+  await policy.accumulate(groups, { ...stepOf(groups), refLogprobs }, objective, options);
   await policy.optimizerStep({ learningRate: 1e-6 });
 };
 
