@@ -26,9 +26,33 @@ struct PageLayout {
   int kv_heads, D, Dp;
 };
 
+// Query rows first .. first + count of tokens x heads of the group: of one span's tokens, or of several spans of one token each.
 struct ForwardTask {
-  int span, head, first, count;  // query rows first .. first + count of the span's tokens x heads of the group
+  int span, spans, head, first, count;
 };
+
+// How many spans from `first` on have one token each and begin with one page: rows of a group that decode.
+int decoding_together(const AttentionPlan& plan, size_t first) {
+  const auto& head = plan.spans[first];
+  auto joins = [&](const AttentionPlan::Span& span) {
+    return span.count == 1 && span.position >= kPageSize - 1 &&
+           plan.tables[static_cast<size_t>(span.table)] == plan.tables[static_cast<size_t>(head.table)];
+  };
+  size_t end = first;
+  while (end < plan.spans.size() && joins(plan.spans[end])) ++end;
+  return static_cast<int>(std::max(end, first + 1) - first);
+}
+
+// First pages that the sequences of spans first .. first + count have in common and every token sees whole.
+int shared_pages(const AttentionPlan& plan, int first, int count) {
+  const auto* spans = &plan.spans[static_cast<size_t>(first)];
+  int shared = 0;
+  for (;; ++shared)
+    for (int s = 0; s < count; ++s)
+      if ((shared + 1) * kPageSize > spans[s].position + 1 ||
+          plan.tables[static_cast<size_t>(spans[s].table + shared)] != plan.tables[static_cast<size_t>(spans[0].table + shared)])
+        return shared;
+}
 
 }  // namespace
 
@@ -61,30 +85,38 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
     }
   });
 
+  const int height = group <= kTileRows ? kTileRows / group * group : kTileRows;  // of tiles of many sequences: each in one tile
   std::vector<ForwardTask> tasks;
-  for (int s = 0; s < static_cast<int>(plan.spans.size()); ++s) {
-    const int rows = plan.spans[static_cast<size_t>(s)].count * group;
-    for (int first = 0; first < rows; first += kTaskRows)
-      for (int h = 0; h < shape.kv_heads; ++h) tasks.push_back({s, h, first, std::min(kTaskRows, rows - first)});
+  for (size_t s = 0, together; s < plan.spans.size(); s += together) {
+    together = static_cast<size_t>(decoding_together(plan, s));
+    const int rows = (together > 1 ? static_cast<int>(together) : plan.spans[s].count) * group,
+              most = together > 1 ? 2 * height : kTaskRows;
+    for (int first = 0; first < rows; first += most)
+      for (int h = 0; h < shape.kv_heads; ++h)
+        tasks.push_back({static_cast<int>(s), static_cast<int>(together), h, first, std::min(most, rows - first)});
   }
   pool_.run(static_cast<int>(tasks.size()), [&](int t) {
     const ForwardTask& task = tasks[static_cast<size_t>(t)];
-    const auto& span = plan.spans[static_cast<size_t>(task.span)];
-    for (int first = task.first; first < task.first + task.count; first += kTileRows) {
+    const int step = task.spans > 1 ? height : kTileRows;
+    for (int first = task.first; first < task.first + task.count; first += step) {
       AttentionTile tile;
       tile.keys = memory + layout.keys(0, task.head);
       tile.values = memory + layout.values(0, task.head);
       tile.page = layout.page();
-      tile.table = plan.tables.data() + span.table;
-      tile.rows = std::min(kTileRows, task.first + task.count - first);
+      tile.rows = std::min(step, task.first + task.count - first);
       for (int r = 0; r < tile.rows; ++r) {
         const int index = (first + r) / group, head = task.head * group + (first + r) % group;
-        const int64_t token = span.token + index;
+        const auto& span = plan.spans[static_cast<size_t>(task.span + (task.spans > 1 ? index : 0))];
+        const int ahead = task.spans > 1 ? 0 : index;
+        const int64_t token = span.token + ahead;
         tile.query[r] = qkv + token * width + head * D;
         tile.out[r] = out + token * H * D + head * D;
         tile.lse[r] = lse ? lse + token * H + head : nullptr;
-        tile.last[r] = span.position + index;
+        tile.last[r] = span.position + ahead;
+        tile.table[r] = plan.tables.data() + span.table;
       }
+      const int begin = first / group, end = (first + tile.rows - 1) / group + 1;
+      tile.shared = task.spans > 1 ? shared_pages(plan, task.span + begin, end - begin) : 0;
       kernels_.attention->forward(tile, D, scale);
     }
   });

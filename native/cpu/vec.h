@@ -161,7 +161,7 @@ inline Vec zero() { return set1(0.f); }
 // e^x for x <= 100 (infinite from 88.8 on); relative error 1.2e-7 (Cephes' polynomial). Below -104 it is exactly 0; -infinity gives 0, NaN
 // stays NaN: max returns its second operand where one is NaN, so that a NaN in logits or scores reaches the loss and is refused there.
 inline Vec exp(Vec x) {
-  x = max(set1(-110.f), x);  // e^-110 is below the smallest float, and n stays in range for scale2
+  x = max(set1(-110.f), x);           // e^-110 is below the smallest float, and n stays in range for scale2
   const Vec magic = set1(0x1.8p23f);  // what is added to it is rounded to a whole number
   const Vec n = fma(x, set1(1.44269504088896341f), magic) - magic;
   Vec r = fnma(n, set1(0.693359375f), x);
