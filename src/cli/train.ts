@@ -2,6 +2,7 @@
 import { Command } from "commander";
 
 import { sftSchema, trainSchema } from "../training/config.ts";
+import { describePlan, type MemoryPlan } from "../training/memory.ts";
 import { readConfig } from "../training/parse.ts";
 import type { Summary } from "../training/report.ts";
 import { sft } from "../training/sft.ts";
@@ -16,6 +17,8 @@ interface Flags {
   output: string;
   resume?: boolean;
 }
+
+const sayMemory = (plan: MemoryPlan): void => void process.stderr.write(`${describePlan(plan)}\n`);
 
 /** First Ctrl-C: finish the step and save. Second: stop at once. */
 export function interruptible(): AbortSignal {
@@ -73,6 +76,7 @@ export function sftCommand(): Command {
       output: flags.output,
       resume: flags.resume ?? false,
       signal: interruptible(),
+      onMemory: sayMemory,
       onStep: (report) => progress.step(report),
     }).finally(() => progress.done());
     process.stdout.write(describeSummary(summary, "evaluate"));
@@ -102,6 +106,7 @@ export function trainCommand(): Command {
         output: flags.output,
         resume: flags.resume ?? false,
         signal: interruptible(),
+        onMemory: sayMemory,
         onStep: (report) => progress.step(report),
       }).finally(() => progress.done());
       process.stdout.write(describeSummary(summary, "evaluate"));
