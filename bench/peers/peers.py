@@ -117,10 +117,13 @@ def generation(request):
     model = load(request)
     ids = torch.tensor(request["prompts"]).repeat_interleave(request["group"], 0)
     n = request["tokens"]
-    settings = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "min_new_tokens": n, "max_new_tokens": n}
+
+    def generate(ids, **settings):
+        return model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, min_new_tokens=n, max_new_tokens=n, **settings)
+
     with torch.no_grad():
-        times = clock(lambda: model.generate(ids, do_sample=True, top_k=0, top_p=1.0, **settings), 0, least=2)
-        greedy = model.generate(ids[:1], do_sample=False, **settings)[0, ids.shape[1] :]
+        times = clock(lambda: generate(ids, do_sample=True, top_k=0, top_p=1.0), 0, least=2)
+        greedy = generate(ids[:1], do_sample=False)[0, ids.shape[1] :]
     return {"way": "transformers generate", "seconds": times, "greedy": greedy.tolist()}
 
 

@@ -191,8 +191,12 @@ async function kernelWork(scratch: string, seconds: number, measure: Measure): P
     name: "log-prob and gradient from logits",
     shape: `[${T} x ${V}]`,
     dtype: "f32",
+    // in place, as it is meant to be used: torch has no such way
     ours: () =>
-      clock(async () => logprobsBackward({ ...input, forward: await logprobs(input), dlogprobs, out }), seconds),
+      clock(
+        async () => logprobsBackward({ ...input, forward: await logprobs(input), dlogprobs, out: logits }),
+        seconds,
+      ),
     request: { work: "logits", T, V, logits: join(scratch, "logits"), targets: [...targets], slopes: [...dlogprobs] },
     error: async ({ logprobs: theirs, gradient }) => {
       await logprobsBackward({ ...input, forward, dlogprobs, out });
@@ -251,7 +255,10 @@ async function modelWork(path: string, scratch: string, measure: Measure): Promi
         error: async ({ greedy }) => {
           const [lists] = await policy.generate([own[0]!], { ...settings, groupSize: 1, greedy: true });
           const mine = lists![0]!.ids;
-          const compared = dtype === "bf16" ? 1 : mine.length; // bf16 models round what they pass on, and part ways
+          const stop = mine.findIndex((id) => policy.stopIds.has(id)); // which the peer may not choose before its time
+          // bf16 models round what they pass on, and part ways
+          const compared = dtype === "bf16" ? 1 : stop < 0 ? mine.length : stop;
+          if (compared === 0) return Number.NaN;
           return greedy!.slice(0, compared).filter((id, t) => id !== mine[t]).length;
         },
         tolerance: 0,
