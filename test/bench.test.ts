@@ -98,6 +98,7 @@ const row = (timeMs: number, spreadMs: number, boundMs?: number): Row => ({
   ...(boundMs === undefined ? {} : { boundMs, ratio: timeMs / boundMs }),
 });
 const recordingOf = (...rows: Row[]): Recording => ({
+  date: "2026-01-02",
   machine: { cpu: "c", cores: 2, threads: 2, isa: "plain", system: "s", node: "n", version: "v" },
   bounds: { readBytes: 1, updateBytes: 1, flopsF32: 1, flopsBf16: 0 },
   rows,

@@ -268,6 +268,8 @@ export function format(row: Row): string {
 }
 
 export interface Recording {
+  /** YYYY-MM-DD */
+  date: string;
   machine: { cpu: string; cores: number; threads: number; isa: string; system: string; node: string; version: string };
   bounds: NativeBounds;
   rows: Row[];
@@ -278,6 +280,7 @@ export interface Recording {
 export function recording(harness: Harness): Recording {
   const { device } = harness;
   return {
+    date: new Date().toISOString().slice(0, 10),
     machine: {
       cpu: cpus()[0]?.model.trim() ?? "unknown",
       cores: cpus().length,
