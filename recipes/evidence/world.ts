@@ -265,14 +265,17 @@ const program = new Command("world")
   )
   .option("--output <dir>", "run folders; what is complete there is not run again", "runs/evidence")
   .option("--seeds <list>", "with commas", "1,2,3")
-  .option("--only <word>", "only arms whose name holds this word (several processes may share the arms)")
+  .option(
+    "--only <pattern>",
+    "only arms whose name this regular expression finds (several processes may share the arms)",
+  )
   .option("--part <name>", "start (SFT), tune, arms, ablations, results, or all", "all");
 const flags = program.parse().opts<Flags>();
 const seeds = flags.seeds.split(",").map(Number);
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
 const setup = await prepare(flags.output);
 const chosen = (runs: ExperimentRun[]): ExperimentRun[] =>
-  runs.filter((run) => flags.only === undefined || run.arm.includes(flags.only));
+  runs.filter((run) => flags.only === undefined || new RegExp(flags.only!).test(run.arm));
 const does = (part: string): boolean => flags.part === "all" || flags.part === part;
 
 const starts = [...seeds, tuningSeed].map((seed) => sftRun(setup, seed));
