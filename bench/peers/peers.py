@@ -127,6 +127,46 @@ def generation(request):
     return {"way": "transformers generate", "seconds": times, "greedy": greedy.tolist()}
 
 
+def llama(request):
+    """The same by a llama.cpp server on the GGUF as it is (quantised weights), one request for each row, all at once."""
+    import threading
+    import urllib.request
+
+    import xllamacpp
+
+    rows = len(request["prompts"]) * request["group"]
+    length = max(map(len, request["prompts"])) + request["tokens"]
+    params = xllamacpp.CommonParams()
+    params.model.path = request["gguf"]
+    params.n_parallel = rows
+    params.n_ctx = rows * (length + 32)
+    params.cpuparams.n_threads = request["threads"]
+    server = xllamacpp.Server(params)
+
+    def complete(prompt, **settings):
+        body = {"prompt": prompt, "n_predict": request["tokens"], "ignore_eos": True, "cache_prompt": False, "return_tokens": True, **settings}
+        headers = {"Content-Type": "application/json"}
+        call = urllib.request.Request(f"{server.listening_address}/completion", json.dumps(body).encode(), headers)
+        return json.load(urllib.request.urlopen(call))
+
+    def batch():
+        threads = [
+            threading.Thread(target=complete, args=(prompt,), kwargs={"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0})
+            for prompt in request["prompts"]
+            for _ in range(request["group"])
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return {
+        "way": "llama.cpp server, quantised",
+        "seconds": clock(batch, 0, least=2),
+        "greedy": complete(request["prompts"][0], temperature=0.0)["tokens"],
+    }
+
+
 def grpo(request):
     """Whole GRPO steps by TRL: sampling, rewards, reference, update."""
     from datasets import Dataset
@@ -189,7 +229,7 @@ def main():
     answer["peakMiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     import importlib.metadata as versions
 
-    answer["versions"] = {name: versions.version(name) for name in ("torch", "transformers", "trl")}
+    answer["versions"] = {name: versions.version(name) for name in ("torch", "transformers", "trl", "xllamacpp")}
     os.write(out, json.dumps(answer).encode())
 
 

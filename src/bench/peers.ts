@@ -264,6 +264,27 @@ async function modelWork(path: string, scratch: string, measure: Measure): Promi
         tolerance: 0,
       });
     }
+    if (path.endsWith(".gguf") && dtype === "bf16")
+      for (const rows of [1, 8]) {
+        const settings = { groupSize: rows, maxNewTokens: 32, ignoreStop: true };
+        const prompt = prompts[0]!;
+        await measure({
+          name: `generation, ${rows} rows, beside llama.cpp`,
+          shape: `${model}, a prompt of 160, 32 tokens`,
+          dtype,
+          ours: () => clock(() => policy.generate([prompt], settings), 0),
+          request: { work: "llama", gguf: resolve(path), prompts: [[...prompt]], group: rows, tokens: 32 },
+          error: async ({ greedy }) => {
+            const [lists] = await policy.generate([prompt], { ...settings, groupSize: 1, greedy: true });
+            return greedy![0] === lists![0]!.ids[0] ? 0 : 1; // it rounds weights and activations otherwise: the first token alone
+          },
+          tolerance: 0,
+        });
+      }
+    if (dtype === "f32") {
+      policy.dispose();
+      continue; // nobody trains by TRL in f32: its step takes minutes in bf16
+    }
     const reference = await Policy.load(folder, { compute: dtype, trainable: false });
     const [group, completion] = [8, 208];
     let seed = 0;
