@@ -436,7 +436,6 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   }
 
   Napi::Value workspace(const Napi::CallbackInfo& info) {
-    check(info.Env());
     const Fields f(info[0], "work");
     Workload work;
     work.pass_tokens = f.integer("passTokens", 0, 0, INT32_MAX);
@@ -445,6 +444,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     work.group_size = f.integer("groupSize", 1, 1, INT32_MAX);
     work.prompt_tokens = f.integer("promptTokens", 0, 0, INT32_MAX);
     work.new_tokens = f.integer("newTokens", 0, 0, INT32_MAX);
+    check(info.Env());  // after every option: a getter of one may have disposed of the policy
     auto out = Napi::Object::New(info.Env());
     out.Set("bytes", static_cast<double>(state_->policy->workspace_bytes(work)));
     out.Set("available", static_cast<double>(state_->policy->available_bytes()));
