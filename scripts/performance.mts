@@ -113,7 +113,9 @@ function suiteSection(
 function peerSection(recordings: readonly Recording[]): string {
   const rows = recordings.flatMap(({ peers }) => peers ?? []);
   if (rows.length === 0) return "";
-  const versions = Object.entries(rows[0]!.versions).map(([name, version]) => `${name} ${version}`);
+  const versions = Object.entries(Object.assign({}, ...rows.map((row) => row.versions)) as Record<string, string>).map(
+    ([name, version]) => `${name} ${version}`,
+  );
   return `## Peers
 
 The same work by what a user would run instead: ${versions.join(", ")}, on the same machine and threads, in the same run; the fastest of several ways where there are some (bench/peers/peers.py).

@@ -75,7 +75,8 @@ async function ratio(
 ): Promise<{ median: number; all: number[] }> {
   const all: number[] = [];
   for (let i = 0; i < pairs; i++) all.push((await timed(slow)) / (await timed(fast)));
-  return { median: all.toSorted((a, b) => a - b)[Math.floor(pairs / 2)]!, all };
+  const sorted = all.toSorted((a, b) => a - b);
+  return { median: (sorted[Math.floor((pairs - 1) / 2)]! + sorted[Math.floor(pairs / 2)]!) / 2, all };
 }
 
 const show = (what: string, r: { median: number; all: number[] }, target: string): string =>

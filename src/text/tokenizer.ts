@@ -169,7 +169,8 @@ class CheckpointTokenizer implements Tokenizer {
     this.specialIds = new Set(this.#added.filter((token) => token.special).map((token) => token.id));
     const { model, normalizer, preTokenizer } = this.#layout;
     const steps = unicodeSteps(preTokenizer);
-    this.#wordwise = isWordwise(steps, normalizer);
+    // an added token with a newline inside could reach from one line into the next
+    this.#wordwise = isWordwise(steps, normalizer) && !this.#added.some(({ content }) => content.includes("\n"));
     const starts = new Set(this.#added.map(({ content }) => content.codePointAt(0)!.toString(16)));
     this.#addedStart = new RegExp(
       starts.size > 0 ? `[${[...starts].map((code) => `\\u{${code}}`).join("")}]` : "$^",
