@@ -86,13 +86,14 @@ async function resultOf(run: ExperimentRun, metric: string): Promise<ArmResult> 
 
 const git = (...args: string[]): string => execFileSync("git", args, { encoding: "utf8" }).trim();
 
-/** Writes the results of all complete runs; what is not complete is named. */
+/** Writes the results of all complete runs, if there are any; what is not complete is named. */
 export async function writeResults(
   file: string,
   runs: readonly ExperimentRun[],
   about: Omit<Results, "machine" | "commit" | "date" | "arms" | "missing">,
 ): Promise<void> {
   const complete = runs.filter(isComplete);
+  if (complete.length === 0) return;
   const results: Results = {
     ...about,
     machine: `${addon.deviceInfo().threads} of ${cpus().length} threads of an ${cpus()[0]?.model.trim()} (${addon.deviceInfo().isa})`,
