@@ -334,7 +334,7 @@ if (does("results")) {
       ...common,
       title: "A world with a known optimum",
       what: `${world.items.length} items in 12 genres, lists of ${world.ranks}, three ground truths a dialogue; a model of 0.4 M parameters learns from ${demonstrations} lists of a noisy teacher (SFT, ${sftSteps} steps of 64), and from there by each arm: ${trainSteps} steps of 64 prompts x 8 rollouts, lists from the catalog without the dialogue's own titles and without repeats, in bf16. Measured greedily on ${test.length} test dialogues after the last step. \`npx tsx recipes/evidence/world.ts\``,
-      tried: `The learning rate of the first four arms: the best of ${rates.join(", ")} by ${metric} on 200 validation dialogues after ${tuningSteps} steps of one further seed. Chosen (and what the three gave): ${tuned.join("; ")}. The others take GRPO's or exp_inf's. Before that, the same in a world of 1,000 items, where after SFT (20 % of the possible) 40 steps of no arm and rate were told from noise, so that it was given up. No other setting of these runs was tried.`,
+      tried: `The learning rate of the first four arms: the best of ${rates.join(", ")} by ${metric} on 200 validation dialogues after ${tuningSteps} steps of one further seed. Chosen (and what the three gave): ${tuned.join("; ")}. The others take GRPO's or exp_inf's. Before that, the same in a world of 1,000 items, where after SFT (20 % of the possible) 40 steps of no arm and rate were told from noise, so that it was given up. The steps are as many as time allowed: four runs of 100 had been begun before. No other setting was tried.`,
       descriptions: { SFT: "where every arm starts", ...described(main) },
       against: "SFT",
       pairs: [
