@@ -23,10 +23,13 @@ const sayMemory = (plan: MemoryPlan): void => void process.stderr.write(`${descr
 /** First Ctrl-C: finish the step and save. Second: stop at once. */
 export function interruptible(): AbortSignal {
   const controller = new AbortController();
-  process.once("SIGINT", () => {
+  let asked = false;
+  // one listener for both: between two of them a signal would end the process at once
+  process.on("SIGINT", () => {
+    if (asked) process.exit(130);
+    asked = true;
     process.stderr.write("\nFinishing this step and saving; press Ctrl-C again to stop at once.\n");
     controller.abort();
-    process.once("SIGINT", () => process.exit(130));
   });
   process.once("SIGTERM", () => controller.abort());
   return controller.signal;
