@@ -322,6 +322,31 @@ describe("sampling", () => {
       }
     });
 
+  it("samples from the weights as they are now, also where another policy samples in between", async () => {
+    for (const compute of ["f32", "bf16"] as const) {
+      const pair = [
+        await tinyPolicy(tokenizers.plain, { compute }),
+        await tinyPolicy(tokenizers.plain, { compute, seed: 6 }),
+      ];
+      const constraint = (await constrain("plain", titles, { length: 3 })).excluding([]);
+      for (let round = 0; round < 3; round++)
+        for (const policy of pair) {
+          // few rows a step in the sampler, many at once in the scorer, which shares nothing with earlier calls
+          const [lists] = await policy.generate([prompt], { groupSize: 40, maxNewTokens: 70, seed: 3, constraint });
+          const groups = [{ prompt, completions: lists!.map(({ ids }) => ids) }];
+          const { logprobs } = await policy.score(groups, { constraint });
+          expect(logprobs.length - sum(forcedTokens(groups, constraint))).toBeGreaterThan(64);
+          expect(lists!.flatMap((list) => [...list.logprobs])).toEqual([...logprobs]);
+          for (const name of policy.parameterNames)
+            await policy.setParameter(
+              name,
+              (await policy.parameter(name)).map((x, i) => x * (1 + 0.3 * Math.sin(i))),
+            );
+        }
+      for (const policy of pair) policy.dispose();
+    }
+  });
+
   it("stops inside a list at the token limit, with the trainer's bits", async () => {
     const constraint = await constrain("plain", titles, { length: 4 });
     const within = constraint.excluding([]);

@@ -11,14 +11,30 @@ namespace rank_grpo {
 namespace {
 
 constexpr int64_t kFewLogits = int64_t{1} << 22;  // floats of one chunk of rows: 16 MiB
+// Columns that stay cost every later product a little: where few rows come, as in a decode step, it is less than to fetch them again.
+constexpr int64_t kKeepingRows = 64, kKeptColumns = 4096;
 
 }  // namespace
 
-// Every token that some row may use, ascending, and its place among them; `places` is all -1 before and after.
-class CpuBackend::FewTokens {
- public:
-  FewTokens(std::vector<int32_t>& places, const AllowedTokens& allowed, const std::vector<int32_t>& rows, int64_t V) : places_(places) {
-    if (places.size() < static_cast<size_t>(V)) places.resize(static_cast<size_t>(V), -1);
+void FewTokens::clear() {
+  for (int32_t id : ids) places_[static_cast<size_t>(id)] = -1;
+  ids.clear();
+}
+
+void FewTokens::free(Backend& backend) noexcept {
+  clear();
+  scratch_.free(backend);
+  capacity_ = 0;
+}
+
+void FewTokens::need(CpuBackend& backend, const CpuPanels& panels, const AllowedTokens& allowed, const std::vector<int32_t>& rows,
+                     bool keep) {
+  if (!keep || version_ != panels.version) clear();
+  if (version_ != panels.version) capacity_ = 0;  // columns of another length
+  version_ = 0;                                   // unless all goes well
+  if (places_.size() < static_cast<size_t>(panels.rows)) places_.resize(static_cast<size_t>(panels.rows), -1);
+  size_t kept = ids.size();
+  auto add = [&] {
     for (int32_t r : rows) {
       for (int32_t i = allowed.offsets[static_cast<size_t>(r)]; i < allowed.offsets[static_cast<size_t>(r) + 1]; ++i) {
         const int32_t id = allowed.ids[static_cast<size_t>(i)];
@@ -27,21 +43,33 @@ class CpuBackend::FewTokens {
         places_[static_cast<size_t>(id)] = 0;
       }
     }
-    std::sort(ids.begin(), ids.end());
-    for (size_t i = 0; i < ids.size(); ++i) places_[static_cast<size_t>(ids[i])] = static_cast<int32_t>(i);
+  };
+  add();
+  if (count() > capacity_) {
+    if (kept > 0) {
+      clear();
+      kept = 0;
+      add();
+    }
+    capacity_ = std::max(capacity_, (std::max(keep ? kKeptColumns : 0, count()) + kPanel - 1) / kPanel * kPanel);
+    data_ = scratch_.words(backend, capacity_ / kPanel * panels.stride());
   }
-  ~FewTokens() {
-    for (int32_t id : ids) places_[static_cast<size_t>(id)] = -1;
-  }
-  FewTokens(const FewTokens&) = delete;
-  FewTokens& operator=(const FewTokens&) = delete;
-  int32_t place(int32_t id) const { return places_[static_cast<size_t>(id)]; }
-  int64_t count() const { return static_cast<int64_t>(ids.size()); }
-  std::vector<int32_t> ids;  // [U]
-
- private:
-  std::vector<int32_t>& places_;
-};
+  const auto fresh = ids.begin() + static_cast<int64_t>(kept);
+  std::sort(fresh, ids.end());
+  for (size_t i = kept; i < ids.size(); ++i) places_[static_cast<size_t>(ids[i])] = static_cast<int32_t>(i);
+  const int64_t first = static_cast<int64_t>(kept) / kPanel, steps = panels.stride() / kPanel;
+  backend.pool().run(static_cast<int>((count() + kPanel - 1) / kPanel - first), [&](int task) {
+    const int64_t j = first + task, begin = std::max(static_cast<int64_t>(kept), j * kPanel), end = std::min(count(), (j + 1) * kPanel);
+    uint32_t* to = data_ + j * panels.stride();
+    if (begin == j * kPanel) std::fill(to, to + panels.stride(), 0u);
+    for (int64_t i = begin; i < end; ++i) {
+      const int32_t id = ids[static_cast<size_t>(i)];
+      const uint32_t* from = panels.data + id / kPanel * panels.stride() + id % kPanel;
+      for (int64_t k = 0; k < steps; ++k) to[k * kPanel + i % kPanel] = from[k * kPanel];
+    }
+  });
+  version_ = panels.version;
+}
 
 // The logits of one row's own tokens, side by side, and what makes a distribution of them.
 struct CpuBackend::OwnRow {
@@ -80,66 +108,43 @@ std::vector<int32_t> open_rows(const AllowedTokens& allowed, int64_t R, F&& sing
 
 }  // namespace
 
-void CpuBackend::few_logits(float* logits, const float* h, const std::vector<int32_t>& rows, const FewTokens& few, const CpuPanels& panels,
-                            const float* W) {
-  const int64_t C = panels.columns, U = few.count(), L = static_cast<int64_t>(rows.size());
-  const int64_t steps = panels.pairs ? (C + 1) / 2 : C, count = (U + kPanel - 1) / kPanel;
-  const bool round = panels.compute == Compute::bf16 && !panels.pairs;
-  uint32_t* B = scratch_few_.words(*this, count * steps * kPanel);
-  pool_.run(static_cast<int>(count), [&](int j) {
-    const int columns = static_cast<int>(std::min<int64_t>(kPanel, U - int64_t{j} * kPanel));
-    const int32_t* ids = &few.ids[static_cast<size_t>(j) * kPanel];
-    uint32_t* to = B + j * steps * kPanel;
-    if (!W) {  // the weights are kept in panels alone
-      std::fill(to, to + steps * kPanel, 0u);
-      for (int c = 0; c < columns; ++c) {
-        const uint32_t* from = panels.data + ids[c] / kPanel * panels.stride() + ids[c] % kPanel;
-        for (int64_t k = 0; k < steps; ++k) to[k * kPanel + c] = from[k * kPanel];
-      }
-      return;
-    }
-    std::vector<float> gathered(static_cast<size_t>(columns * C));
-    for (int c = 0; c < columns; ++c) std::copy_n(W + ids[c] * C, C, &gathered[static_cast<size_t>(c * C)]);
-    if (panels.pairs) {
-      kernels_.matmul->pack_transposed_bf16(to, gathered.data(), C, columns, C);
-    } else {
-      kernels_.matmul->pack_transposed(reinterpret_cast<float*>(to), kPanel, gathered.data(), C, columns, C, round);
-    }
-  });
+void CpuBackend::few_logits(float* logits, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels) {
+  const int64_t C = panels.columns, U = few_.count(), L = static_cast<int64_t>(rows.size());
   float* own = scratch_rows_.floats(*this, L * C);
   gather_rows(own, h, rows.data(), L, C);
   const Rows A = rows_of(scratch_h_, own, L, C, panels.compute);
-  Product{*kernels_.matmul, panels.pairs, L, U, C, A, B, logits, U, false, nullptr}.run(pool_);
+  Product{*kernels_.matmul, panels.pairs, L, U, C, A, few_.columns(), logits, U, false, nullptr}.run(pool_);
 }
 
 template <class F>
 void CpuBackend::each_few_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels,
-                              const float* W, F&& use) {
+                              bool keep, F&& use) {
   if (rows.empty()) return;
-  const FewTokens few(few_places_, allowed, rows, panels.rows);
-  const int64_t U = few.count(), chunk = std::max<int64_t>(1, kFewLogits / U);
+  few_.need(*this, panels, allowed, rows, keep);
+  const int64_t U = few_.count(), chunk = std::max<int64_t>(1, kFewLogits / U);
   for (size_t first = 0; first < rows.size(); first += static_cast<size_t>(chunk)) {
     const std::vector<int32_t> part(rows.begin() + static_cast<int64_t>(first),
                                     rows.begin() + static_cast<int64_t>(std::min(rows.size(), first + static_cast<size_t>(chunk))));
     float* logits = scratch_logits_.floats(*this, static_cast<int64_t>(part.size()) * U);
-    few_logits(logits, h, part, few, panels, W);
-    use(few, part, logits);
+    few_logits(logits, h, part, panels);
+    use(part, logits);
   }
 }
 
 template <class F>
 void CpuBackend::each_own_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels,
-                              const float* W, float inverse, bool entropy, F&& use) {
-  each_few_row(allowed, h, rows, panels, W, [&](const FewTokens& few, const std::vector<int32_t>& part, const float* logits) {
+                              float inverse, bool entropy, F&& use) {
+  const bool keep = static_cast<int64_t>(rows.size()) <= kKeepingRows;
+  each_few_row(allowed, h, rows, panels, keep, [&](const std::vector<int32_t>& part, const float* logits) {
     pool_.run(static_cast<int>(part.size()), [&](int i) {
       const size_t r = static_cast<size_t>(part[static_cast<size_t>(i)]);
-      use(r, OwnRow(*kernels_.logprob, few, logits + i * few.count(), allowed, r, inverse, entropy));
+      use(r, OwnRow(*kernels_.logprob, few_, logits + i * few_.count(), allowed, r, inverse, entropy));
     });
   });
 }
 
-void CpuBackend::allowed_forward(float* logprob, float* entropy, float* lse, const float* h, const CpuPanels& panels, const float* W,
-                                 const int32_t* target, const AllowedTokens& allowed, int64_t R, float temperature) {
+void CpuBackend::allowed_forward(float* logprob, float* entropy, float* lse, const float* h, const CpuPanels& panels, const int32_t* target,
+                                 const AllowedTokens& allowed, int64_t R, float temperature) {
   constexpr float kImpossible = -std::numeric_limits<float>::infinity();
   const float inverse = 1.f / temperature;
   const auto rows = open_rows(allowed, R, [&](int64_t r, size_t only) {
@@ -147,7 +152,7 @@ void CpuBackend::allowed_forward(float* logprob, float* entropy, float* lse, con
     lse[r] = 0;
     if (entropy) entropy[r] = 0;
   });
-  each_own_row(allowed, h, rows, panels, W, inverse, entropy != nullptr, [&](size_t r, const OwnRow& row) {
+  each_own_row(allowed, h, rows, panels, inverse, entropy != nullptr, [&](size_t r, const OwnRow& row) {
     const int32_t* found = std::lower_bound(row.begin, row.end, target[r]);
     lse[r] = row.stats.lse;
     logprob[r] = found != row.end && *found == target[r] ? row.values[static_cast<size_t>(found - row.begin)] * inverse - row.stats.lse
@@ -156,11 +161,11 @@ void CpuBackend::allowed_forward(float* logprob, float* entropy, float* lse, con
   });
 }
 
-void CpuBackend::head_allowed(float* logprobs, const float* h, const Panels& W, const float* weights, const AllowedTokens& allowed,
-                              int64_t R, float temperature) {
+void CpuBackend::head_allowed(float* logprobs, const float* h, const Panels& W, const float*, const AllowedTokens& allowed, int64_t R,
+                              float temperature) {
   const float inverse = 1.f / temperature;
   const auto rows = open_rows(allowed, R, [&](int64_t, size_t only) { logprobs[only] = 0; });
-  each_own_row(allowed, h, rows, static_cast<const CpuPanels&>(W), weights, inverse, false, [&](size_t r, const OwnRow& row) {
+  each_own_row(allowed, h, rows, static_cast<const CpuPanels&>(W), inverse, false, [&](size_t r, const OwnRow& row) {
     float* out = logprobs + allowed.offsets[r];
     for (float x : row.values) *out++ = x * inverse - row.stats.lse;
   });
@@ -178,7 +183,8 @@ void CpuBackend::allowed_backward(float* dh, float* dW, const float* h, const fl
       rows.push_back(static_cast<int32_t>(r));
   }
   std::fill(dh, dh + R * C, 0.f);
-  each_few_row(allowed, h, rows, panels, W, [&](const FewTokens& few, const std::vector<int32_t>& part, float* logits) {
+  each_few_row(allowed, h, rows, panels, false, [&](const std::vector<int32_t>& part, float* logits) {
+    const FewTokens& few = few_;
     const int64_t U = few.count(), L = static_cast<int64_t>(part.size());
     pool_.run(static_cast<int>(L), [&](int i) {
       const size_t r = static_cast<size_t>(part[static_cast<size_t>(i)]);
@@ -210,14 +216,14 @@ void CpuBackend::allowed_backward(float* dh, float* dW, const float* h, const fl
   });
 }
 
-void CpuBackend::allowed_sample(int32_t* token, float* logprob, const float* h, const CpuPanels& panels, const float* W,
-                                const AllowedTokens& allowed, const uint32_t* random, int64_t R, const Sampling& s) {
+void CpuBackend::allowed_sample(int32_t* token, float* logprob, const float* h, const CpuPanels& panels, const AllowedTokens& allowed,
+                                const uint32_t* random, int64_t R, const Sampling& s) {
   const float inverse = 1.f / s.temperature;
   const auto rows = open_rows(allowed, R, [&](int64_t r, size_t only) {
     token[r] = allowed.ids[only];
     logprob[r] = 0;
   });
-  each_own_row(allowed, h, rows, panels, W, inverse, false, [&](size_t r, const OwnRow& row) {
+  each_own_row(allowed, h, rows, panels, inverse, false, [&](size_t r, const OwnRow& row) {
     const float lse = row.stats.lse;
     const auto count = static_cast<int64_t>(row.values.size());
     const int chosen = std::isfinite(lse) ? choose_token(row.values.data(), count, row.pieces.data(), inverse, s, random + r * 4) : 0;

@@ -9,6 +9,7 @@
 
 namespace rank_grpo {
 
+class CpuBackend;
 class CpuPanels;  // matmul.h
 struct Rows;
 
@@ -25,6 +26,27 @@ class Scratch {
  private:
   void* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// Columns of the head side by side for the tokens that rows may use. What a decode step needs was mostly needed by one before it, so that
+// columns stay as long as the panels do not change.
+class FewTokens {
+ public:
+  // Adds what `rows` of `allowed` need. With `keep`, columns of earlier calls stay in front.
+  void need(CpuBackend& backend, const CpuPanels& panels, const AllowedTokens& allowed, const std::vector<int32_t>& rows, bool keep);
+  int32_t place(int32_t id) const { return places_[static_cast<size_t>(id)]; }
+  int64_t count() const { return static_cast<int64_t>(ids.size()); }
+  const uint32_t* columns() const { return data_; }  // panels of count() columns
+  void free(Backend& backend) noexcept;
+  std::vector<int32_t> ids;  // [U]
+
+ private:
+  void clear();
+  Scratch scratch_;
+  uint32_t* data_ = nullptr;
+  int64_t capacity_ = 0;         // columns
+  uint64_t version_ = 0;         // of the panels they are from
+  std::vector<int32_t> places_;  // [V] column of a token, -1: none
 };
 
 // A matrix somebody else owns, row-major: one of the two is set.
@@ -121,32 +143,31 @@ class CpuBackend final : public Backend {
                    int64_t ld);
 
   // The head over few tokens a row (allowed.cc)
-  class FewTokens;
   struct OwnRow;
-  void few_logits(float* logits, const float* h, const std::vector<int32_t>& rows, const FewTokens& few, const CpuPanels& panels,
-                  const float* W);  // logits [rows, U]
+  void few_logits(float* logits, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels);  // logits [rows, U]
   template <class F>
-  void each_few_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels, const float* W,
+  void each_few_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels, bool keep,
                     F&& use);
   template <class F>
-  void each_own_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels, const float* W,
-                    float inverse, bool entropy, F&& use);
-  void allowed_forward(float* logprob, float* entropy, float* lse, const float* h, const CpuPanels& panels, const float* W,
-                       const int32_t* target, const AllowedTokens& allowed, int64_t R, float temperature);
+  void each_own_row(const AllowedTokens& allowed, const float* h, const std::vector<int32_t>& rows, const CpuPanels& panels, float inverse,
+                    bool entropy, F&& use);
+  void allowed_forward(float* logprob, float* entropy, float* lse, const float* h, const CpuPanels& panels, const int32_t* target,
+                       const AllowedTokens& allowed, int64_t R, float temperature);
   void allowed_backward(float* dh, float* dW, const float* h, const float* W, const CpuPanels& panels, const int32_t* target,
                         const AllowedTokens& allowed, const float* lse, const float* entropy, const float* dlogprob, const float* dentropy,
                         int64_t R, float temperature);
-  void allowed_sample(int32_t* token, float* logprob, const float* h, const CpuPanels& panels, const float* W, const AllowedTokens& allowed,
+  void allowed_sample(int32_t* token, float* logprob, const float* h, const CpuPanels& panels, const AllowedTokens& allowed,
                       const uint32_t* random, int64_t R, const Sampling& sampling);
 
   ThreadPool pool_;
   const Kernels& kernels_;
-  Scratch scratch_a_, scratch_b_;       // operands of the product at hand
-  Scratch scratch_h_;                   // rows of the head
-  Scratch scratch_attention_;           // of the backward pass
-  Scratch scratch_logits_;              // a chunk of the head's logits or their gradient
-  Scratch scratch_few_, scratch_rows_;  // columns and rows of the head over few tokens
-  std::vector<int32_t> few_places_;     // [V] column of a token in the head over few tokens, -1 elsewhere
+  Scratch scratch_a_, scratch_b_;  // operands of the product at hand
+  Scratch scratch_h_;              // rows of the head
+  Scratch scratch_attention_;      // of the backward pass
+  Scratch scratch_logits_;         // a chunk of the head's logits or their gradient
+  FewTokens few_;
+  Scratch scratch_rows_;         // of the head over few tokens
+  uint64_t panels_written_ = 0;  // the version of what was written last
 };
 
 }  // namespace rank_grpo

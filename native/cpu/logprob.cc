@@ -57,12 +57,12 @@ void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, 
   });
 }
 
-void CpuBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float* weights,
+void CpuBackend::head_forward(float* logprob, float* entropy, float* lse, const float* h, const Panels& W, const float*,
                               const int32_t* target, const AllowedTokens* allowed, int64_t R, float temperature) {
   if (R == 0) return;
   const auto& panels = static_cast<const CpuPanels&>(W);
   const float inverse = 1.f / temperature;
-  if (allowed) return allowed_forward(logprob, entropy, lse, h, panels, weights, target, *allowed, R, temperature);
+  if (allowed) return allowed_forward(logprob, entropy, lse, h, panels, target, *allowed, R, temperature);
   const Rows A = rows_of(scratch_h_, h, R, panels.columns, panels.compute);
   const int64_t blocks = (panels.rows + kLseBlock - 1) / kLseBlock;
   std::vector<BlockStats> stats(static_cast<size_t>(R * blocks));

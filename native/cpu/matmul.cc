@@ -168,6 +168,7 @@ void CpuBackend::read_panel(float* W, const CpuPanels& p, int64_t j) const {
 void CpuBackend::pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) {
   auto& p = static_cast<CpuPanels&>(panels);
   const int64_t begin = first / kPanel, end = (first + count + kPanel - 1) / kPanel;
+  p.version = ++panels_written_;
   pool_.run(static_cast<int>(end - begin), [&](int task) {
     const int64_t j = begin + task, start = std::max(first, j * kPanel), stop = std::min(first + count, (j + 1) * kPanel);
     write_panel(p, j, W + (start - first) * p.columns, static_cast<int>(start - j * kPanel), static_cast<int>(stop - start));
@@ -188,6 +189,7 @@ void CpuBackend::unpack_rows(float* W, const Panels& panels, int64_t first, int6
 void CpuBackend::adamw_panels(Panels& panels, float* m, float* v, const float* g, const AdamW& options) {
   auto& p = static_cast<CpuPanels&>(panels);
   const int64_t K = p.columns;
+  p.version = ++panels_written_;
   pool_.run(static_cast<int>(p.count()), [&](int j) {
     const int64_t start = int64_t{j} * kPanel * K, rows = std::min<int64_t>(kPanel, p.rows - int64_t{j} * kPanel);
     std::vector<float> W(static_cast<size_t>(kPanel * K));

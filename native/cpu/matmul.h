@@ -22,6 +22,7 @@ class CpuPanels final : public Panels {
   void keep_master();
   const bool pairs;  // bf16 pairs; otherwise floats (bf16-rounded where compute asks for it)
   uint32_t* data;
+  uint64_t version = 0;  // of what is in them: no two panels of a backend ever had the same
   // What rounding to bf16 took from the bits of each f32 value: bits = bf16 << 16 + rest. [rows, columns], null: not kept.
   int16_t* rest = nullptr;
 

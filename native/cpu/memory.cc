@@ -117,8 +117,9 @@ void Scratch::free(Backend& backend) noexcept {
 }
 
 CpuBackend::~CpuBackend() {
-  for (Scratch* scratch : {&scratch_a_, &scratch_b_, &scratch_h_, &scratch_attention_, &scratch_logits_, &scratch_few_, &scratch_rows_})
+  for (Scratch* scratch : {&scratch_a_, &scratch_b_, &scratch_h_, &scratch_attention_, &scratch_logits_, &scratch_rows_})
     scratch->free(*this);
+  few_.free(*this);
 }
 
 std::unique_ptr<Backend> make_cpu_backend(int threads) { return std::make_unique<CpuBackend>(threads); }

@@ -95,10 +95,10 @@ int choose_token(const float* x, int64_t n, const BlockStats* stats, float inver
   return draw_truncated(x, n, inverse, top, s, u);
 }
 
-void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float* weights,
-                             const AllowedTokens* allowed, const uint32_t* random, int64_t R, const Sampling& s) {
+void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, const Panels& W, const float*, const AllowedTokens* allowed,
+                             const uint32_t* random, int64_t R, const Sampling& s) {
   const auto& panels = static_cast<const CpuPanels&>(W);
-  if (allowed) return allowed_sample(token, logprob, h, panels, weights, *allowed, random, R, s);
+  if (allowed) return allowed_sample(token, logprob, h, panels, *allowed, random, R, s);
   const int64_t C = panels.columns, V = panels.rows, blocks = (V + kLseBlock - 1) / kLseBlock;
   const float inverse = 1.f / s.temperature;
   float* logits = scratch_logits_.floats(*this, std::min<int64_t>(R, kHeadRows) * V);
