@@ -9,7 +9,7 @@ import { type EndpointLists, endpointLists } from "../demonstrate/endpoint.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
 import { type Evaluation, evaluateLists, evaluatePolicy } from "../evaluate.ts";
 import { requireFresh, writeFileAtomic } from "../files.ts";
-import { neighborLists, popularityLists } from "../ranking/baselines.ts";
+import { cooccurrenceLists, mixedLists, neighborLists, popularityLists } from "../ranking/baselines.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { formatItem, type Item } from "../ranking/list.ts";
 import { cutoffs, type ListMetrics, type MetricOptions } from "../ranking/metrics.ts";
@@ -43,7 +43,10 @@ export function evaluateCommand(): Command {
     .option("--endpoint <URL>", "instead: base URL of an OpenAI-compatible service, asked with the data's own prompts")
     .requiredOption("--data <file>", "JSONL with prompt, groundtruth_with_release_year and seen_titles")
     .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
-    .option("--train <file>", "training JSONL: adds the baselines popularity and neighbor voting")
+    .option(
+      "--train <file>",
+      "training JSONL: adds the baselines popularity, neighbor voting, co-occurrence and their mix",
+    )
     .option("--limit <rows>", "the first rows only", countNumber)
     .option("--output <file>", "JSON with metrics, and every row's list and metrics (for report and compare)")
     .option(
@@ -156,10 +159,16 @@ function evaluateBaselines(
       lists.map((list) => list.map(formatItem).join("\n")),
       options,
     );
-  return [
-    { name: "popularity", evaluation: measure(popularityLists(train, samples, options.catalog, 20)) },
-    { name: "neighbor voting", evaluation: measure(neighborLists(train, samples, options.catalog, 20)) },
-  ];
+  const makers = {
+    popularity: popularityLists,
+    "neighbor voting": neighborLists,
+    "co-occurrence": cooccurrenceLists,
+    "voting + co-occurrence": mixedLists,
+  };
+  return Object.entries(makers).map(([name, make]) => ({
+    name,
+    evaluation: measure(make(train, samples, options.catalog, 20)),
+  }));
 }
 
 async function evaluateModel(
