@@ -94,6 +94,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
                         InstanceMethod("getGradient", &PolicyWrap::get_gradient),
                         InstanceMethod("setParameter", &PolicyWrap::set_parameter),
                         InstanceMethod("describe", &PolicyWrap::describe_policy),
+                        InstanceMethod("workspace", &PolicyWrap::workspace),
                         InstanceMethod("abort", &PolicyWrap::abort),
                         InstanceMethod("dispose", &PolicyWrap::dispose)});
   }
@@ -431,6 +432,22 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     }
     out.Set("parameters", names);
     out.Set("parameterCount", count);
+    return out;
+  }
+
+  Napi::Value workspace(const Napi::CallbackInfo& info) {
+    const Fields f(info[0], "work");
+    Workload work;
+    work.pass_tokens = f.integer("passTokens", 0, 0, INT32_MAX);
+    work.backward = f.boolean("backward", false);
+    work.rows = f.integer("rows", 0, 0, INT32_MAX);
+    work.group_size = f.integer("groupSize", 1, 1, INT32_MAX);
+    work.prompt_tokens = f.integer("promptTokens", 0, 0, INT32_MAX);
+    work.new_tokens = f.integer("newTokens", 0, 0, INT32_MAX);
+    check(info.Env());  // after every option: a getter of one may have disposed of the policy
+    auto out = Napi::Object::New(info.Env());
+    out.Set("bytes", static_cast<double>(state_->policy->workspace_bytes(work)));
+    out.Set("available", static_cast<double>(state_->policy->available_bytes()));
     return out;
   }
 

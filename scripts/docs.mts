@@ -1,7 +1,7 @@
-// Makes docs/configuration.md from the schemas, docs/cli.md from the commands' own help and docs/api.md from the declarations; with --check
-// it only says which are out of date.
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+// Makes docs/configuration.md from the schemas, docs/cli.md from the commands' own help, docs/api.md from the declarations and
+// docs/performance.md from recorded benchmarks, RESULTS.md from recorded runs; with --check it only says which are out of date.
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { z } from "zod";
@@ -9,6 +9,8 @@ import { z } from "zod";
 import { program } from "../src/cli/program.ts";
 import { sftSchema, trainSchema } from "../src/training/config.ts";
 import { apiPage } from "./api.mts";
+import { performancePages } from "./performance.mts";
+import { resultPages } from "./results.mts";
 
 interface Node {
   type?: string | string[];
@@ -114,6 +116,8 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const pages: Record<string, string> = {
   "docs/api.md": apiPage(root),
   "docs/configuration.md": configuration,
+  ...performancePages(root),
+  ...resultPages(root),
   "docs/cli.md": `# The command\n\nMade from the commands' own help by \`npm run docs\`.\n\n${help(program, [])}`,
 };
 
@@ -124,6 +128,8 @@ for (const [path, text] of Object.entries(pages)) {
   if (existsSync(file) && readFileSync(file, "utf8") === text) continue;
   stale = true;
   console.log(check ? `${path} is out of date: run npm run docs` : `written: ${path}`);
-  if (!check) writeFileSync(file, text);
+  if (check) continue;
+  mkdirSync(dirname(file), { recursive: true });
+  writeFileSync(file, text);
 }
 process.exit(check && stale ? 1 : 0);

@@ -50,6 +50,8 @@ try {
     "binding.gyp",
     "sources.json",
     "dist/cli/main.js",
+    "bench/peers/peers.py",
+    "bench/peers/requirements.txt",
     ...sources,
     ...cuda,
   ];
@@ -59,7 +61,7 @@ try {
     `the package holds what a build needs${missing.length > 0 ? `, but not ${missing}` : ""}`,
   );
   const places =
-    /^package\/((dist|native|bindings)\/.*\.(js|d\.ts|cc|cu|h|inl|cmake)|[^/]+\.(md|json|txt|gyp)|LICENSE)$/;
+    /^package\/((dist|native|bindings)\/.*\.(js|d\.ts|cc|cu|h|inl|cmake)|bench\/peers\/[^/]+\.(py|txt)|[^/]+\.(md|json|txt|gyp)|LICENSE)$/;
   const others = packed.filter((name) => !places.test(name));
   check(others.length === 0, `and no data, weights or builds${others.length > 0 ? `, but ${others}` : ""}`);
   const project = join(folder, "project");

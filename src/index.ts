@@ -95,6 +95,7 @@ export { loadTokenizer } from "./text/tokenizer.ts";
 export type { Tokenizer } from "./text/types.ts";
 export { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "./training/config.ts";
 export { type Extensions, loadExtensions } from "./training/extensions.ts";
+export type { MemoryPlan } from "./training/memory.ts";
 export { readConfig } from "./training/parse.ts";
 export type { StepReport, Summary } from "./training/report.ts";
 export type { WeightedReward } from "./training/rollout.ts";

@@ -163,7 +163,22 @@ export interface NativePolicyInfo {
   parameterCount: number;
 }
 
+/** The most that a policy will be asked for. */
+export interface NativeWorkload {
+  /** Tokens of a micro-batch; 0: no passes over batches. */
+  passTokens: number;
+  /** Whether those passes take a gradient. */
+  backward: boolean;
+  /** Generated together; 0: nothing is generated. */
+  rows: number;
+  groupSize: number;
+  promptTokens: number;
+  newTokens: number;
+}
+
 export interface NativePolicy {
+  /** What the work will take beyond what is held now (an estimate), and what is free on the device; bytes. */
+  workspace(work: NativeWorkload): { bytes: number; available: number };
   generate(request: NativeGenerateRequest): Promise<NativeCompletions>;
   recommend(
     request: {

@@ -15,6 +15,7 @@ import {
   type NativePolicy,
   type NativeScores,
   type NativeStepInputs,
+  type NativeWorkload,
 } from "./native.ts";
 import type { Constraint } from "./ranking/constraint.ts";
 import { stopIds, vocabularyTable } from "./text/encode.ts";
@@ -53,6 +54,21 @@ export interface ModelShape {
   rope_theta?: number;
   tie_word_embeddings?: boolean;
   eos_token_id?: number | number[];
+}
+
+/** The most that a policy will be asked for: passes over micro-batches, and rows generated together. 0 of either: none. */
+export type Workload = NativeWorkload;
+
+/** Bytes. */
+export interface PolicyMemory {
+  /** In use now. */
+  held: number;
+  /** Reserved, but taken from the system only when first written. */
+  promised: number;
+  /** What the work will add: an estimate. */
+  workspace: number;
+  /** Free on the device; infinite where the system does not tell. */
+  available: number;
 }
 
 /** A prompt with its completions: the prompt is computed once. Token ids lie in [0, vocabSize); neither may be empty. */
@@ -329,6 +345,19 @@ export class Policy {
   /** Bytes held by the engine for this policy now. */
   get bytes(): number {
     return this.#native.describe().bytes;
+  }
+
+  /** What the policy holds, and what `work` will add to it. */
+  memory(work: Workload): PolicyMemory {
+    const { bytes: workspace, available } = this.#native.workspace(work);
+    const { bytes, device, memory, optimizerSteps } = this.#native.describe();
+    const promised = device === "cpu" ? memory.gradients + (optimizerSteps > 0 ? 0 : memory.optimizer) : 0;
+    return {
+      held: bytes - promised,
+      promised,
+      workspace,
+      available: available < Number.MAX_SAFE_INTEGER ? available : Number.POSITIVE_INFINITY,
+    };
   }
 
   /**

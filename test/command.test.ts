@@ -253,7 +253,10 @@ describe("sft and train", () => {
     child.stderr!.on("data", (text: string) => {
       told += text;
     });
-    await until(() => existsSync(at("wide/status.json")));
+    // in the middle of the second step, which takes a while: before the first, one Ctrl-C ends the run
+    await until(
+      () => existsSync(at("wide/metrics.jsonl")) && readFileSync(at("wide/metrics.jsonl"), "utf8").includes("\n"),
+    );
     child.kill("SIGINT");
     await until(() => told.includes("again to stop at once"));
     child.kill("SIGINT");
@@ -504,7 +507,12 @@ describe("evaluate and recommend", () => {
     expect({ ...results[1], baselines: {} }).toEqual({ ...results[0], baselines: {} });
     expect({ ...results[2], baselines: {} }).toEqual({ ...results[0], baselines: {} });
     const baselines = results[0]!["baselines"] as Record<string, Row>;
-    expect(Object.keys(baselines)).toEqual(["popularity", "neighbor voting"]);
+    expect(Object.keys(baselines)).toEqual([
+      "popularity",
+      "neighbor voting",
+      "co-occurrence",
+      "voting + co-occurrence",
+    ]);
     for (const row of Object.values(baselines)) expect(row["recall@20"]).toBeLessThan(1);
     await Promise.all([
       fails(

@@ -10,9 +10,10 @@ import type { Sample } from "../src/data/sample.ts";
 import { addon, type NativeBatch } from "../src/native.ts";
 import { forcedTokens, type Generated, Policy } from "../src/policy.ts";
 import { Catalog } from "../src/ranking/catalog.ts";
-import { CatalogConstraint, type ConstraintOptions, lineTokens } from "../src/ranking/constraint.ts";
+import { CatalogConstraint, type ConstraintOptions } from "../src/ranking/constraint.ts";
 import { scoreItems, searchLists } from "../src/ranking/items.ts";
 import { formatItem, type Item, readList } from "../src/ranking/list.ts";
+import { LineEncoder } from "../src/text/lines.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { enumerate, reference, tinyPolicy, tinyShape, tinyTokenizer, titles } from "./lists.ts";
 import { hasShared, shared } from "./shared.ts";
@@ -39,7 +40,7 @@ const constrain = (
   options: ConstraintOptions,
 ): Promise<CatalogConstraint> => CatalogConstraint.create(Catalog.from(items), tokenizers[kind], stop, options);
 const linesOf = (kind: (typeof kinds)[number], items: readonly Item[]) =>
-  items.map((item) => lineTokens(tokenizers[kind], formatItem(item), stop));
+  items.map((item) => new LineEncoder(tokenizers[kind], stop).tokens(formatItem(item)));
 const sample = (columns: Record<string, unknown> = {}): Sample =>
   ({ id: "row 3", index: 3, prompt: "a", columns }) as unknown as Sample;
 /** Log-prob of every list. */
@@ -544,7 +545,7 @@ describe("items and lists", () => {
     for (const end of ["newline", "stop"] as const) {
       const got = await scoreItems(policies.joined, prompt, items, { end, temperature: 0.8 });
       for (const [i, item] of items.entries()) {
-        const { line, last } = lineTokens(tokenizers.joined, formatItem(item), stop);
+        const { line, last } = new LineEncoder(tokenizers.joined, stop).tokens(formatItem(item));
         const completions = [Int32Array.from(end === "stop" ? last : line)];
         expect(got[i]).toBe(
           sum((await policies.joined.score([{ prompt, completions }], { temperature: 0.8 })).logprobs),

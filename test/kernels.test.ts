@@ -165,6 +165,31 @@ describe("log-probs from logits", () => {
     expectNear(out.entropies!, [Math.log(V), Math.log(V), 0], 1e-3);
   });
 
+  it("rows of any size, blocks of a row around the ends of a float's range: no log-prob above 0", async () => {
+    const V = 3000; // blocks of 1024
+    const shifts = [0, -47, -49, 69, 71, 88, -104, 500, -500];
+    const rows = shifts.flatMap((a) => shifts.map((b) => [a, b] as const));
+    const logits = Float32Array.from({ length: rows.length * V }, (_, i) => {
+      const [a, b] = rows[Math.floor(i / V)]!;
+      return (i % V < 1500 ? a : b) + 3 * Math.sin(i);
+    });
+    const targets = Int32Array.from(rows.keys(), (r) => {
+      const row = logits.subarray(r * V, (r + 1) * V);
+      return row.indexOf(row.reduce((x, y) => Math.max(x, y)));
+    });
+    const out = await logprobs({ logits, targets, vocabulary: V, entropies: true });
+    const want = reference(logits, targets, V, 1);
+    const size = 512; // log-probs are differences of numbers of this size
+    expectNear(out.logprobs, want.logprobs, size * 2 ** -23);
+    expectNear(out.entropies!, want.entropies, size * 2 ** -21);
+    expect(Math.max(...out.logprobs)).toBeLessThanOrEqual(0);
+    const peaked = new Float32Array(V).fill(-30);
+    peaked[7] = 40;
+    const one = await logprobs({ logits: peaked, targets: Int32Array.of(7), vocabulary: V });
+    expectNear(one.logprobs, [0], 40 * 2 ** -23);
+    expect(one.logprobs[0]).toBeLessThanOrEqual(0);
+  });
+
   it("logits of -Infinity are tokens that cannot be drawn", async () => {
     const V = 801;
     const logits = normal(2 * V, 9);

@@ -1,7 +1,12 @@
 // What a policy holds, and that saving memory changes no result: weights in panels alone, activations computed again.
+import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
+import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 
 import { addon, type NativeBatch, type NativePolicyOptions } from "../src/native.ts";
+import { Policy } from "../src/policy.ts";
+import { planMemory } from "../src/training/memory.ts";
 import { hasShared, shared } from "./shared.ts";
 
 const batch = (): NativeBatch => ({
@@ -128,5 +133,45 @@ describe.skipIf(!hasShared)("layers computed again", () => {
       }
       expect(gradients[1], model).toEqual(gradients[0]);
     }
+  });
+});
+
+describe("memory is estimated before work starts", () => {
+  const run = promisify(execFile);
+  for (const compute of ["f32", "bf16"])
+    for (const [work, shape] of [
+      ["many tokens", "small"],
+      ["many rows", "wide"],
+    ] as const)
+      it.skipIf(!existsSync("/proc/self/clear_refs"))(
+        `${compute}, ${work}: the peak is near what was said`,
+        async () => {
+          const { stdout } = await run(process.execPath, [
+            "--import",
+            "tsx",
+            "test/fixtures/memory.mts",
+            compute,
+            shape,
+          ]);
+          const { said, peak } = JSON.parse(stdout) as { said: number; peak: number };
+          expect(peak).toBeGreaterThan(0.75 * said);
+          expect(peak).toBeLessThan(1.1 * said);
+        },
+        60_000,
+      );
+
+  it("refuses what does not fit, and says what would help", async () => {
+    const shape = { model_type: "llama", hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2 } as const;
+    const policy = await Policy.create(
+      { ...shape, num_attention_heads: 4, vocab_size: 100, max_position_embeddings: 64 },
+      { seed: 1, std: 0.02 },
+    );
+    const held = policy.bytes;
+    const work = { passTokens: 0, backward: true, rows: 2 ** 24, groupSize: 1, promptTokens: 32, newTokens: 32 };
+    expect(() => planMemory(policy, undefined, work, "maxRows")).toThrow(
+      /^Expected \d+\.\d GB \(policy \S+, passes \S+\) of \S+ GB to be free, got less\. Lower maxRows, or/,
+    );
+    expect(policy.bytes).toBe(held);
+    policy.dispose();
   });
 });

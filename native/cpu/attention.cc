@@ -26,9 +26,39 @@ struct PageLayout {
   int kv_heads, D, Dp;
 };
 
-struct ForwardTask {
-  int span, head, first, count;  // query rows first .. first + count of the span's tokens x heads of the group
+// A token of a span.
+struct Query {
+  int span, index;
 };
+
+// Rows first .. first + count of queries x heads of the group: of one long span, or of short ones that begin with the same pages.
+struct ForwardTask {
+  int head;
+  int64_t first;
+  int count, height;  // height: rows of a tile
+};
+
+// How many spans from `first` on are short and begin with one page: rows of a group that decode.
+size_t decoding_together(const AttentionPlan& plan, size_t first) {
+  const auto& head = plan.spans[first];
+  auto joins = [&](const AttentionPlan::Span& span) {
+    return span.count <= kTileRows && span.position >= kPageSize - 1 &&
+           plan.tables[static_cast<size_t>(span.table)] == plan.tables[static_cast<size_t>(head.table)];
+  };
+  size_t end = first;
+  while (end < plan.spans.size() && joins(plan.spans[end])) ++end;
+  return std::max(end, first + 1) - first;
+}
+
+// First pages that the sequences of spans first .. last have in common and every token sees whole.
+int shared_pages(const AttentionPlan& plan, int first, int last) {
+  const auto* spans = plan.spans.data();
+  for (int shared = 0;; ++shared)
+    for (int s = first; s <= last; ++s)
+      if ((shared + 1) * kPageSize > spans[s].position + 1 ||
+          plan.tables[static_cast<size_t>(spans[s].table + shared)] != plan.tables[static_cast<size_t>(spans[first].table + shared)])
+        return shared;
+}
 
 }  // namespace
 
@@ -61,30 +91,42 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
     }
   });
 
+  std::vector<Query> queries;
   std::vector<ForwardTask> tasks;
-  for (int s = 0; s < static_cast<int>(plan.spans.size()); ++s) {
-    const int rows = plan.spans[static_cast<size_t>(s)].count * group;
-    for (int first = 0; first < rows; first += kTaskRows)
-      for (int h = 0; h < shape.kv_heads; ++h) tasks.push_back({s, h, first, std::min(kTaskRows, rows - first)});
+  for (size_t s = 0, together; s < plan.spans.size(); s += together) {
+    together = decoding_together(plan, s);
+    const int64_t begin = static_cast<int64_t>(queries.size()) * group;
+    for (size_t i = s; i < s + together; ++i)
+      for (int t = 0; t < plan.spans[i].count; ++t) queries.push_back({static_cast<int>(i), t});
+    const int64_t end = static_cast<int64_t>(queries.size()) * group;
+    // several sequences in a tile: whole tokens, so that a sequence's own pages are read for all its heads at once
+    const int height = together > 1 && group <= kTileRows ? kTileRows / group * group : kTileRows;
+    const int most = together > 1 ? 2 * height : kTaskRows;
+    for (int64_t first = begin; first < end; first += most)
+      for (int h = 0; h < shape.kv_heads; ++h) tasks.push_back({h, first, static_cast<int>(std::min<int64_t>(most, end - first)), height});
   }
   pool_.run(static_cast<int>(tasks.size()), [&](int t) {
     const ForwardTask& task = tasks[static_cast<size_t>(t)];
-    const auto& span = plan.spans[static_cast<size_t>(task.span)];
-    for (int first = task.first; first < task.first + task.count; first += kTileRows) {
+    for (int64_t first = task.first; first < task.first + task.count; first += task.height) {
       AttentionTile tile;
       tile.keys = memory + layout.keys(0, task.head);
       tile.values = memory + layout.values(0, task.head);
       tile.page = layout.page();
-      tile.table = plan.tables.data() + span.table;
-      tile.rows = std::min(kTileRows, task.first + task.count - first);
+      tile.rows = static_cast<int>(std::min<int64_t>(task.height, task.first + task.count - first));
       for (int r = 0; r < tile.rows; ++r) {
-        const int index = (first + r) / group, head = task.head * group + (first + r) % group;
-        const int64_t token = span.token + index;
+        const Query& query = queries[static_cast<size_t>((first + r) / group)];
+        const int head = task.head * group + static_cast<int>((first + r) % group);
+        const auto& span = plan.spans[static_cast<size_t>(query.span)];
+        const int64_t token = span.token + query.index;
         tile.query[r] = qkv + token * width + head * D;
         tile.out[r] = out + token * H * D + head * D;
         tile.lse[r] = lse ? lse + token * H + head : nullptr;
-        tile.last[r] = span.position + index;
+        tile.last[r] = span.position + query.index;
+        tile.table[r] = plan.tables.data() + span.table;
       }
+      const int from = queries[static_cast<size_t>(first / group)].span,
+                to = queries[static_cast<size_t>((first + tile.rows - 1) / group)].span;
+      tile.shared = from == to ? 0 : shared_pages(plan, from, to);
       kernels_.attention->forward(tile, D, scale);
     }
   });

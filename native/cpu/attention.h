@@ -9,15 +9,17 @@ namespace rank_grpo {
 constexpr int kTileRows = 8;      // query rows (token x head) of one tile
 constexpr int kMaxHeadDim = 256;  // local buffers are sized by it
 
-// One tile of queries that share a key/value head. Row r attends to positions 0 .. last[r].
+// One tile of queries that share a key/value head. Row r attends to positions 0 .. last[r] of its sequence. Rows of one sequence lie side
+// by side; sequences that begin with the same pages read those together.
 struct AttentionTile {
-  const float *keys, *values;     // of page 0 and this head: [D][kPageSize], [kPageSize][Dp]
-  int64_t page;                   // floats from one page to the next
-  const int32_t* table;           // the sequence's pages, up to that of the largest last[r]
-  int rows;                       // 1 .. kTileRows
-  const float* query[kTileRows];  // [D]
-  float* out[kTileRows];          // [D]
-  float* lse[kTileRows];          // one value each; null: not wanted
+  const float *keys, *values;       // of page 0 and this head: [D][kPageSize], [kPageSize][Dp]
+  int64_t page;                     // floats from one page to the next
+  const int32_t* table[kTileRows];  // the sequence's pages, up to that of its largest last[r]; one pointer for all rows of a sequence
+  int shared;                       // first pages that all tables have in common and every row sees whole
+  int rows;                         // 1 .. kTileRows
+  const float* query[kTileRows];    // [D]
+  float* out[kTileRows];            // [D]
+  float* lse[kTileRows];            // one value each; null: not wanted
   int last[kTileRows];
 };
 

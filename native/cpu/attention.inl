@@ -81,26 +81,30 @@ inline void hide(float* s, int valid) {
     if (valid < half + kVec) store(s + half, keep_first(load(s + half), valid - half, -std::numeric_limits<float>::infinity()));
 }
 
+// What a row's pages have added up to so far.
+struct Attending {
+  float q[kGroupRows][kMaxHeadDim], y[kGroupRows][kMaxHeadDim], top[kGroupRows], sum[kGroupRows];
+};
+
+// Pages begin .. end of the table of rows first .. first + R of a group that starts at tile row `group`.
 template <int R>
-inline void attend(const AttentionTile& tile, int first_row, int D, float scale) {
+inline void attend_pages(const AttentionTile& tile, int group, int first, Attending& state, int begin, int end, int D) {
   constexpr int P = R == 1 ? kPages : R <= 3 ? 2 : 1, stride = P * kPageSize;
   const int Dp = padded(D);
-  alignas(64) float q[R][kMaxHeadDim], y[R][kMaxHeadDim], p[R * stride];
-  alignas(64) float fall[kVec] = {}, factor[kVec];
+  const int* last = tile.last + group + first;
+  const int32_t* table = tile.table[group + first];
+  const auto q = state.q + first;
   float top[R], sum[R];
-  int last = 0;
   for (int r = 0; r < R; ++r) {
-    for (int d = 0; d < D; ++d) q[r][d] = tile.query[first_row + r][d] * scale;
-    for (int d = 0; d < Dp; ++d) y[r][d] = 0;
-    top[r] = -std::numeric_limits<float>::infinity();
-    sum[r] = 0;
-    last = std::max(last, tile.last[first_row + r]);
+    top[r] = state.top[first + r];
+    sum[r] = state.sum[first + r];
   }
-  const int pages = last / kPageSize + 1;
-  for (int start = 0; start < pages; start += P) {
-    const int count = std::min(P, pages - start);
+  alignas(64) float p[R * stride], fall[kVec] = {}, factor[kVec];
+  const int most = *std::max_element(last, last + R);
+  for (int start = begin; start < end; start += P) {
+    const int count = std::min(P, end - start);
     const float* keys[P];
-    for (int i = 0; i < count; ++i) keys[i] = tile.keys + tile.table[start + i] * tile.page;
+    for (int i = 0; i < count; ++i) keys[i] = tile.keys + table[start + i] * tile.page;
     if (count == P) {
       scores<R, P>(p, stride, q, keys, D);
     } else {
@@ -111,7 +115,7 @@ inline void attend(const AttentionTile& tile, int first_row, int D, float scale)
       float* s = p + i * kPageSize;
       float now[R];
       for (int r = 0; r < R; ++r) {
-        hide(s + r * stride, tile.last[first_row + r] + 1 - page * kPageSize);
+        hide(s + r * stride, last[r] + 1 - page * kPageSize);
         now[r] = std::max(top[r], reduce_max(max(load(s + r * stride), load(s + r * stride + kVec))));
         fall[r] = top[r] - now[r];
         top[r] = now[r];
@@ -124,14 +128,46 @@ inline void attend(const AttentionTile& tile, int first_row, int D, float scale)
         store(s + r * stride + kVec, p1);
       }
       // Keys beyond the tile's last one may never have been written: they are not read.
-      weighted_rows<R>(y, factor, s, stride, tile.values + tile.table[page] * tile.page, std::min(kPageSize, last + 1 - page * kPageSize),
-                       Dp);
+      weighted_rows<R>(state.y + first, factor, s, stride, tile.values + table[page] * tile.page,
+                       std::min(kPageSize, most + 1 - page * kPageSize), Dp);
     }
   }
   for (int r = 0; r < R; ++r) {
-    const Vec inverse = set1(1.f / sum[r]);
-    for_vectors(D, [&](int64_t d, int n) { store_n(tile.out[first_row + r] + d, n, load(y[r] + d) * inverse); });
-    if (tile.lse[first_row + r]) *tile.lse[first_row + r] = top[r] + std::log(sum[r]);
+    state.top[first + r] = top[r];
+    state.sum[first + r] = sum[r];
+  }
+}
+
+template <int R>
+inline void attend(const AttentionTile& tile, int group, int D, float scale) {
+  alignas(64) Attending state;
+  for (int r = 0; r < R; ++r) {
+    for (int d = 0; d < D; ++d) state.q[r][d] = tile.query[group + r][d] * scale;
+    for (int d = 0; d < padded(D); ++d) state.y[r][d] = 0;
+    state.top[r] = -std::numeric_limits<float>::infinity();
+    state.sum[r] = 0;
+  }
+  if (tile.table[group] != tile.table[group + R - 1]) attend_pages<R>(tile, group, 0, state, 0, tile.shared, D);
+  const int begin = tile.table[group] != tile.table[group + R - 1] ? tile.shared : 0;
+  for (int first = 0, n; first < R; first += n) {
+    n = 1;
+    while (first + n < R && tile.table[group + first + n] == tile.table[group + first]) ++n;
+    const int end = *std::max_element(tile.last + group + first, tile.last + group + first + n) / kPageSize + 1;
+    switch (n) {
+      case 1: attend_pages<1>(tile, group, first, state, begin, end, D); break;
+      case 2: attend_pages < R<2 ? R : 2>(tile, group, first, state, begin, end, D); break;
+      case 3: attend_pages < R<3 ? R : 3>(tile, group, first, state, begin, end, D); break;
+      case 4: attend_pages < R<4 ? R : 4>(tile, group, first, state, begin, end, D); break;
+      case 5: attend_pages < R<5 ? R : 5>(tile, group, first, state, begin, end, D); break;
+      case 6: attend_pages < R<6 ? R : 6>(tile, group, first, state, begin, end, D); break;
+      case 7: attend_pages < R<7 ? R : 7>(tile, group, first, state, begin, end, D); break;
+      default: attend_pages<R>(tile, group, first, state, begin, end, D); break;
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    const Vec inverse = set1(1.f / state.sum[r]);
+    for_vectors(D, [&](int64_t d, int n) { store_n(tile.out[group + r] + d, n, load(state.y[r] + d) * inverse); });
+    if (tile.lse[group + r]) *tile.lse[group + r] = state.top[r] + std::log(state.sum[r]);
   }
 }
 

@@ -9,17 +9,22 @@
 namespace rank_grpo {
 
 RowStats merge_blocks(const BlockStats* blocks, int64_t count, int64_t stride) {
-  float top = -std::numeric_limits<float>::infinity();
-  for (int64_t b = 0; b < count; ++b) top = std::max(top, blocks[b * stride].max);
+  constexpr float low = -std::numeric_limits<float>::infinity();
+  float top = low, base = low;
+  for (int64_t b = 0; b < count; ++b) {
+    top = std::max(top, blocks[b * stride].max);
+    base = std::max(base, blocks[b * stride].base);
+  }
   double sum = 0, weighted = 0;
   for (int64_t b = 0; b < count; ++b) {
     const auto& block = blocks[b * stride];
     if (block.sum == 0) continue;
-    const double scale = std::exp(static_cast<double>(block.max) - static_cast<double>(top));
+    const double scale = block.base == base ? 1 : std::exp(static_cast<double>(block.base) - static_cast<double>(base));
     sum += static_cast<double>(block.sum) * scale;
     weighted += static_cast<double>(block.weighted) * scale;
   }
-  const double lse = static_cast<double>(top) + std::log(sum);
+  // never below the largest term, so that no log-prob is above 0; NaN stays NaN
+  const double lse = std::max(static_cast<double>(base) + std::log(sum), static_cast<double>(top));
   return {static_cast<float>(lse), static_cast<float>(lse - weighted / sum)};
 }
 

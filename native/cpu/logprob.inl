@@ -2,49 +2,35 @@
 namespace rank_grpo {
 namespace RANK_GRPO_ISA {
 
-inline BlockStats block_stats(const float* x, int n, float inverse_temperature, bool weighted) {
-  const Vec t = set1(inverse_temperature);
+// One pass over a block. A masked lane is -infinity whatever the temperature: filled in after the product.
+template <bool weighted>
+inline BlockStats sums(const float* x, int n, float inverse_temperature, float base) {
   const float low = -std::numeric_limits<float>::infinity();
-  Vec m0 = set1(low), m1 = m0;
+  const Vec t = set1(inverse_temperature), b = set1(base), floor = set1(std::numeric_limits<float>::lowest());
+  Vec m[2] = {set1(low), set1(low)}, s[2] = {zero(), zero()}, w[2] = {zero(), zero()};
+  auto add = [&](int lane, Vec a) {
+    const Vec e = exp(a - b);
+    m[lane] = max(m[lane], a);
+    s[lane] = s[lane] + e;
+    if (weighted) w[lane] = fma(e, max(a, floor), w[lane]);  // a token that cannot be drawn: 0 times -infinity counts 0
+  };
   int i = 0;
   for (; i + 2 * kVec <= n; i += 2 * kVec) {
-#if defined(RANK_GRPO_AVX512) || defined(RANK_GRPO_AVX2)
-    _mm_prefetch(reinterpret_cast<const char*>(x + i + kLogitsBlock), _MM_HINT_T0);  // the next block, where rows lie in memory
-    _mm_prefetch(reinterpret_cast<const char*>(x + i + kLogitsBlock + kVec), _MM_HINT_T0);
-#endif
-    m0 = max(m0, load(x + i) * t);
-    m1 = max(m1, load(x + i + kVec) * t);
+    add(0, load(x + i) * t);
+    add(1, load(x + i + kVec) * t);
   }
-  // A masked lane gives -infinity whatever the temperature: fill after the product.
-  for (; i < n; i += kVec) m0 = max(m0, n - i >= kVec ? load(x + i) * t : load_part(x + i, n - i, low) * t);
-  const float top = reduce_max(max(m0, m1));
-  if (top == low) return {low, 0.f, 0.f};
-  const Vec m = set1(top);
-  Vec s0 = zero(), s1 = zero(), w0 = zero(), w1 = zero();
-  i = 0;
-  if (weighted) {
-    const Vec floor = set1(std::numeric_limits<float>::lowest());  // a token that cannot be drawn: 0 times -infinity counts 0
-    for (; i + 2 * kVec <= n; i += 2 * kVec) {
-      const Vec a = load(x + i) * t, b = load(x + i + kVec) * t, ea = exp(a - m), eb = exp(b - m);
-      s0 = s0 + ea;
-      s1 = s1 + eb;
-      w0 = fma(ea, max(a, floor), w0);
-      w1 = fma(eb, max(b, floor), w1);
-    }
-    for (; i < n; i += kVec) {
-      const int left = n - i < kVec ? n - i : kVec;
-      const Vec a = load_n(x + i, left) * t, e = exp(load_n(x + i, left, low) * t - m);
-      s0 = s0 + e;
-      w0 = fma(e, max(a, floor), w0);
-    }
-  } else {
-    for (; i + 2 * kVec <= n; i += 2 * kVec) {
-      s0 = s0 + exp(load(x + i) * t - m);
-      s1 = s1 + exp(load(x + i + kVec) * t - m);
-    }
-    for (; i < n; i += kVec) s0 = s0 + exp(load_n(x + i, n - i < kVec ? n - i : kVec, low) * t - m);
-  }
-  return {top, reduce_add(s0 + s1), reduce_add(w0 + w1)};
+  for (; i < n; i += kVec) add(0, n - i >= kVec ? load(x + i) * t : keep_first(load_part(x + i, n - i, 0.f) * t, n - i, low));
+  return {reduce_max(max(m[0], m[1])), base, reduce_add(s[0] + s[1]), reduce_add(w[0] + w[1])};
+}
+
+// Most logits are small enough for e^x itself: then one pass does. Where it might overflow, or lose what is below 1e-17 of the largest
+// term, a second one counts from the largest.
+inline BlockStats block_stats(const float* x, int n, float inverse_temperature, bool weighted) {
+  const auto pass = weighted ? sums<true> : sums<false>;
+  const BlockStats stats = pass(x, n, inverse_temperature, 0.f);
+  if (stats.max > -48.f && stats.max < 70.f) return stats;
+  if (stats.max == -std::numeric_limits<float>::infinity()) return {stats.max, stats.max, 0.f, 0.f};
+  return pass(x, n, inverse_temperature, stats.max);
 }
 
 inline void row_gradient(float* dx, const float* x, int64_t count, float inverse_temperature, float lse, float dlogprob, float dentropy,

@@ -21,7 +21,8 @@ int draw_untruncated(const float* x, int64_t V, float inverse, const BlockStats*
   double total = 0;
   const int64_t blocks = (V + kLseBlock - 1) / kLseBlock;
   auto mass = [&](int64_t b) {
-    return static_cast<double>(stats[b].sum) * std::exp(static_cast<double>(stats[b].max) - static_cast<double>(top));
+    const double scale = stats[b].base == top ? 1 : std::exp(static_cast<double>(stats[b].base) - static_cast<double>(top));
+    return static_cast<double>(stats[b].sum) * scale;
   };
   for (int64_t b = 0; b < blocks; ++b) total += mass(b);
   double left = u * total;
@@ -87,8 +88,8 @@ int draw_truncated(const float* x, int64_t V, float inverse, float top, const Sa
 
 int choose_token(const float* x, int64_t n, const BlockStats* stats, float inverse, const Sampling& s, const uint32_t* random) {
   if (s.greedy) return argmax(x, n);
-  float top = stats[0].max;
-  for (int64_t b = 1; b < (n + kLseBlock - 1) / kLseBlock; ++b) top = std::max(top, stats[b].max);
+  float top = stats[0].base;
+  for (int64_t b = 1; b < (n + kLseBlock - 1) / kLseBlock; ++b) top = std::max(top, stats[b].base);
   const double u = uniform53(random);
   if (s.top_k == 0 && s.top_p >= 1 && s.min_p == 0) return draw_untruncated(x, n, inverse, stats, top, u);
   return draw_truncated(x, n, inverse, top, s, u);

@@ -29,7 +29,6 @@ inline void store_part(float* p, int n, Vec a) { _mm512_mask_storeu_ps(p, static
 inline Vec keep_first(Vec a, int n, float fill) {  // lanes from n on become `fill`
   return {_mm512_mask_blend_ps(static_cast<__mmask16>(n <= 0 ? 0 : n >= 16 ? 0xffff : (1u << n) - 1), _mm512_set1_ps(fill), a.v)};
 }
-inline Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, 0)}; }
 inline Vec scale2(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
 inline float reduce_add(Vec a) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
@@ -82,7 +81,6 @@ inline Vec keep_first(Vec a, int n, float fill) {
   for (int i = n < 0 ? 0 : n; i < 16; ++i) t[i] = fill;
   return load(t);
 }
-inline Vec round(Vec a) { return {_mm256_round_ps(a.lo, 8), _mm256_round_ps(a.hi, 8)}; }
 inline __m256 scale2_half(__m256 a, __m256 n) {
   // Two factors, so that results below 2^-126 come out denormal as scalef gives them; exp keeps n above -160.
   const __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);
@@ -131,8 +129,7 @@ inline void store_part(float* p, int n, Vec a) {
   for (int i = 0; i < n; ++i) p[i] = a.v[i];
 }
 inline Vec keep_first(Vec a, int n, float fill) { RANK_GRPO_EACH(i < n ? a.v[i] : fill); }
-inline Vec round(Vec a) { RANK_GRPO_EACH(std::nearbyint(a.v[i])); }
-inline Vec scale2(Vec a, Vec n) { RANK_GRPO_EACH(std::ldexp(a.v[i], static_cast<int>(n.v[i]))); }
+inline Vec scale2(Vec a, Vec n) { RANK_GRPO_EACH(std::ldexp(a.v[i], n.v[i] < 1000.f ? static_cast<int>(n.v[i]) : 1000)); }
 #undef RANK_GRPO_EACH
 inline float reduce_add(Vec a) {
   for (int w = 8; w; w /= 2)
@@ -164,8 +161,9 @@ inline Vec zero() { return set1(0.f); }
 // e^x for x <= 100 (infinite from 88.8 on); relative error 1.2e-7 (Cephes' polynomial). Below -104 it is exactly 0; -infinity gives 0, NaN
 // stays NaN: max returns its second operand where one is NaN, so that a NaN in logits or scores reaches the loss and is refused there.
 inline Vec exp(Vec x) {
-  x = max(set1(-110.f), x);  // e^-110 is below the smallest float, and n stays in range for scale2
-  const Vec n = round(x * set1(1.44269504088896341f));
+  x = max(set1(-110.f), x);           // e^-110 is below the smallest float, and n stays in range for scale2
+  const Vec magic = set1(0x1.8p23f);  // what is added to it is rounded to a whole number
+  const Vec n = fma(x, set1(1.44269504088896341f), magic) - magic;
   Vec r = fnma(n, set1(0.693359375f), x);
   r = fnma(n, set1(-2.12194440e-4f), r);
   Vec p = set1(1.9875691500e-4f);

@@ -11,8 +11,6 @@
 namespace rank_grpo {
 namespace {
 
-constexpr int64_t kPrefillTokens = 2048;  // prompts computed in one pass (a longer prompt goes alone)
-
 struct Group {
   std::vector<int32_t> shared_pages;
   int rows = 0;  // still decoding

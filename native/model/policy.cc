@@ -138,6 +138,36 @@ const ParameterTable& Policy::table() const { return impl_->table; }
 const PolicyOptions& Policy::options() const { return impl_->options; }
 const char* Policy::device() const { return impl_->backend->name(); }
 
+int64_t Policy::available_bytes() const { return static_cast<int64_t>(std::min<size_t>(impl_->backend->available_bytes(), INT64_MAX)); }
+
+int64_t Policy::workspace_bytes(const Workload& work) const {
+  const auto& i = *impl_;
+  const int64_t C = i.config.hidden, widest = 2 * int64_t{i.config.intermediate}, size = sizeof(float);
+  const auto shape = i.transformer.attention();
+  int64_t cache = 0, head = 0, store = 0, arena = 0, scratch = 0;
+  if (work.pass_tokens > 0) {
+    ForwardOptions options;
+    options.micro_batch_tokens = work.pass_tokens;
+    const int64_t T = work.backward ? i.micro_batch_tokens(options) : work.pass_tokens;
+    const int whole = work.backward ? i.transformer.fit(T, i.memory.activations) : 0;
+    cache = static_cast<int64_t>(i.backend->cache_bytes(2 * T / kPageSize + 1, shape));  // sequences end within pages
+    head = (work.backward ? 2 : 1) * T * C * size;
+    store = work.backward ? i.transformer.kept_bytes(T, whole) : 0;
+    arena = static_cast<int64_t>(i.transformer.growth(T, work.backward, whole));
+    // operands in the shape that products read, the hidden rows of live tokens, logits a piece at a time
+    scratch = T * widest * size / 2 + (work.backward ? widest * C * size + 2 * T * C * size : 0) + (int64_t{8} << 20);
+  }
+  if (work.rows > 0) {
+    const int64_t own = (2 * kPageSize - 2 + work.new_tokens) / kPageSize, groups = (work.rows + work.group_size - 1) / work.group_size;
+    const int64_t pages = groups * (work.prompt_tokens / kPageSize) + work.rows * own;
+    const int64_t T = std::max({work.rows, work.prompt_tokens, std::min(kPrefillTokens, groups * work.prompt_tokens)});
+    store = std::max(store, static_cast<int64_t>(i.backend->cache_bytes(pages, shape)) * i.config.layers);
+    arena = std::max(arena, static_cast<int64_t>(i.transformer.growth(T, false, 0)));
+    scratch = std::max(scratch, std::min<int64_t>(work.rows, 64) * i.config.vocab * size + T * widest * size / 2);
+  }
+  return cache + head + std::max<int64_t>(0, store - static_cast<int64_t>(i.store.bytes())) + arena + scratch;
+}
+
 MemoryUse Policy::memory() const { return impl_->memory; }
 
 int64_t Policy::bytes() const {

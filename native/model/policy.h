@@ -105,6 +105,13 @@ struct MemoryUse {
   int64_t total() const { return weights + gradients + moments + panels + activations; }
 };
 
+// The most that a policy will be asked for.
+struct Workload {
+  int64_t pass_tokens = 0;                                              // of a micro-batch; 0: no passes over batches
+  bool backward = false;                                                // with their gradient
+  int64_t rows = 0, group_size = 1, prompt_tokens = 0, new_tokens = 0;  // generated together; rows 0: nothing is generated
+};
+
 struct OptimizerOptions {
   double learning_rate = 1e-6, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0, max_grad_norm = 1;  // 0: no clipping
 };
@@ -121,6 +128,8 @@ class Policy {
   const char* device() const;  // "cpu", "cuda"
   int64_t bytes() const;       // held on the device now
   MemoryUse memory() const;    // what training will hold, known when the policy is made: then it is held against what is free
+  int64_t workspace_bytes(const Workload& work) const;  // what passes and generation will add to what is held now: an estimate
+  int64_t available_bytes() const;                      // free on the device; INT64_MAX where unknown
 
   void initialize(uint64_t seed, float std);            // normal weights, norms 1, biases 0
   void set_vocabulary(std::vector<std::string> bytes);  // token id -> bytes, for stop strings

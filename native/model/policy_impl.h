@@ -11,6 +11,8 @@
 
 namespace rank_grpo {
 
+constexpr int64_t kPrefillTokens = 2048;  // prompts computed in one pass while generating (a longer prompt goes alone)
+
 struct Policy::Impl {
   Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o);
 

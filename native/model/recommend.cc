@@ -33,7 +33,10 @@ class Search {
     own_ = (length_ % kPageSize + request.constraint.catalog->longest() + kPageSize - 1) / kPageSize;
     pages_ = whole_ + int64_t{request.branches} * own_;
     layer_bytes_ = policy.backend->cache_bytes(pages_, policy.transformer.attention());
-    policy.store.reserve(*policy.backend, layer_bytes_ * static_cast<size_t>(policy.config.layers));
+    const size_t bytes = layer_bytes_ * static_cast<size_t>(policy.config.layers);
+    expect_memory(*policy.backend, policy.store.growth(bytes), "keys and values of " + std::to_string(request.branches) + " branches",
+                  "Lower branches.");
+    policy.store.reserve(*policy.backend, bytes);
   }
 
   Recommendations run() {

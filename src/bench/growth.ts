@@ -1,6 +1,7 @@
-// Cost as work grows: the time of one kind of work at doubling sizes, and the exponent of the growth between the last two. Below 1 a fixed
-// cost is still being spread; prompts shared by a group show as an exponent below 1 over the size of the group.
+// Cost as work grows: the time of one kind of work at growing sizes, and the exponent of a power law through them. Below 1 a fixed cost is
+// spread; prompts shared by a group show as an exponent below 1 over the size of the group.
 import { policyLoss } from "../kernels.ts";
+import { benchInChild } from "./child.ts";
 import { sampledIsScored } from "./generation.ts";
 import type { Harness, Validation } from "./harness.ts";
 import { type BenchModel, createPolicy, models, promptsOf, tokens } from "./models.ts";
@@ -19,13 +20,43 @@ async function series(
   const times: number[] = [];
   for (const size of sizes) {
     const { run, validate, shape } = await make(size);
-    await harness.measure({ name: what, shape, dtype: "f32", validate, run });
-    times.push(harness.rows.at(-1)!.timeMs);
+    const row = await harness.measure({ name: what, shape, dtype: "f32", validate, run, series: { over: what, size } });
+    if (row) times.push(row.timeMs);
   }
-  const exponents = times.slice(1).map((t, i) => Math.log(t / times[i]!) / Math.log(sizes[i + 1]! / sizes[i]!));
-  harness.note(
-    `time of ${what} ~ size^p, p = ${exponents.map((p) => p.toFixed(2)).join(", ")} over ${sizes.join(", ")}`,
+  if (times.length === sizes.length) noteGrowth(harness, what, sizes, times);
+}
+
+const noteGrowth = (harness: Harness, what: string, sizes: readonly number[], times: readonly number[]): void =>
+  harness.note(`time of ${what} ~ size^p, p = ${exponent(sizes, times).toFixed(2)} over ${sizes.join(", ")}`);
+
+/** An engine keeps the threads it started with: each number of them in a process of its own. */
+async function overThreads(harness: Harness): Promise<void> {
+  const over = "gradient, over threads";
+  if (!harness.wants({ name: over, shape: "", dtype: "f32" })) return;
+  const most = harness.device.threads;
+  const counts = Array.from({ length: most }, (_, i) => i + 1).filter(
+    (n) => n === most || Number.isInteger(Math.log2(n)),
   );
+  const times: number[] = [];
+  for (const size of counts) {
+    const child = await benchInChild(
+      { suites: ["growth"], only: ["gradient, over prompts"], seconds: harness.seconds },
+      { RANK_GRPO_THREADS: String(size) },
+    );
+    const row = child.rows.at(-1)!; // of the most prompts
+    harness.adopt({ ...row, name: over, series: { over, size } });
+    times.push(row.timeMs);
+  }
+  if (counts.length > 1) noteGrowth(harness, over, counts, times);
+}
+
+/** p of the power law time = a size^p that lies nearest to the logarithms of the times. */
+export function exponent(sizes: readonly number[], times: readonly number[]): number {
+  const [x, y] = [sizes.map(Math.log), times.map(Math.log)];
+  const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+  const [mx, my] = [mean(x), mean(y)];
+  const covariance = x.reduce((sum, xi, i) => sum + (xi - mx) * (y[i]! - my), 0);
+  return covariance / x.reduce((sum, xi) => sum + (xi - mx) ** 2, 0);
 }
 
 export async function growth(harness: Harness): Promise<void> {
@@ -59,7 +90,13 @@ export async function growth(harness: Harness): Promise<void> {
     run: backward({ ...base, prompts: 2, completionTokens }),
     validate: valid,
   }));
+  await series(harness, "gradient, over tokens of the prompt", [40, 80, 160, 320], async (promptTokens) => ({
+    shape: `prompt of ${promptTokens}, 8 lists of 50`,
+    run: backward({ ...base, prompts: 2, promptTokens }),
+    validate: valid,
+  }));
   policy.dispose();
+  await overThreads(harness);
   await series(harness, "gradient, over vocabulary", [1000, 4000, 16_000, 64_000], async (vocabulary) => {
     const model = { ...small, shape: { ...small.shape, vocab_size: vocabulary } };
     const wide = await createPolicy(model, { compute: "f32" });

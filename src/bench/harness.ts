@@ -7,12 +7,14 @@ import { Bench } from "tinybench";
 
 import { RankGrpoError } from "../errors.ts";
 import { addon, type NativeBounds, type NativeMeasurement } from "../native.ts";
+import type { PeerRow } from "./peers.ts";
 
 export interface Row {
   suite: string;
   name: string;
   shape: string;
   dtype: string;
+  device: string;
   threads: number;
   samples: number;
   /** Median of the samples, and half the distance between their quartiles, in ms. */
@@ -30,6 +32,8 @@ export interface Row {
   extraMiB?: number;
   /** The whole process at its peak. */
   peakMiB?: number;
+  /** Of a row that is one size of a series: what grows, and how large it is here. */
+  series?: { over: string; size: number };
   /** Anything else worth a column: tokens a second, say. */
   rate?: { value: number; unit: string };
 }
@@ -43,7 +47,8 @@ export interface Validation {
 export interface Work {
   name: string;
   shape: string;
-  dtype: "f32" | "bf16" | "f64";
+  /** "text": what JavaScript does with strings. */
+  dtype: "f32" | "bf16" | "f64" | "text";
   validate: () => Promise<Validation> | Validation;
   run: () => unknown;
   flops?: number;
@@ -54,6 +59,8 @@ export interface Work {
   bound?: (bounds: NativeBounds) => number;
   /** Tokens a call, for tokens a second. */
   tokens?: number;
+  /** Where work is measured at growing sizes. */
+  series?: { over: string; size: number };
 }
 
 export interface BenchOptions {
@@ -130,19 +137,21 @@ export class Harness {
     return this.#only.every((word) => text.includes(word.toLowerCase()));
   }
 
-  /** Validates, then times. @throws WRONG_RESULT */
-  async measure(work: Work): Promise<void> {
-    if (!this.wants(work)) return;
+  /** Validates, then times; undefined where the row is not wanted. @throws WRONG_RESULT */
+  async measure(work: Work): Promise<Row | undefined> {
+    if (!this.wants(work)) return undefined;
     const { error, tolerance } = await work.validate();
     if (!(error <= tolerance))
       throw new RankGrpoError(
         "WRONG_RESULT",
         `Expected ${work.name} (${work.shape}, ${work.dtype}) within ${tolerance} of its reference, got ${error}.`,
       );
+    const begun = performance.now();
     const memory = await peakOf(work.run); // warms up, too
+    const slow = performance.now() - begun > 10_000;
     const bench = new Bench({
       time: this.seconds * 1000,
-      iterations: 3,
+      iterations: slow ? 2 : 3,
       warmup: false,
       retainSamples: true,
       throws: true,
@@ -154,7 +163,13 @@ export class Harness {
     const result = task?.result;
     if (!result || !("latency" in result))
       throw new RankGrpoError("WRONG_RESULT", `Expected samples of ${work.name}, got none.`);
-    this.#add(work, [...result.latency.samples!], error, memory);
+    return this.#add(work, [...result.latency.samples!], error, memory);
+  }
+
+  /** A row that was measured elsewhere: in a process of its own. */
+  adopt(row: Row): void {
+    this.rows.push({ ...row, suite: this.#suite });
+    this.#print(format(row));
   }
 
   /** Rows that the addon timed and validated itself. */
@@ -188,7 +203,7 @@ export class Harness {
     samplesMs: NativeMeasurement["samplesMs"],
     error: number,
     memory: { extraMiB?: number; peakMiB?: number },
-  ): void {
+  ): Row {
     const sorted = samplesMs.toSorted((a, b) => a - b);
     const timeMs = quantile(sorted, 0.5);
     const boundMs = 1000 * (work.bound?.(this.bounds) ?? lowerBound(work, this.bounds));
@@ -198,12 +213,14 @@ export class Harness {
       name: work.name,
       shape: work.shape,
       dtype: work.dtype,
+      device: this.device.device,
       threads: this.device.threads,
       samples: sorted.length,
       timeMs,
       spreadMs: (quantile(sorted, 0.75) - quantile(sorted, 0.25)) / 2,
       error,
       ...memory,
+      ...(work.series ? { series: work.series } : {}),
       ...(work.flops ? { gflops: work.flops / timeMs / 1e6 } : {}),
       ...(bytes ? { gbps: bytes / timeMs / 1e6 } : {}),
       ...(boundMs > 0 ? { boundMs, ratio: timeMs / boundMs } : {}),
@@ -211,6 +228,7 @@ export class Harness {
     };
     this.rows.push(row);
     this.#print(format(row));
+    return row;
   }
 }
 
@@ -218,7 +236,7 @@ export class Harness {
 function lowerBound(work: Pick<Work, "dtype" | "flops" | "readBytes" | "updateBytes">, bounds: NativeBounds): number {
   const peak = work.dtype === "bf16" && bounds.flopsBf16 > 0 ? bounds.flopsBf16 : bounds.flopsF32;
   const memory = (work.readBytes ?? 0) / bounds.readBytes + (work.updateBytes ?? 0) / bounds.updateBytes;
-  return Math.max(work.dtype === "f64" ? 0 : (work.flops ?? 0) / peak, memory);
+  return Math.max(work.dtype === "f64" || work.dtype === "text" ? 0 : (work.flops ?? 0) / peak, memory);
 }
 
 const describeBounds = (b: NativeBounds): string =>
@@ -252,15 +270,19 @@ export function format(row: Row): string {
 }
 
 export interface Recording {
+  /** YYYY-MM-DD */
+  date: string;
   machine: { cpu: string; cores: number; threads: number; isa: string; system: string; node: string; version: string };
   bounds: NativeBounds;
   rows: Row[];
   notes: string[];
+  peers?: PeerRow[];
 }
 
 export function recording(harness: Harness): Recording {
   const { device } = harness;
   return {
+    date: new Date().toISOString().slice(0, 10),
     machine: {
       cpu: cpus()[0]?.model.trim() ?? "unknown",
       cores: cpus().length,
@@ -274,26 +296,4 @@ export function recording(harness: Harness): Recording {
     rows: harness.rows,
     notes: harness.notes,
   };
-}
-
-const keyOf = (row: Row): string => [row.suite, row.name, row.shape, row.dtype, row.threads].join(" | ");
-
-/**
- * Rows of both recordings, with a verdict. Times are taken relative to the bound that each run measured, where there is one, so that a
- * slower hour of the machine does not count; a change counts where it is beyond three spreads of both runs and beyond 3 %.
- */
-export function compare(
-  before: Recording,
-  after: Recording,
-): { row: Row; change: number; verdict: "faster" | "slower" | "same" }[] {
-  const old = new Map(before.rows.map((row) => [keyOf(row), row]));
-  return after.rows.flatMap((row) => {
-    const was = old.get(keyOf(row));
-    if (!was) return [];
-    const cost = (r: Row): number => r.ratio ?? r.timeMs;
-    const change = cost(row) / cost(was) - 1;
-    const noise = 3 * Math.hypot(row.spreadMs / row.timeMs, was.spreadMs / was.timeMs);
-    const verdict = Math.abs(change) <= Math.max(0.03, noise) ? "same" : change < 0 ? "faster" : "slower";
-    return [{ row, change, verdict }];
-  });
 }

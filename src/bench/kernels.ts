@@ -13,7 +13,7 @@ import type { Harness, Validation } from "./harness.ts";
 import { tokens } from "./models.ts";
 
 /** Numbers in [-scale, scale), a block of random ones repeated over and over with a period that divides no row. */
-function numbers(count: number, scale: number, stream: number): Float32Array {
+export function numbers(count: number, scale: number, stream: number): Float32Array {
   const out = new Float32Array(count);
   const period = Math.min(count, 65_521);
   for (let i = 0; i < period; i++) out[i] = scale * ((philox(5, 0, stream, i, 0)[0] >>> 0) / 2 ** 31 - 1);

@@ -1,5 +1,6 @@
 // Every suite by name, in the order they run.
 import { constraint } from "./constraint.ts";
+import { data } from "./data.ts";
 import { generation } from "./generation.ts";
 import { growth } from "./growth.ts";
 import type { Suite } from "./harness.ts";
@@ -15,6 +16,7 @@ export const suites: Readonly<Record<string, Suite>> = {
   generation,
   update,
   step,
+  data,
   growth,
   constraint,
 };

@@ -8,7 +8,8 @@ import { type BenchModel, createPolicy, forwardFlops, groupsOf, models, promptsO
 
 type Compute = "f32" | "bf16";
 
-const objective: NativeObjective = nativeObjective({ ...resolveObjective("rank-grpo"), beta: 0.001 });
+/** Made when it is needed: the command's help works without an addon. */
+const objective = (): NativeObjective => nativeObjective({ ...resolveObjective("rank-grpo"), beta: 0.001 });
 
 /** Ten tokens a rank, an advantage for each rank. */
 function stepOf(groups: readonly Group[]): NativeStepInputs {
@@ -82,7 +83,7 @@ export const updateOnce = async (
   options: ForwardOptions = {},
 ): Promise<void> => {
   const { logprobs: refLogprobs } = await reference.score(groups, options);
-  await policy.accumulate(groups, { ...stepOf(groups), refLogprobs }, objective, options);
+  await policy.accumulate(groups, { ...stepOf(groups), refLogprobs }, objective(), options);
   await policy.optimizerStep({ learningRate: 1e-6 });
 };
 

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 
+import { benchCommand } from "./bench.ts";
 import { compareCommand } from "./compare.ts";
 import { dataCommand } from "./data.ts";
 import { devicesCommand } from "./devices.ts";
@@ -38,6 +39,7 @@ for (const command of [
   objectiveCommand(),
   buildCommand(),
   devicesCommand(),
+  benchCommand(),
 ])
   program.addCommand(command);
 

@@ -2,6 +2,7 @@
 import { Command } from "commander";
 
 import { sftSchema, trainSchema } from "../training/config.ts";
+import { describePlan, type MemoryPlan } from "../training/memory.ts";
 import { readConfig } from "../training/parse.ts";
 import type { Summary } from "../training/report.ts";
 import { sft } from "../training/sft.ts";
@@ -17,13 +18,18 @@ interface Flags {
   resume?: boolean;
 }
 
+const sayMemory = (plan: MemoryPlan): void => void process.stderr.write(`${describePlan(plan)}\n`);
+
 /** First Ctrl-C: finish the step and save. Second: stop at once. */
 export function interruptible(): AbortSignal {
   const controller = new AbortController();
-  process.once("SIGINT", () => {
+  let asked = false;
+  // one listener for both: between two of them a signal would end the process at once
+  process.on("SIGINT", () => {
+    if (asked) process.exit(130);
+    asked = true;
     process.stderr.write("\nFinishing this step and saving; press Ctrl-C again to stop at once.\n");
     controller.abort();
-    process.once("SIGINT", () => process.exit(130));
   });
   process.once("SIGTERM", () => controller.abort());
   return controller.signal;
@@ -73,6 +79,7 @@ export function sftCommand(): Command {
       output: flags.output,
       resume: flags.resume ?? false,
       signal: interruptible(),
+      onMemory: sayMemory,
       onStep: (report) => progress.step(report),
     }).finally(() => progress.done());
     process.stdout.write(describeSummary(summary, "evaluate"));
@@ -102,6 +109,7 @@ export function trainCommand(): Command {
         output: flags.output,
         resume: flags.resume ?? false,
         signal: interruptible(),
+        onMemory: sayMemory,
         onStep: (report) => progress.step(report),
       }).finally(() => progress.done());
       process.stdout.write(describeSummary(summary, "evaluate"));

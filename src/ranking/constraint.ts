@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import type { Sample } from "../data/sample.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
 import { addon, type NativeCatalog, type NativeLines, type NativeListRules } from "../native.ts";
+import { LineEncoder } from "../text/lines.ts";
 import type { Tokenizer } from "../text/types.ts";
 import { Catalog } from "./catalog.ts";
 import { formatItem, type Item, readList, type Slot } from "./list.ts";
@@ -99,7 +100,8 @@ export class CatalogConstraint {
     const hash = createHash("sha256").update(`${tokenizer.fingerprint}\n${stopId}\n${readable}\n`);
     for (const text of texts) hash.update(`${text}\n`);
     const key = hash.digest("hex");
-    const lineOf = (item: number): readonly number[] => lineTokens(tokenizer, texts[item]!, stopId).line;
+    const encoder = new LineEncoder(tokenizer, stopId);
+    const lineOf = (item: number): readonly number[] => encoder.tokens(texts[item]!).line;
     if (options.cache !== undefined && existsSync(options.cache))
       return new CatalogConstraint(await addon.NativeCatalog.open(options.cache, key), catalog, options, lineOf);
     if (readable)
@@ -112,7 +114,7 @@ export class CatalogConstraint {
             texts[i],
             'Remove it from the catalog, or set unreadable: "skip".',
           );
-    const native = await addon.NativeCatalog.build({ names: texts, ...tokenise(texts, tokenizer, stopId) });
+    const native = await addon.NativeCatalog.build({ names: texts, ...tokenise(texts, encoder) });
     if (options.cache !== undefined) await native.save(options.cache, key);
     return new CatalogConstraint(native, catalog, options, lineOf);
   }
@@ -208,41 +210,11 @@ function readsBack(item: Item, text: string): boolean {
   return others.length === 0 && slot?.title === item.title && slot.year === item.year;
 }
 
-/** Token ids of a line of a list, as another line follows it (its newline included) and as the list's last one. */
-export interface LineTokens {
-  readonly line: readonly number[];
-  readonly last: readonly number[];
-}
-
-/**
- * A line as the tokenizer writes it, wherever it stands in a list: alone, first or after another.
- * @throws BAD_DATA where the text is no single line, or is written differently in different places, or does not decode to itself
- */
-export function lineTokens(tokenizer: Tokenizer, text: string, stopId: number): LineTokens {
-  const last = tokenizer.encode(text);
-  const twice = tokenizer.encode(`${text}\n${text}`);
-  const line = twice.slice(0, twice.length - last.length);
-  const again = twice.slice(line.length);
-  if (text === "" || text.includes("\n")) refuse("BAD_DATA", "one line of text", "a line of the catalog", text);
-  if (again.some((id, i) => id !== last[i]))
-    refuse(
-      "BAD_DATA",
-      "a tokenizer that writes a line alike at the start of a list and after another line",
-      "a line of the catalog",
-      text,
-      "Tokenizers that put a space before a text (SentencePiece) cannot be constrained.",
-    );
-  if (tokenizer.decode(line) !== `${text}\n` || tokenizer.decode(last) !== text || last.includes(stopId))
-    refuse("BAD_DATA", "a line that the tokenizer writes and reads back unchanged", "a line of the catalog", text);
-  last.push(stopId);
-  return { line, last };
-}
-
-function tokenise(texts: readonly string[], tokenizer: Tokenizer, stopId: number): NativeLines {
+function tokenise(texts: readonly string[], encoder: LineEncoder): NativeLines {
   const line = new RaggedIds(texts.length);
   const last = new RaggedIds(texts.length);
   for (const text of texts) {
-    const tokens = lineTokens(tokenizer, text, stopId);
+    const tokens = encoder.tokens(text);
     line.push(tokens.line);
     last.push(tokens.last);
   }

@@ -1,7 +1,8 @@
 // Items as the next line of a list, and whole lists by beam search: both on top of the policy's exact log-probs.
 import { refuse } from "../errors.ts";
 import type { Policy } from "../policy.ts";
-import { type CatalogConstraint, type Constraint, lineTokens } from "./constraint.ts";
+import { LineEncoder } from "../text/lines.ts";
+import type { CatalogConstraint, Constraint } from "./constraint.ts";
 import { formatItem, type Item } from "./list.ts";
 
 export interface ScoreItemsOptions {
@@ -38,8 +39,9 @@ export async function scoreItems(
   const { tokenizer, stopId } = policy;
   if (!tokenizer || stopId === undefined)
     refuse("INVALID_ARGUMENT", "a checkpoint with a tokenizer and a stop token", "policy", "one without");
+  const encoder = new LineEncoder(tokenizer, stopId);
   const completions = items.map((item) => {
-    const tokens = lineTokens(tokenizer, line(item), stopId);
+    const tokens = encoder.tokens(line(item));
     return Int32Array.from(end === "newline" ? tokens.line : tokens.last);
   });
   // as a list of one item, or as the first of two: then only a newline can end it

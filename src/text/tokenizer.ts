@@ -43,6 +43,44 @@ const fileNames = [
 type Files = Partial<Record<(typeof fileNames)[number], string>>;
 
 const gpt2Split = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+/**
+ * Splits that never join a word to the space after it, or anything but punctuation to a newline: what they make of a word does not depend on
+ * its neighbours. GPT-2's, those of Llama 3 and Qwen 2 (cl100k's kin), and words with the space before them.
+ */
+const wordwiseSplits: ReadonlySet<unknown> = new Set([
+  gpt2Split,
+  ...["\\p{N}{1,3}", "\\p{N}"].map(
+    (digits) =>
+      `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`,
+  ),
+  "\\n| ?[^ \\n]+",
+]);
+const splitsWords = (step: Step): boolean =>
+  step.type === "Split" &&
+  step["behavior"] === "Isolated" &&
+  step["invert"] !== true &&
+  isObject(step["pattern"]) &&
+  wordwiseSplits.has(step["pattern"]["Regex"]);
+/** The library's steps (after `unicodeSteps`): one splits words, the others only split further or map bytes. */
+function isWordwise(steps: Step | null, normalizer: Step | null): boolean {
+  if (normalizer !== null && normalizer.type !== "NFC") return false;
+  if (steps === null) return false;
+  const flat = (step: Step): Step[] =>
+    step.type === "Sequence" && Array.isArray(step["pretokenizers"])
+      ? (step["pretokenizers"] as Step[]).flatMap(flat)
+      : [step];
+  const all = flat(steps);
+  const digits = (step: Step): boolean =>
+    step.type === "Split" &&
+    isObject(step["pattern"]) &&
+    ["\\p{N}", "\\p{N}+"].includes(String(step["pattern"]["Regex"]));
+  const bytes = (step: Step): boolean =>
+    step.type === "ByteLevel" && step["use_regex"] === false && step["add_prefix_space"] !== true;
+  return all.some(splitsWords) && all.every((step) => splitsWords(step) || digits(step) || bytes(step));
+}
+/** Words with single spaces between, and a newline after some. */
+const plainLines = /^[^\s\p{Zs}]+(?:[ \n][^\s\p{Zs}]+)*\n?$/u;
+
 const split = (regex: string): Step => ({
   type: "Split",
   pattern: { Regex: regex },
@@ -108,6 +146,9 @@ class CheckpointTokenizer implements Tokenizer {
   readonly #tokens: TokenBytes;
   readonly #encoder: Encoder;
   readonly #renderChat: RenderChat | undefined;
+  readonly #wordwise: boolean;
+  /** A character that some added token begins with. */
+  readonly #addedStart: RegExp;
   #fingerprint: string | undefined;
 
   constructor(
@@ -127,13 +168,21 @@ class CheckpointTokenizer implements Tokenizer {
     this.vocabSize = this.bytes.length;
     this.specialIds = new Set(this.#added.filter((token) => token.special).map((token) => token.id));
     const { model, normalizer, preTokenizer } = this.#layout;
+    const steps = unicodeSteps(preTokenizer);
+    // an added token with a newline inside could reach from one line into the next
+    this.#wordwise = isWordwise(steps, normalizer) && !this.#added.some(({ content }) => content.includes("\n"));
+    const starts = new Set(this.#added.map(({ content }) => content.codePointAt(0)!.toString(16)));
+    this.#addedStart = new RegExp(
+      starts.size > 0 ? `[${[...starts].map((code) => `\\u{${code}}`).join("")}]` : "$^",
+      "u",
+    );
     try {
       this.#encoder = makeEncoder(
         {
           model,
           added_tokens: this.#added,
           normalizer,
-          pre_tokenizer: unicodeSteps(preTokenizer),
+          pre_tokenizer: steps,
           post_processor: null, // adds special tokens, which encode() does not
           decoder: null,
         },
@@ -181,6 +230,15 @@ class CheckpointTokenizer implements Tokenizer {
     if (unknown >= 0)
       throw new RankGrpoError("BAD_DATA", `Expected words that ${this.#where} knows, got ${shown(tokens[unknown])}.`);
     return ids as number[];
+  }
+
+  isWordwise(text: string): boolean {
+    return (
+      this.#wordwise &&
+      plainLines.test(text) &&
+      text === text.normalize("NFC") &&
+      !(this.#addedStart.test(text) && this.#added.some(({ content }) => text.includes(content)))
+    );
   }
 
   decode(ids: ArrayLike<number>, options: { keepSpecial?: boolean } = {}): string {

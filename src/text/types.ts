@@ -19,6 +19,12 @@ export interface Tokenizer {
   readonly fingerprint: string;
   /** Token ids of a text. No special tokens are added; those that the text spells out are recognised. */
   encode(text: string): number[];
+  /**
+   * Whether `encode(text)` is, for certain, what its words give one after the other, each with the space before it: then ids of words can be
+   * kept and lines put together from them. False where words are not known to be tokenised apart, or the text is not words with single
+   * spaces between and at most one newline after each.
+   */
+  isWordwise(text: string): boolean;
   /** Text of ids, special tokens left out unless asked for; no clean-up of spaces. */
   decode(ids: ArrayLike<number>, options?: { keepSpecial?: boolean }): string;
   /** The chat as the checkpoint's template renders it (as transformers' apply_chat_template does). */

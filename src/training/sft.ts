@@ -13,6 +13,7 @@ import { type SftConfig, sftSchema } from "./config.ts";
 import { openConstraint } from "./constrain.ts";
 import { Draws } from "./draw.ts";
 import { finish, runStage, type Stage } from "./loop.ts";
+import { type MemoryPlan, planMemory } from "./memory.ts";
 import { openModel } from "./model.ts";
 import { parseConfig } from "./parse.ts";
 import type { StepReport, Summary } from "./report.ts";
@@ -23,6 +24,8 @@ export interface SftOptions {
   /** The run folder; new or empty unless `resume`. */
   output: string;
   resume?: boolean;
+  /** Called once, before the first step. */
+  onMemory?: (plan: MemoryPlan) => void;
   onStep?: (report: StepReport) => void | Promise<void>;
   /** Called after every step beside the configuration's `log`, without being waited for. */
   loggers?: readonly Logger[];
@@ -83,6 +86,22 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
     const constraint = await openConstraint(resolved, policy, catalog);
     const held = groupsOf(validation?.samples.filter((sample) => sample.completion !== undefined) ?? []);
     const forward = { microBatchTokens: resolved.microBatchTokens };
+    const lengths = groups.map(({ prompt, completions }) => prompt.length + completions[0]!.length);
+    const longest = lengths.reduce((a, b) => Math.max(a, b));
+    const plan = planMemory(
+      policy,
+      undefined,
+      {
+        passTokens: Math.max(longest, Math.min(resolved.microBatchTokens, resolved.batchSize * longest)),
+        backward: true,
+        rows: Math.min(64, validation?.samples.length ?? 0),
+        groupSize: 1,
+        promptTokens: groups.reduce((most, { prompt }) => Math.max(most, prompt.length), 0),
+        newTokens: resolved.validation?.maxNewTokens ?? Math.min(512, Math.floor(policy.maxPositions / 2)),
+      },
+      "activationMiB or microBatchTokens",
+    );
+    options.onMemory?.(plan);
     const draws = new Draws(groups, resolved.seed);
     const lossOf = (logprobs: Float32Array): number => -logprobs.reduce((sum, x) => sum + x, 0) / logprobs.length;
 

@@ -18,6 +18,7 @@ import { type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./confi
 import { openConstraint } from "./constrain.ts";
 import { choose, type Extensions, loadExtensions } from "./extensions.ts";
 import { finish, runStage, type Stage } from "./loop.ts";
+import { type MemoryPlan, planMemory } from "./memory.ts";
 import { openModel } from "./model.ts";
 import { parseConfig } from "./parse.ts";
 import type { StepReport, Summary } from "./report.ts";
@@ -36,6 +37,8 @@ export interface TrainOptions {
   extensions?: Extensions;
   /** An own loss (`defineObjective`); the configuration's objective still makes segments, weights and advantages. */
   objective?: CustomObjective;
+  /** Called once, before the first step. */
+  onMemory?: (plan: MemoryPlan) => void;
   /** Called after every step; a promise is awaited. */
   onStep?: (report: StepReport) => void | Promise<void>;
   /** Called after every step beside the configuration's `log`, without being waited for. */
@@ -86,6 +89,9 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
       catalog,
       constraint,
     });
+    const knobs = "activationMiB, microBatchTokens, maxRows or maxNewTokens";
+    const plan = planMemory(policy, reference, trainer.workload(), knobs);
+    options.onMemory?.(plan);
     const stage: Stage = {
       policy,
       steps,

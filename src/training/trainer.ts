@@ -5,7 +5,7 @@ import type { Sample } from "../data/sample.ts";
 import { refuse } from "../errors.ts";
 import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
 import { nativeObjective, type Objective, type RowPlan, type StepInputs, stepInputs } from "../objectives.ts";
-import type { ForwardOptions, Group, Policy } from "../policy.ts";
+import type { ForwardOptions, Group, Policy, Workload } from "../policy.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import type { CatalogConstraint } from "../ranking/constraint.ts";
 import { type TokenWeights, tokenFactors } from "../ranking/emphasis.ts";
@@ -98,6 +98,26 @@ export class Trainer {
         "promptsPerStep",
         config.promptsPerStep,
       );
+  }
+
+  /** The most that a step, or a validation, asks of the policy. The longest prompt is taken to be the one of the longest text. */
+  workload(): Workload {
+    const { config, policy, samples } = this.#parts;
+    const { groupSize, maxNewTokens, promptsPerStep, validation } = config;
+    const size = ({ prompt }: Sample): number => JSON.stringify(prompt).length;
+    const longest = samples.reduce((a, b) => (size(b) > size(a) ? b : a));
+    const promptTokens = Math.min(this.#promptLimit, encodePrompt(policy.tokenizer, longest.prompt).length);
+    const row = promptTokens + maxNewTokens;
+    const step = promptsPerStep * (promptTokens + groupSize * maxNewTokens);
+    const rows = Math.min(Math.max(config.maxRows, groupSize), promptsPerStep * groupSize);
+    return {
+      passTokens: Math.max(row, Math.min(config.microBatchTokens, step)),
+      backward: true,
+      rows,
+      groupSize: validation ? 1 : groupSize, // no two rows of a validation share a prompt
+      promptTokens,
+      newTokens: Math.max(maxNewTokens, validation?.maxNewTokens ?? 0),
+    };
   }
 
   /** Samples, rewards, updates; `state.drawn` moves on by the prompts that were drawn. */

@@ -1,0 +1,109 @@
+// The experiments of recipes/evidence: what is complete is not run again, results hold what runs gave, and the page tells it.
+import { mkdtemp, readFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+
+import { type ExperimentRun, isComplete, runAll, writeResults } from "../recipes/evidence/experiment.ts";
+import { compareArms, type Results, section } from "../recipes/evidence/results.ts";
+import { writeFileAtomic } from "../src/files.ts";
+
+const rows = 40;
+
+/** A run that is trained in an instant: its rows have `level` and a ripple that all runs share. */
+function fake(root: string, arm: string, seed: number, level: number, trained: string[], fail = false): ExperimentRun {
+  const folder = join(root, `${arm}-${seed}`);
+  const values = Array.from({ length: rows }, (_, i) => level + 0.01 * Math.sin(i) + 0.001 * seed);
+  const mean = values.reduce((a, b) => a + b, 0) / rows;
+  return {
+    arm,
+    seed,
+    folder,
+    steps: 2,
+    train: async (onStep) => {
+      trained.push(`${arm}-${seed}`);
+      for (const step of [1, 2]) onStep({ step, steps: 2, metrics: {}, secondsLeft: 0 });
+      if (fail) throw new Error("interrupted");
+      const lines = [0, 1, 2].map((step) =>
+        JSON.stringify({ step, ...(step === 1 ? {} : { "validation/ndcg@10": level / (3 - step) }) }),
+      );
+      await writeFileAtomic(join(folder, "metrics.jsonl"), `${lines.join("\n")}\n`);
+    },
+    measure: () =>
+      writeFileAtomic(
+        join(folder, "evaluation.json"),
+        JSON.stringify({
+          ...{ truncation: "filter-then-cut", ideal: "standard", source: folder, data: "test.jsonl" },
+          ...{ "ndcg@10": mean, "recall@10": 2 * mean, duplicates: 0.25 },
+          row_metrics: values.map((value, i) => ({ id: `r${i}`, dialogue: `d${i}`, "ndcg@10": value })),
+        }),
+      ),
+  };
+}
+
+const about = {
+  title: "A test",
+  what: "Two arms.",
+  tried: "Nothing.",
+  metric: "ndcg@10",
+  optimum: 0.5,
+  baselines: [{ name: "optimum", metrics: { "recall@10": 1, "ndcg@10": 0.5 } }],
+  descriptions: { base: "the base", better: "the better", absent: "never run" },
+  against: "base",
+  pairs: [
+    ["base", "better"],
+    ["better", "base"],
+    ["base", "absent"],
+  ] as [string, string][],
+};
+
+describe("an experiment", () => {
+  it("goes on after an interruption, runs nothing twice, and names what is missing", async () => {
+    const root = await mkdtemp(join(tmpdir(), "evidence-"));
+    const trained: string[] = [];
+    const lines: string[] = [];
+    const broken = [fake(root, "base", 1, 0.2, trained), fake(root, "better", 1, 0.3, trained, true)];
+    await expect(runAll(broken, (line) => lines.push(line))).rejects.toThrow("interrupted");
+    expect(broken.map(isComplete)).toEqual([true, false]);
+    const runs = [1, 2, 3].flatMap((seed) => [
+      fake(root, "base", seed, 0.2, trained),
+      fake(root, "better", seed, 0.3, trained),
+    ]);
+    await runAll(runs.slice(0, 5), (line) => lines.push(line));
+    expect(trained).toEqual(["base-1", "better-1", "better-1", "base-2", "better-2", "base-3"]);
+    expect(lines.at(-1)).toMatch(/^run 4\/4: base, seed 3: NDCG 0\.2/);
+
+    const file = join(root, "results.json");
+    await writeResults(file, runs, about);
+    const results = JSON.parse(await readFile(file, "utf8")) as Results;
+    expect(results.missing).toEqual(["better, seed 3"]);
+    expect(results.arms).toHaveLength(5);
+    expect(results.arms[0]).toMatchObject({
+      name: "base",
+      seed: 1,
+      curve: [
+        [0, 0.0667],
+        [2, 0.2],
+      ],
+    });
+    expect(results.arms[0]!.perRow).toHaveLength(rows);
+    expect(results.arms[0]!.metrics["ndcg@10"]).toBeCloseTo(0.2 + 0.001, 2);
+
+    const difference = compareArms(results, "base", "better")!;
+    expect(difference.difference).toBeCloseTo(0.1 - 0.0005, 6); // seeds 1 to 3 against 1 and 2
+    expect(difference.low).toBeGreaterThan(0.09);
+    expect(difference.high).toBeLessThan(0.11);
+    expect(compareArms(results, "base", "absent")).toBeUndefined();
+
+    const page = section(results, "picture.svg");
+    expect(page).toContain("## A test");
+    expect(page).toContain("![ndcg@10 on validation rows");
+    expect(page).toMatch(
+      /\| \*\*better\*\* \| the better \| 2 \| 0\.6\d+ \| 0\.3\d+ \| 60\.\d % \| 0\.25 \| \+0\.0995 \[\+0\.09\d+, \+0\.10\d+\] \| < \.001 \|/,
+    );
+    expect(page).toMatch(/\| base < better \| .* \| confirmed \|/);
+    expect(page).toMatch(/\| better < base \| .* \| refuted \|/);
+    expect(page).not.toContain("absent");
+    expect(page).toContain("Not run: better, seed 3.");
+  });
+});
