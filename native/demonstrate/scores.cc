@@ -110,10 +110,10 @@ void Stage1Scores::similarities() {
     fail("OUT_OF_MEMORY", "Expected at most 4 GiB of similarities, got " + std::to_string(bytes >> 20) + " MiB for " + std::to_string(U) +
                               " x " + std::to_string(I) + " items. Use dense embeddings, or fewer dialogues at a time.");
   postings_ = transposed(in_.features.sparse_items, in_.features.width);
-  similarity_.assign(static_cast<size_t>(U * I), 0.f);
+  similarity_ = DeviceBuffer(*backend_, bytes);
   backend_->pool().run(static_cast<int>((U + kChunkRows - 1) / kChunkRows), [&](int chunk) {
     for (int64_t u = chunk * kChunkRows; u < std::min(U, (chunk + 1) * kChunkRows); ++u) {
-      float* s = similarity_.data() + u * I;
+      float* s = similarity_.floats() + u * I;
       add_products(s, in_.features.sparse_teacher, u, postings_, 1.f);
       if (in_.membership[static_cast<size_t>(u)] >= 0) s[in_.membership[static_cast<size_t>(u)]] += 1.f;
     }
@@ -132,8 +132,8 @@ void Stage1Scores::add_positions(float* s, int64_t row, int64_t first, int64_t n
   for (int32_t i = p.offsets[static_cast<size_t>(row)]; i < p.offsets[static_cast<size_t>(row) + 1]; ++i) {
     const int64_t u = p.columns[static_cast<size_t>(i)];
     const float weight = p.values[static_cast<size_t>(i)];
-    if (!similarity_.empty()) {
-      backend_->kernels().score->add_scaled(s, similarity_.data() + u * in_.items + first, weight, n);
+    if (similarity_.data()) {
+      backend_->kernels().score->add_scaled(s, similarity_.floats() + u * in_.items + first, weight, n);
     } else {
       const int64_t item = in_.membership[static_cast<size_t>(u)] - first;
       if (item >= 0 && item < n) s[item] += weight;
@@ -161,7 +161,7 @@ void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
   check_rows(rows);
   const int64_t I = in_.items, F = in_.features.width, total = static_cast<int64_t>(rows.size());
   const bool dense = in_.features.dense && F > 0;
-  block_.resize(static_cast<size_t>(std::min(total, kBlockRows) * I));
+  block_.reserve(*backend_, static_cast<size_t>(std::min(total, kBlockRows) * I) * sizeof(float));
   if (dense) query_.resize(static_cast<size_t>(std::min(total, kBlockRows) * F));
   for (int64_t first = 0; first < total; first += kBlockRows) {
     const int64_t R = std::min(kBlockRows, total - first);
@@ -180,14 +180,14 @@ void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
           if (!in_.features.context.empty()) backend_->kernels().score->add_scaled(q, in_.features.context.data() + row * F, in_.lambda, F);
         }
       });
-      backend_->linear_forward(block_.data(), query_.data(), *panels_, nullptr, R);
+      backend_->linear_forward(block_.floats(), query_.data(), *panels_, nullptr, R);
     }
     // Tile by tile for all rows of the block: a tile of the similarities stays in the caches while many rows read it.
     for (int64_t column = 0; column < I; column += kColumns) {
       const int64_t n = std::min(kColumns, I - column);
       backend_->pool().run(chunks, [&](int chunk) {
         for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
-          float* s = block_.data() + i * I + column;
+          float* s = block_.floats() + i * I + column;
           if (!dense) std::fill(s, s + n, 0.f);
           add_positions(s, rows[static_cast<size_t>(first + i)], column, n);
         }
@@ -195,7 +195,7 @@ void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
     }
     backend_->pool().run(chunks, [&](int chunk) {
       for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i)
-        add_row(block_.data() + i * I, rows[static_cast<size_t>(first + i)]);
+        add_row(block_.floats() + i * I, rows[static_cast<size_t>(first + i)]);
     });
     use(first, R);
   }
@@ -203,7 +203,7 @@ void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
 
 std::vector<float> Stage1Scores::dense(const std::vector<int32_t>& rows) {
   std::vector<float> out(rows.size() * static_cast<size_t>(in_.items));
-  for_blocks(rows, [&](int64_t first, int64_t R) { std::copy_n(block_.data(), R * in_.items, out.data() + first * in_.items); });
+  for_blocks(rows, [&](int64_t first, int64_t R) { std::copy_n(block_.floats(), R * in_.items, out.data() + first * in_.items); });
   return out;
 }
 
@@ -221,7 +221,7 @@ Ranking Stage1Scores::rank(const std::vector<int32_t>& rows, int64_t n, const st
       int32_t* candidates = order.data() + chunk * I;
       for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
         const size_t row = static_cast<size_t>(rows[static_cast<size_t>(first + i)]);
-        float* s = block_.data() + i * I;
+        float* s = block_.floats() + i * I;
         if (!w.empty()) backend_->kernels().score->affine(s, s, w.data(), b.data(), I);
         for (int32_t e = in_.excluded.offsets[row]; e < in_.excluded.offsets[row + 1]; ++e)
           s[in_.excluded.columns[static_cast<size_t>(e)]] = -std::numeric_limits<float>::infinity();
@@ -260,7 +260,7 @@ Slope Stage1Scores::slope(const std::vector<int32_t>& rows, const std::vector<fl
         const int32_t begin = in_.truths.offsets[row], end = in_.truths.offsets[row + 1];
         double& loss = losses[static_cast<size_t>(i)] = 0;
         if (begin == end) continue;
-        const float* s = block_.data() + i * I;
+        const float* s = block_.floats() + i * I;
         const float top = kernels.affine(y, s, w.data(), b.data(), I);
         for (int32_t t = begin; t < end; ++t)
           loss += static_cast<double>(top) - static_cast<double>(y[in_.truths.columns[static_cast<size_t>(t)]]);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../core/backend.h"
+#include "../model/memory.h"
 
 namespace rank_grpo {
 
@@ -83,9 +84,11 @@ class Stage1Scores {
   ScoreInputs in_;
   SparseMatrix ratings_, postings_;  // postings: [F, I], the catalogue's features by feature
   float gamma_ = 0;
-  std::vector<float> similarity_;     // [U, I], membership included; sparse features only
-  std::unique_ptr<Panels> panels_;    // of the items' features; dense only
-  std::vector<float> block_, query_;  // [R, I], [R, F]
+  // In the backend's memory, whose pages are large: a tile of either is read in strides of a whole row.
+  DeviceBuffer similarity_;         // [U, I], membership included; sparse features only
+  DeviceBuffer block_;              // [R, I]
+  std::unique_ptr<Panels> panels_;  // of the items' features; dense only
+  std::vector<float> query_;        // [R, F]
 };
 
 }  // namespace rank_grpo

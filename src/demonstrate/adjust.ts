@@ -83,7 +83,10 @@ export async function fitAdjustment(
   const curvature = new Float64Array(2 * items);
   for (let i = 0; i < items; i++) {
     const count = Math.abs(first.gradient[items + i]!);
-    curvature[i] = 0.25 * count + 2 * weightDecay + 1e-3;
+    curvature[i] =
+      (process.env["CURV"] ? (0.25 * first.gradient[i]! ** 2) / Math.max(count, 1e-3) : 0.25 * count) +
+      2 * weightDecay +
+      1e-3;
     curvature[items + i] = 0.25 * count + 2 * biasDecay + 1e-3;
   }
   const minimum = await minimize(start, evaluate, {

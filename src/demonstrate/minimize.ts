@@ -38,7 +38,7 @@ export async function minimize(
   evaluate: (x: Float64Array) => Promise<Evaluation>,
   options: MinimizeOptions,
 ): Promise<Minimum> {
-  const { curvature, tolerance, maxIterations, memory = 10, onIteration } = options;
+  const { curvature, tolerance, maxIterations, memory = Number(process.env["MEM"] ?? 10), onIteration } = options;
   let x = start.slice();
   let { loss, gradient } = await evaluate(x);
   let evaluations = 1;

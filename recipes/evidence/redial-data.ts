@@ -1,6 +1,6 @@
-// ReDial for a small model: prompts without the fixed instruction, a tokenizer of the data, demonstrations by the mix of the baselines for
-// every row and for altered copies of it. Run from the project's root: npx tsx recipes/redial-small/prepare.ts [output] [--validate]
-// With --validate a tenth of the training dialogues is held out from everything, for choices; without, all of them are trained on.
+// ReDial for a small model: prompts without the fixed instruction, a tokenizer of the data, and demonstrations by the mix of the baselines for
+// every row, for altered copies of it, and for copies of two dialogues each. A tenth of the training dialogues is held out for choices.
+// Run from the project's root: npx tsx recipes/evidence/redial-data.ts [output]
 import { join } from "node:path";
 
 import { conversationOf } from "../../src/data/record.ts";
@@ -19,11 +19,11 @@ import { tokenizerFiles } from "../../src/text/tokenizer.ts";
 import { learnMerges, tokenizerOf } from "./bpe.ts";
 
 const unified = "../shared/data/unified";
-const copies = 6; // altered copies of a training row
+const alterations = 12; // copies of a training row that lack some of it
+const pairings = 20; // copies with a second dialogue in them: 1,400 dialogues are few to learn from
 const promptTokens = 96;
 
-const validate = process.argv.includes("--validate");
-const output = process.argv.slice(2).find((argument) => !argument.startsWith("--")) ?? "runs/redial-small/data";
+const output = process.argv[2] ?? "runs/redial-small/data";
 
 /** Uniform numbers in [0, 1) of copy `copy` of row `row`. */
 function numbers(row: number, copy: number): () => number {
@@ -31,6 +31,11 @@ function numbers(row: number, copy: number): () => number {
   return () => (philox(5, Stream.demonstrate, row, copy, at++)[0] >>> 0) / 2 ** 32;
 }
 
+const shuffled = <T>(values: readonly T[], next: () => number): T[] =>
+  values
+    .map((value) => [next(), value] as const)
+    .sort((a, b) => a[0] - b[0])
+    .map(([, value]) => value);
 const dialogueIn = (sample: Sample): string => dialogueOf(sample.id, sample.columns["dialogue"]);
 const turnsOf = (sample: Sample): string[] =>
   conversationOf(sample.prompt as readonly Message[])
@@ -42,13 +47,11 @@ const catalog = trainableCatalog(await Catalog.load(join(unified, "catalog_redia
 const all = await readSamples(join(unified, "redial_train.jsonl"));
 const test = await readSamples(join(unified, "redial_test.jsonl"));
 const dialogues = [...new Set(all.map(dialogueIn))];
-const held = new Set(
-  validate
-    ? [...permutation(dialogues.length, 1, Stream.demonstrate, 0)]
-        .slice(0, Math.round(dialogues.length / 10))
-        .map((i) => dialogues[i]!)
-    : [],
+const heldDialogues = permutation(dialogues.length, 1, Stream.demonstrate, 0).slice(
+  0,
+  Math.round(dialogues.length / 10),
 );
+const held = new Set(Array.from(heldDialogues, (i) => dialogues[i]!));
 const train = all.filter((sample) => !held.has(dialogueIn(sample)));
 const validation = all.filter((sample) => held.has(dialogueIn(sample)));
 
@@ -77,23 +80,38 @@ for (const items of itemsOf.values()) for (const item of items) uses.set(item, (
 const frequent = [...uses.keys()];
 frequent.sort((a, b) => uses.get(b)! - uses.get(a)! || a - b);
 
+/** Text and catalogue items (numbers) in turn. */
+const titleParts = (text: string): (string | number)[] => {
+  const parts: (string | number)[] = [];
+  let run: number[] = [];
+  const flush = (): void => {
+    if (run.length > 0) parts.push(titleFinder.decode(run));
+    run = [];
+  };
+  for (const id of titleFinder.encode(text)) {
+    if (id < firstTitle) run.push(id);
+    else {
+      flush();
+      parts.push(id - firstTitle);
+    }
+  }
+  flush();
+  return parts;
+};
+
 /** Letters in lower case but for titles. */
 const folded = (text: string): string =>
-  titleFinder
-    .encode(text)
-    .reduce<(string | number[])[]>((parts, id) => {
-      const last = parts.at(-1);
-      if (id >= firstTitle) parts.push(everyTitle[id - firstTitle]!);
-      else if (Array.isArray(last)) last.push(id);
-      else parts.push([id]);
-      return parts;
-    }, [])
-    .map((part) => (typeof part === "string" ? part : titleFinder.decode(part).toLowerCase()))
+  titleParts(text)
+    .map((part) => (typeof part === "number" ? everyTitle[part]! : part.toLowerCase()))
     .join("");
 
 const spoken = new Set(train.flatMap(turnsOf).map((turn) => folded(turn).replace(/^(user|system): */, "")));
 const merges = learnMerges(
-  [...spoken].map((text) => everyTitle.reduce((rest, title) => (rest.includes(title) ? rest.replaceAll(title, "\n") : rest), text)),
+  [...spoken].map((text) =>
+    titleParts(text)
+      .map((part) => (typeof part === "number" ? "\n" : part))
+      .join(""),
+  ),
   1500,
 );
 const tokenizer = tokenizerOf(
@@ -105,7 +123,14 @@ for (const [name, text] of Object.entries(tokenizerFiles(tokenizer)))
 
 /** The turns' end, as many tokens as the model reads. */
 function promptOf(turns: readonly string[]): string {
-  const text = turns.map((turn) => `${folded(turn).replace(/^user: */, "u:").replace(/^system: */, "s:")}\n`).join("");
+  const text = turns
+    .map(
+      (turn) =>
+        `${folded(turn)
+          .replace(/^user: */, "u:")
+          .replace(/^system: */, "s:")}\n`,
+    )
+    .join("");
   const ids = tokenizer.encode(text);
   return `${tokenizer.decode(ids.slice(-promptTokens))}=>\n`;
 }
@@ -114,43 +139,69 @@ const plain = (sample: Sample): object => ({ ...sample.columns, prompt: promptOf
 interface Copy {
   sample: Sample;
   prompt: string;
+  /** Dialogues it is made of. */
+  dialogues: string[];
   /** Items of the dialogue that the copy does not name, the row's own ground truths first. */
   liked: number[];
 }
 
-/** The row itself (copy 0) or with turns left out, the others in their order or shuffled; every title that is gone may be recommended. */
-function altered(sample: Sample, copy: number): Copy {
+/** A turn without some of its words; titles stay. */
+function thinned(turn: string, share: number, next: () => number): string {
+  return titleParts(turn)
+    .map((part) =>
+      typeof part === "number"
+        ? everyTitle[part]!
+        : part.replace(/ ?[\p{L}\p{N}']+/gu, (word) => (next() < share ? "" : word)),
+    )
+    .join("");
+}
+
+/** Some of a sample's turns without some of their words, in their order or another. */
+function alteredTurns(sample: Sample, next: () => number): string[] {
+  const turns = turnsOf(sample);
+  const share = 0.2 + 0.7 * next();
+  const some = turns.filter(() => next() < share);
+  const kept = some.length > 0 ? some : [turns[Math.floor(next() * turns.length)]!];
+  const lost = 0.5 * next();
+  return (next() < 0.5 ? shuffled(kept, next) : kept).map((turn) =>
+    turn.replace(/^((?:USER|SYSTEM): )?(.*)$/su, (_, who = "", words) => who + thinned(words, lost, next)),
+  );
+}
+
+/** The row itself (copy 0), or altered, then also with a second row's turns among its own. What is gone of its titles may be recommended. */
+function copyOf(sample: Sample, copy: number): Copy {
   const next = numbers(sample.index, copy);
-  let turns = turnsOf(sample);
-  if (copy > 0) {
-    const kept = turns.filter(() => next() < 0.6);
-    turns = kept.length > 0 ? kept : [turns[Math.floor(next() * turns.length)]!];
-    if (next() < 0.5) turns = turns.map((turn) => [next(), turn] as const).sort((a, b) => a[0] - b[0]).map(([, turn]) => turn);
-  }
+  const second = copy > alterations ? train[Math.floor(next() * train.length)]! : undefined;
+  const own = copy === 0 ? turnsOf(sample) : alteredTurns(sample, next);
+  const turns = second ? shuffled([...own, ...alteredTurns(second, next)], next) : own;
   const text = turns.join("\n");
   const named = copy === 0 ? [...seenTitles(sample)] : titlesIn(text).map((item) => catalog.items[item]!.title);
   const gone = new Set(named);
-  const own = groundTruths(sample).map((truth) => catalog.indexOf(truth));
-  const others = copy === 0 ? [] : [...itemsOf.get(dialogueIn(sample))!].map((item) => [next(), item] as const).sort((a, b) => a[0] - b[0]).map(([, item]) => item);
-  const liked = [...new Set([...own, ...others])].filter((item) => item >= 0 && !gone.has(catalog.items[item]!.title));
+  const truths = groundTruths(sample).map((truth) => catalog.indexOf(truth));
+  const others = copy === 0 ? [] : shuffled([...itemsOf.get(dialogueIn(sample))!], next);
   return {
     sample: {
       ...sample,
-      id: `${sample.id.replace(/-(\d+)$/, `-$1${copy === 0 ? "" : `00${copy}`}`)}`,
+      id: copy === 0 ? sample.id : sample.id.replace(/-(\d+)$/, `-$1${String(copy).padStart(3, "0")}`),
       prompt: [{ role: "user", content: text }],
       columns: { ...sample.columns, seen_titles: named, dialogue: dialogueIn(sample) },
     },
     prompt: promptOf(turns),
-    liked,
+    dialogues: [sample, ...(second ? [second] : [])].map(dialogueIn),
+    liked: [...new Set([...truths, ...others])].filter((item) => item >= 0 && !gone.has(catalog.items[item]!.title)),
   };
 }
 
-const made = train.flatMap((sample) => Array.from({ length: copies + 1 }, (_, copy) => altered(sample, copy)));
+const made = train.flatMap((sample) =>
+  Array.from({ length: 1 + alterations + pairings }, (_, copy) => copyOf(sample, copy)),
+);
+const dialoguesOf = new Map(made.map(({ sample, dialogues }) => [sample, dialogues]));
 const lists = mixedLists(
   train,
   made.map(({ sample }) => sample),
   catalog,
   20,
+  { own: (sample) => dialoguesOf.get(sample)! },
 );
 const row = ({ sample, prompt }: Copy, items: readonly string[]): object => ({
   ...sample.columns,
@@ -163,17 +214,35 @@ await writeLines(
   made.map((copy, i) => row(copy, lists[i]!.map(formatItem))),
   true,
 );
+// for Rank-GRPO: whatever the dialogue names or likes and the prompt does not is a hit, so that more groups vary
 await writeLines(
-  join(output, "liked.jsonl"),
-  made.map((copy, i) =>
-    row(copy, [...new Set([...copy.liked.map((item) => everyTitle[item]!), ...lists[i]!.map(formatItem)])].slice(0, 20)),
-  ),
+  join(output, "prompts.jsonl"),
+  made
+    .filter(({ dialogues }) => dialogues.length === 1)
+    .map(({ sample, prompt, liked }) => ({
+      ...sample.columns,
+      id: sample.id,
+      prompt,
+      groundtruth_with_release_year: liked.map((item) => [
+        catalog.items[item]!.title,
+        String(catalog.items[item]!.year),
+      ]),
+    })),
   true,
 );
 await writeLines(join(output, "train.jsonl"), train.map(plain), true);
-if (validate) await writeLines(join(output, "validation.jsonl"), validation.map(plain), true);
+// with the mix's lists, so that a training prints how well it imitates them where it has not seen the dialogue
+const voted = mixedLists(train, validation, catalog, 20);
+await writeLines(
+  join(output, "validation.jsonl"),
+  validation.map((sample, i) => ({ ...plain(sample), completion: voted[i]!.map(formatItem).join("\n") })),
+  true,
+);
 await writeLines(join(output, "test.jsonl"), test.map(plain), true);
-await writeFileAtomic(join(output, "catalog.tsv"), catalog.items.map(({ title, year }) => `${title}\t${year}\n`).join(""));
+await writeFileAtomic(
+  join(output, "catalog.tsv"),
+  catalog.items.map(({ title, year }) => `${title}\t${year}\n`).join(""),
+);
 const lengths = made.map(({ prompt }) => tokenizer.encode(prompt).length);
 const listLengths = lists.map((list) => tokenizer.encode(list.map(formatItem).join("\n")).length + 1);
 const mean = (values: readonly number[]): string => (values.reduce((a, b) => a + b, 0) / values.length).toFixed(1);
