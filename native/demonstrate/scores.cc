@@ -240,54 +240,82 @@ Ranking Stage1Scores::rank(const std::vector<int32_t>& rows, int64_t n, const st
   return out;
 }
 
-Slope Stage1Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
+template <class Use>
+std::vector<std::vector<double>> Stage1Scores::likelihood_sums(const std::vector<int32_t>& rows, const std::vector<float>& w,
+                                                               const std::vector<float>& b, size_t count, Use&& use) {
   const int64_t I = in_.items;
   expect(static_cast<int64_t>(w.size()) == I && static_cast<int64_t>(b.size()) == I, std::to_string(I) + " values", "w and b",
          std::to_string(w.size()));
-  Slope out{0, std::vector<double>(static_cast<size_t>(I)), std::vector<double>(static_cast<size_t>(I))};
+  std::vector<std::vector<double>> out(count, std::vector<double>(static_cast<size_t>(I)));
   constexpr int64_t kChunks = kBlockRows / kChunkRows;
-  std::vector<float> logits(static_cast<size_t>(kChunks * I)), dw(logits.size()), db(logits.size());
-  std::vector<double> losses(static_cast<size_t>(kBlockRows));
+  const int64_t width = static_cast<int64_t>(count) * I;
+  std::vector<float> logits(static_cast<size_t>(kChunks * I)), sums(static_cast<size_t>(kChunks * width));
   const auto& kernels = *backend_->kernels().score;
   for_blocks(rows, [&](int64_t first, int64_t R) {
     const int chunks = static_cast<int>((R + kChunkRows - 1) / kChunkRows);
     backend_->pool().run(chunks, [&](int chunk) {
-      float *y = logits.data() + chunk * I, *cw = dw.data() + chunk * I, *cb = db.data() + chunk * I;
-      std::fill(cw, cw + I, 0.f);
-      std::fill(cb, cb + I, 0.f);
+      float *y = logits.data() + chunk * I, *own = sums.data() + chunk * width;
+      std::fill(own, own + width, 0.f);
       for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
         const size_t row = static_cast<size_t>(rows[static_cast<size_t>(first + i)]);
         const int32_t begin = in_.truths.offsets[row], end = in_.truths.offsets[row + 1];
-        double& loss = losses[static_cast<size_t>(i)] = 0;
         if (begin == end) continue;
         const float* s = block_.floats() + i * I;
         const float top = kernels.affine(y, s, w.data(), b.data(), I);
+        double positives = 0;  // their logits below the largest
         for (int32_t t = begin; t < end; ++t)
-          loss += static_cast<double>(top) - static_cast<double>(y[in_.truths.columns[static_cast<size_t>(t)]]);
+          positives += static_cast<double>(top) - static_cast<double>(y[in_.truths.columns[static_cast<size_t>(t)]]);
         const float sum = kernels.exponentials(y, top, I);
-        const int32_t count = end - begin;
-        loss += count * std::log(static_cast<double>(sum));
-        kernels.slopes(cw, cb, y, s, static_cast<float>(count) / sum, I);
-        for (int32_t t = begin; t < end; ++t) {
-          const int32_t j = in_.truths.columns[static_cast<size_t>(t)];
-          cw[j] -= s[j];
-          cb[j] -= 1.f;
-        }
+        use(first + i, own, y, sum, s, &in_.truths.columns[static_cast<size_t>(begin)], end - begin, positives);
       }
     });
     backend_->pool().run(static_cast<int>((I + kColumns - 1) / kColumns), [&](int range) {
       const int64_t from = range * kColumns, to = std::min(I, from + kColumns);
       for (int chunk = 0; chunk < chunks; ++chunk)
-        for (int64_t j = from; j < to; ++j) {
-          out.dw[static_cast<size_t>(j)] += static_cast<double>(dw[static_cast<size_t>(chunk * I + j)]);
-          out.db[static_cast<size_t>(j)] += static_cast<double>(db[static_cast<size_t>(chunk * I + j)]);
+        for (size_t part = 0; part < count; ++part) {
+          const float* own = sums.data() + chunk * width + static_cast<int64_t>(part) * I;
+          for (int64_t j = from; j < to; ++j) out[part][static_cast<size_t>(j)] += static_cast<double>(own[j]);
         }
     });
-    for (int64_t i = 0; i < R; ++i) out.loss += losses[static_cast<size_t>(i)];
   });
+  return out;
+}
+
+Slope Stage1Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
+  const int64_t I = in_.items;
+  std::vector<double> losses(rows.size());
+  const auto& kernels = *backend_->kernels().score;
+  auto sums = likelihood_sums(
+      rows, w, b, 2,
+      [&](int64_t row, float* out, const float* e, float sum, const float* s, const int32_t* truths, int32_t count, double positives) {
+        losses[static_cast<size_t>(row)] = positives + count * std::log(static_cast<double>(sum));
+        float *dw = out, *db = out + I;
+        kernels.slopes(dw, db, e, s, static_cast<float>(count) / sum, I);
+        for (int32_t t = 0; t < count; ++t) {
+          dw[truths[t]] -= s[truths[t]];
+          db[truths[t]] -= 1.f;
+        }
+      });
+  Slope out{std::accumulate(losses.begin(), losses.end(), 0.), std::move(sums[0]), std::move(sums[1])};
   if (!std::isfinite(out.loss))
     fail("NOT_FINITE", "Expected a finite loss, got " + std::to_string(out.loss) + ". Weights or biases are too large.");
   return out;
+}
+
+Curvature Stage1Scores::curvature(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
+  const int64_t I = in_.items;
+  auto sums = likelihood_sums(rows, w, b, 3,
+                              [&](int64_t, float* out, const float* e, float sum, const float* s, const int32_t*, int32_t count, double) {
+                                float *ww = out, *wb = out + I, *bb = out + 2 * I;
+                                const float scale = 1 / sum, n = static_cast<float>(count);
+                                for (int64_t j = 0; j < I; ++j) {
+                                  const float p = e[j] * scale, c = n * p * (1 - p);
+                                  bb[j] += c;
+                                  wb[j] += c * s[j];
+                                  ww[j] += c * s[j] * s[j];
+                                }
+                              });
+  return {std::move(sums[0]), std::move(sums[1]), std::move(sums[2])};
 }
 
 }  // namespace rank_grpo
