@@ -60,7 +60,8 @@ class ScoresWrap : public Napi::ObjectWrap<ScoresWrap> {
     return DefineClass(env, "NativeStage1",
                        {StaticMethod("create", &ScoresWrap::create), InstanceMethod("setRatings", &ScoresWrap::set_ratings),
                         InstanceMethod("dense", &ScoresWrap::dense), InstanceMethod("rank", &ScoresWrap::rank),
-                        InstanceMethod("slope", &ScoresWrap::slope), InstanceMethod("dispose", &ScoresWrap::dispose)});
+                        InstanceMethod("slope", &ScoresWrap::slope), InstanceMethod("curvature", &ScoresWrap::curvature),
+                        InstanceMethod("dispose", &ScoresWrap::dispose)});
   }
 
   explicit ScoresWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ScoresWrap>(info) {
@@ -120,6 +121,20 @@ class ScoresWrap : public Napi::ObjectWrap<ScoresWrap> {
           out.Set("loss", slope.loss);
           out.Set("dw", from_vector(env, slope.dw));
           out.Set("db", from_vector(env, slope.db));
+          return out;
+        });
+  }
+
+  Napi::Value curvature(const Napi::CallbackInfo& info) {
+    return run_async<Curvature>(
+        info.Env(),
+        [state = state_, rows = to_vector<int32_t>(info[0], "rows"), w = to_vector<float>(info[1], "w"),
+         b = to_vector<float>(info[2], "b")] { return alive(state).curvature(rows, w, b); },
+        [](Napi::Env env, Curvature& curvature) -> Napi::Value {
+          auto out = Napi::Object::New(env);
+          out.Set("ww", from_vector(env, curvature.ww));
+          out.Set("wb", from_vector(env, curvature.wb));
+          out.Set("bb", from_vector(env, curvature.bb));
           return out;
         });
   }

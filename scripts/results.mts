@@ -6,7 +6,7 @@ import { type Results, section } from "../recipes/evidence/results.ts";
 import { curves } from "./svg.mts";
 
 /** In the order of the page. */
-const files = ["evidence/results/world", "evidence/results/world-ablations", "redial-small/results/redial"];
+const files = ["world", "world-ablations", "redial", "redial-lists"];
 
 /** The mean over seeds of the arms that have curves, with bands from the lowest to the highest seed. */
 function picture({ title, arms, descriptions, metric }: Results): string | undefined {
@@ -41,10 +41,10 @@ export function resultPages(root: string): Record<string, string> {
   const pages: Record<string, string> = {};
   const sections: string[] = [];
   for (const name of files) {
-    const file = join(root, "recipes", `${name}.json`);
+    const file = join(root, "recipes/evidence/results", `${name}.json`);
     if (!existsSync(file)) continue;
     const results = JSON.parse(readFileSync(file, "utf8")) as Results;
-    const path = `docs/results/${name.split("/").at(-1)}.svg`;
+    const path = `docs/results/${name}.svg`;
     const drawn = picture(results);
     if (drawn !== undefined) pages[path] = drawn;
     sections.push(section(results, path));

@@ -263,6 +263,12 @@ export interface NativeStage1 {
     w: Float32Array,
     b: Float32Array,
   ): Promise<{ loss: number; dw: Float64Array; db: Float64Array }>;
+  /** Of the same sum, [I] each: its second derivatives by an item's own w twice, w and b, b twice. */
+  curvature(
+    rows: Int32Array,
+    w: Float32Array,
+    b: Float32Array,
+  ): Promise<{ ww: Float64Array; wb: Float64Array; bb: Float64Array }>;
   dispose(): void;
 }
 

@@ -156,7 +156,7 @@ describe("native scores", () => {
   );
 
   it.each(shapes)(
-    "the likelihood of %i x %i x %i x %i (dense %s) and its slope agree with float64 and central differences",
+    "the likelihood of %i x %i x %i x %i (dense %s), its slope and its curvature agree with float64 and central differences",
     async (D, U, I, F, dense) => {
       const given = problem(D, U, I, F, dense, 1);
       const scores = await addon.NativeStage1.create(given);
@@ -182,6 +182,23 @@ describe("native scores", () => {
             2e-5 * (1 + Math.abs(difference)) + (1e-7 * reference) / 1,
           );
         }
+      const { ww, wb, bb } = await scores.curvature(every(D), w, b);
+      const step = 3e-3;
+      for (let i = 0; i < I; i += Math.ceil(I / 12)) {
+        const at = (byW: number, byB: number): number =>
+          lossOf(
+            given.s,
+            truths,
+            Float64Array.from(w, (value, j) => value + (j === i ? byW * step : 0)),
+            Float64Array.from(b, (value, j) => value + (j === i ? byB * step : 0)),
+          );
+        for (const [found, difference] of [
+          [ww[i]!, at(1, 0) - 2 * at(0, 0) + at(-1, 0)],
+          [bb[i]!, at(0, 1) - 2 * at(0, 0) + at(0, -1)],
+          [wb[i]!, (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4],
+        ] as const)
+          expect(Math.abs(found - difference / step ** 2)).toBeLessThan(1e-4 * (1 + Math.abs(found)));
+      }
       scores.dispose();
     },
   );
@@ -378,7 +395,11 @@ describe("Adjust", () => {
           loss: x.reduce((sum, value, i) => sum + 0.5 * scale[i]! * (value - i) ** 2, 1),
           gradient: x.map((value, i) => scale[i]! * (value - i)),
         }),
-        { curvature, tolerance: 1e-12, maxIterations: 500 },
+        {
+          inverseAt: async () => (v) => v.map((value, i) => value / curvature[i]!),
+          tolerance: 1e-12,
+          maxIterations: 500,
+        },
       );
     for (const [curvature, most] of [
       [new Float64Array(20).fill(1), 200],

@@ -178,6 +178,20 @@ describe("cooccurrenceLists", () => {
   });
 });
 
+describe("own dialogues", () => {
+  it("vote in no list, however many a sample is made of", () => {
+    const one = sample("t-1-9", user("scary monsters, funny christmas"), [], ["Big"]);
+    const own = () => ["t-2", "t-3"];
+    const rest = train.filter(({ id }) => !id.startsWith("t-2") && !id.startsWith("t-3"));
+    const other = sample("q-9-9", one.prompt, [], ["Big"]); // no dialogue of the file
+    for (const make of [neighborLists, cooccurrenceLists, mixedLists])
+      expect(titles(make(train, [one], catalog, 4, { own }))).toEqual(titles(make(rest, [other], catalog, 4)));
+    expect(titles(neighborLists(train, [other], catalog, 4, { own }))).not.toEqual(
+      titles(neighborLists(train, [other], catalog, 4)),
+    );
+  });
+});
+
 describe("mixedLists", () => {
   const query = sample("q-1-1", user("List movies. Scary sand worms"), [], ["Elf"]);
   it("is its parts at either end, and weighs them between", () => {

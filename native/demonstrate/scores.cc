@@ -110,10 +110,10 @@ void Stage1Scores::similarities() {
     fail("OUT_OF_MEMORY", "Expected at most 4 GiB of similarities, got " + std::to_string(bytes >> 20) + " MiB for " + std::to_string(U) +
                               " x " + std::to_string(I) + " items. Use dense embeddings, or fewer dialogues at a time.");
   postings_ = transposed(in_.features.sparse_items, in_.features.width);
-  similarity_.assign(static_cast<size_t>(U * I), 0.f);
+  similarity_ = DeviceBuffer(*backend_, bytes);
   backend_->pool().run(static_cast<int>((U + kChunkRows - 1) / kChunkRows), [&](int chunk) {
     for (int64_t u = chunk * kChunkRows; u < std::min(U, (chunk + 1) * kChunkRows); ++u) {
-      float* s = similarity_.data() + u * I;
+      float* s = similarity_.floats() + u * I;
       add_products(s, in_.features.sparse_teacher, u, postings_, 1.f);
       if (in_.membership[static_cast<size_t>(u)] >= 0) s[in_.membership[static_cast<size_t>(u)]] += 1.f;
     }
@@ -132,8 +132,8 @@ void Stage1Scores::add_positions(float* s, int64_t row, int64_t first, int64_t n
   for (int32_t i = p.offsets[static_cast<size_t>(row)]; i < p.offsets[static_cast<size_t>(row) + 1]; ++i) {
     const int64_t u = p.columns[static_cast<size_t>(i)];
     const float weight = p.values[static_cast<size_t>(i)];
-    if (!similarity_.empty()) {
-      backend_->kernels().score->add_scaled(s, similarity_.data() + u * in_.items + first, weight, n);
+    if (similarity_.data()) {
+      backend_->kernels().score->add_scaled(s, similarity_.floats() + u * in_.items + first, weight, n);
     } else {
       const int64_t item = in_.membership[static_cast<size_t>(u)] - first;
       if (item >= 0 && item < n) s[item] += weight;
@@ -161,7 +161,7 @@ void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
   check_rows(rows);
   const int64_t I = in_.items, F = in_.features.width, total = static_cast<int64_t>(rows.size());
   const bool dense = in_.features.dense && F > 0;
-  block_.resize(static_cast<size_t>(std::min(total, kBlockRows) * I));
+  block_.reserve(*backend_, static_cast<size_t>(std::min(total, kBlockRows) * I) * sizeof(float));
   if (dense) query_.resize(static_cast<size_t>(std::min(total, kBlockRows) * F));
   for (int64_t first = 0; first < total; first += kBlockRows) {
     const int64_t R = std::min(kBlockRows, total - first);
@@ -180,14 +180,14 @@ void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
           if (!in_.features.context.empty()) backend_->kernels().score->add_scaled(q, in_.features.context.data() + row * F, in_.lambda, F);
         }
       });
-      backend_->linear_forward(block_.data(), query_.data(), *panels_, nullptr, R);
+      backend_->linear_forward(block_.floats(), query_.data(), *panels_, nullptr, R);
     }
     // Tile by tile for all rows of the block: a tile of the similarities stays in the caches while many rows read it.
     for (int64_t column = 0; column < I; column += kColumns) {
       const int64_t n = std::min(kColumns, I - column);
       backend_->pool().run(chunks, [&](int chunk) {
         for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
-          float* s = block_.data() + i * I + column;
+          float* s = block_.floats() + i * I + column;
           if (!dense) std::fill(s, s + n, 0.f);
           add_positions(s, rows[static_cast<size_t>(first + i)], column, n);
         }
@@ -195,7 +195,7 @@ void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
     }
     backend_->pool().run(chunks, [&](int chunk) {
       for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i)
-        add_row(block_.data() + i * I, rows[static_cast<size_t>(first + i)]);
+        add_row(block_.floats() + i * I, rows[static_cast<size_t>(first + i)]);
     });
     use(first, R);
   }
@@ -203,7 +203,7 @@ void Stage1Scores::for_blocks(const std::vector<int32_t>& rows, Use&& use) {
 
 std::vector<float> Stage1Scores::dense(const std::vector<int32_t>& rows) {
   std::vector<float> out(rows.size() * static_cast<size_t>(in_.items));
-  for_blocks(rows, [&](int64_t first, int64_t R) { std::copy_n(block_.data(), R * in_.items, out.data() + first * in_.items); });
+  for_blocks(rows, [&](int64_t first, int64_t R) { std::copy_n(block_.floats(), R * in_.items, out.data() + first * in_.items); });
   return out;
 }
 
@@ -221,7 +221,7 @@ Ranking Stage1Scores::rank(const std::vector<int32_t>& rows, int64_t n, const st
       int32_t* candidates = order.data() + chunk * I;
       for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
         const size_t row = static_cast<size_t>(rows[static_cast<size_t>(first + i)]);
-        float* s = block_.data() + i * I;
+        float* s = block_.floats() + i * I;
         if (!w.empty()) backend_->kernels().score->affine(s, s, w.data(), b.data(), I);
         for (int32_t e = in_.excluded.offsets[row]; e < in_.excluded.offsets[row + 1]; ++e)
           s[in_.excluded.columns[static_cast<size_t>(e)]] = -std::numeric_limits<float>::infinity();
@@ -240,54 +240,82 @@ Ranking Stage1Scores::rank(const std::vector<int32_t>& rows, int64_t n, const st
   return out;
 }
 
-Slope Stage1Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
+template <class Use>
+std::vector<std::vector<double>> Stage1Scores::likelihood_sums(const std::vector<int32_t>& rows, const std::vector<float>& w,
+                                                               const std::vector<float>& b, size_t count, Use&& use) {
   const int64_t I = in_.items;
   expect(static_cast<int64_t>(w.size()) == I && static_cast<int64_t>(b.size()) == I, std::to_string(I) + " values", "w and b",
          std::to_string(w.size()));
-  Slope out{0, std::vector<double>(static_cast<size_t>(I)), std::vector<double>(static_cast<size_t>(I))};
+  std::vector<std::vector<double>> out(count, std::vector<double>(static_cast<size_t>(I)));
   constexpr int64_t kChunks = kBlockRows / kChunkRows;
-  std::vector<float> logits(static_cast<size_t>(kChunks * I)), dw(logits.size()), db(logits.size());
-  std::vector<double> losses(static_cast<size_t>(kBlockRows));
+  const int64_t width = static_cast<int64_t>(count) * I;
+  std::vector<float> logits(static_cast<size_t>(kChunks * I)), sums(static_cast<size_t>(kChunks * width));
   const auto& kernels = *backend_->kernels().score;
   for_blocks(rows, [&](int64_t first, int64_t R) {
     const int chunks = static_cast<int>((R + kChunkRows - 1) / kChunkRows);
     backend_->pool().run(chunks, [&](int chunk) {
-      float *y = logits.data() + chunk * I, *cw = dw.data() + chunk * I, *cb = db.data() + chunk * I;
-      std::fill(cw, cw + I, 0.f);
-      std::fill(cb, cb + I, 0.f);
+      float *y = logits.data() + chunk * I, *own = sums.data() + chunk * width;
+      std::fill(own, own + width, 0.f);
       for (int64_t i = chunk * kChunkRows; i < std::min(R, (chunk + 1) * kChunkRows); ++i) {
         const size_t row = static_cast<size_t>(rows[static_cast<size_t>(first + i)]);
         const int32_t begin = in_.truths.offsets[row], end = in_.truths.offsets[row + 1];
-        double& loss = losses[static_cast<size_t>(i)] = 0;
         if (begin == end) continue;
-        const float* s = block_.data() + i * I;
+        const float* s = block_.floats() + i * I;
         const float top = kernels.affine(y, s, w.data(), b.data(), I);
+        double positives = 0;  // their logits below the largest
         for (int32_t t = begin; t < end; ++t)
-          loss += static_cast<double>(top) - static_cast<double>(y[in_.truths.columns[static_cast<size_t>(t)]]);
+          positives += static_cast<double>(top) - static_cast<double>(y[in_.truths.columns[static_cast<size_t>(t)]]);
         const float sum = kernels.exponentials(y, top, I);
-        const int32_t count = end - begin;
-        loss += count * std::log(static_cast<double>(sum));
-        kernels.slopes(cw, cb, y, s, static_cast<float>(count) / sum, I);
-        for (int32_t t = begin; t < end; ++t) {
-          const int32_t j = in_.truths.columns[static_cast<size_t>(t)];
-          cw[j] -= s[j];
-          cb[j] -= 1.f;
-        }
+        use(first + i, own, y, sum, s, &in_.truths.columns[static_cast<size_t>(begin)], end - begin, positives);
       }
     });
     backend_->pool().run(static_cast<int>((I + kColumns - 1) / kColumns), [&](int range) {
       const int64_t from = range * kColumns, to = std::min(I, from + kColumns);
       for (int chunk = 0; chunk < chunks; ++chunk)
-        for (int64_t j = from; j < to; ++j) {
-          out.dw[static_cast<size_t>(j)] += static_cast<double>(dw[static_cast<size_t>(chunk * I + j)]);
-          out.db[static_cast<size_t>(j)] += static_cast<double>(db[static_cast<size_t>(chunk * I + j)]);
+        for (size_t part = 0; part < count; ++part) {
+          const float* own = sums.data() + chunk * width + static_cast<int64_t>(part) * I;
+          for (int64_t j = from; j < to; ++j) out[part][static_cast<size_t>(j)] += static_cast<double>(own[j]);
         }
     });
-    for (int64_t i = 0; i < R; ++i) out.loss += losses[static_cast<size_t>(i)];
   });
+  return out;
+}
+
+Slope Stage1Scores::slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
+  const int64_t I = in_.items;
+  std::vector<double> losses(rows.size());
+  const auto& kernels = *backend_->kernels().score;
+  auto sums = likelihood_sums(
+      rows, w, b, 2,
+      [&](int64_t row, float* out, const float* e, float sum, const float* s, const int32_t* truths, int32_t count, double positives) {
+        losses[static_cast<size_t>(row)] = positives + count * std::log(static_cast<double>(sum));
+        float *dw = out, *db = out + I;
+        kernels.slopes(dw, db, e, s, static_cast<float>(count) / sum, I);
+        for (int32_t t = 0; t < count; ++t) {
+          dw[truths[t]] -= s[truths[t]];
+          db[truths[t]] -= 1.f;
+        }
+      });
+  Slope out{std::accumulate(losses.begin(), losses.end(), 0.), std::move(sums[0]), std::move(sums[1])};
   if (!std::isfinite(out.loss))
     fail("NOT_FINITE", "Expected a finite loss, got " + std::to_string(out.loss) + ". Weights or biases are too large.");
   return out;
+}
+
+Curvature Stage1Scores::curvature(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b) {
+  const int64_t I = in_.items;
+  auto sums = likelihood_sums(rows, w, b, 3,
+                              [&](int64_t, float* out, const float* e, float sum, const float* s, const int32_t*, int32_t count, double) {
+                                float *ww = out, *wb = out + I, *bb = out + 2 * I;
+                                const float scale = 1 / sum, n = static_cast<float>(count);
+                                for (int64_t j = 0; j < I; ++j) {
+                                  const float p = e[j] * scale, c = n * p * (1 - p);
+                                  bb[j] += c;
+                                  wb[j] += c * s[j];
+                                  ww[j] += c * s[j] * s[j];
+                                }
+                              });
+  return {std::move(sums[0]), std::move(sums[1]), std::move(sums[2])};
 }
 
 }  // namespace rank_grpo

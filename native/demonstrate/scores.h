@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../core/backend.h"
+#include "../model/memory.h"
 
 namespace rank_grpo {
 
@@ -51,6 +52,11 @@ struct Slope {
   std::vector<double> dw, db;  // [I]
 };
 
+// Of the same sum, its second derivatives by an item's own w and b: sum of n p (1 - p) s^2, s and 1.
+struct Curvature {
+  std::vector<double> ww, wb, bb;  // [I]
+};
+
 class Stage1Scores {
  public:
   // Checks the inputs (INVALID_ARGUMENT) and, for sparse features, multiplies out the U x I similarities (OUT_OF_MEMORY above 4 GiB).
@@ -70,8 +76,13 @@ class Stage1Scores {
   // The n best items of each row by w s + b (w and b empty: by s), excluded items left out, ties to the lower index.
   Ranking rank(const std::vector<int32_t>& rows, int64_t n, const std::vector<float>& w, const std::vector<float>& b);
   Slope slope(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b);
+  Curvature curvature(const std::vector<int32_t>& rows, const std::vector<float>& w, const std::vector<float>& b);
 
  private:
+  // Sums over rows, [count][I]: `use` adds to `sums` [count, I] of its thread what a row gives, from e = exp(logits - largest) and their sum
+  template <class Use>  // use(row, sums, e, sum, s, truths, count, positives): their logits are `positives` in all below the largest
+  std::vector<std::vector<double>> likelihood_sums(const std::vector<int32_t>& rows, const std::vector<float>& w,
+                                                   const std::vector<float>& b, size_t count, Use&& use);
   template <class Use>
   void for_blocks(const std::vector<int32_t>& rows, Use&& use);
   void add_positions(float* s, int64_t row, int64_t first, int64_t n) const;
@@ -83,9 +94,11 @@ class Stage1Scores {
   ScoreInputs in_;
   SparseMatrix ratings_, postings_;  // postings: [F, I], the catalogue's features by feature
   float gamma_ = 0;
-  std::vector<float> similarity_;     // [U, I], membership included; sparse features only
-  std::unique_ptr<Panels> panels_;    // of the items' features; dense only
-  std::vector<float> block_, query_;  // [R, I], [R, F]
+  // In the backend's memory, whose pages are large: a tile of either is read in strides of a whole row.
+  DeviceBuffer similarity_;         // [U, I], membership included; sparse features only
+  DeviceBuffer block_;              // [R, I]
+  std::unique_ptr<Panels> panels_;  // of the items' features; dense only
+  std::vector<float> query_;        // [R, F]
 };
 
 }  // namespace rank_grpo

@@ -53,9 +53,12 @@ export async function fitAdjustment(
   if (!(tolerance > 0)) refuse("INVALID_ARGUMENT", "a number above 0", "tolerance", tolerance);
 
   // x = [w - 1, b]
+  const weightsOf = (x: Float64Array): [Float32Array, Float32Array] => [
+    Float32Array.from(x.subarray(0, items), (value) => 1 + value),
+    Float32Array.from(x.subarray(items)),
+  ];
   const evaluate = async (x: Float64Array): Promise<Evaluation> => {
-    const w = Float32Array.from(x.subarray(0, items), (value) => 1 + value);
-    const b = Float32Array.from(x.subarray(items));
+    const [w, b] = weightsOf(x);
     const gradient = new Float64Array(2 * items);
     let loss = 0;
     for (const { scores, rows } of parts) {
@@ -78,23 +81,42 @@ export async function fitAdjustment(
   const start = new Float64Array(2 * items);
   const first = await evaluate(start);
   if (first.loss === 0) refuse("BAD_DATA", "feedback whose titles are in the catalogue", "the rows to fit", "none");
-  // The loss is flat where an item is neither liked nor likely and steep where it is both. At w = 1, b = 0 the gradient of b is expected
-  // minus observed count; its size, and the decay, stand for the curvature well enough to start with.
-  const curvature = new Float64Array(2 * items);
-  for (let i = 0; i < items; i++) {
-    const count = Math.abs(first.gradient[items + i]!);
-    curvature[i] = 0.25 * count + 2 * weightDecay + 1e-3;
-    curvature[items + i] = 0.25 * count + 2 * biasDecay + 1e-3;
-  }
+  // The loss is flat where an item is neither liked nor likely and steep where it is both, and an item's w and b do much the same: their own
+  // second derivatives, two by two. Those of two items matter less: one has a small part of a softmax.
+  const inverseAt = async (x: Float64Array): Promise<(v: Float64Array) => Float64Array> => {
+    const [w, b] = weightsOf(x);
+    const ww = new Float64Array(items).fill(2 * weightDecay + 1e-3);
+    const wb = new Float64Array(items);
+    const bb = new Float64Array(items).fill(2 * biasDecay + 1e-3);
+    for (const { scores, rows } of parts) {
+      signal?.throwIfAborted();
+      const own = await scores.curvature(rows, w, b);
+      for (let i = 0; i < items; i++) {
+        ww[i]! += own.ww[i]!;
+        wb[i]! += own.wb[i]!;
+        bb[i]! += own.bb[i]!;
+      }
+    }
+    return (v) => {
+      const out = new Float64Array(2 * items);
+      for (let i = 0; i < items; i++) {
+        const determinant = ww[i]! * bb[i]! - wb[i]! ** 2; // above 0: Cauchy and Schwarz
+        out[i] = (bb[i]! * v[i]! - wb[i]! * v[items + i]!) / determinant;
+        out[items + i] = (ww[i]! * v[items + i]! - wb[i]! * v[i]!) / determinant;
+      }
+      return out;
+    };
+  };
   const minimum = await minimize(start, evaluate, {
-    curvature,
+    inverseAt,
     tolerance,
     maxIterations,
     ...(onIteration && { onIteration }),
   });
+  const [w, b] = weightsOf(minimum.x);
   return {
-    w: Float32Array.from(minimum.x.subarray(0, items), (value) => 1 + value),
-    b: Float32Array.from(minimum.x.subarray(items)),
+    w,
+    b,
     initialLoss: first.loss,
     loss: minimum.loss,
     gradientNorm: minimum.gradientNorm,

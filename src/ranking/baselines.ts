@@ -8,12 +8,17 @@ import type { Item } from "./list.ts";
 import { dialogueOf } from "./metrics.ts";
 import { groundTruths, seenTitles } from "./rewards.ts";
 
-export interface NeighborOptions {
+export interface OwnOptions {
+  /** Dialogues that do not vote for a sample. Default: its own. Give more where samples are made of several dialogues. */
+  readonly own?: (sample: Sample) => readonly string[];
+}
+
+export interface NeighborOptions extends OwnOptions {
   /** How many of the most similar training samples vote, at least 1. Default 200: best for ReDial's training dialogues among 20 to 400. */
   readonly neighbors?: number;
 }
 
-export interface CooccurrenceOptions {
+export interface CooccurrenceOptions extends OwnOptions {
   /** Added to the dialogues of a title before its shares are taken, from 0. Default 5: best for ReDial's training dialogues among 1, 5 and 20. */
   readonly shrink?: number;
 }
@@ -36,7 +41,7 @@ export function popularityLists(
   n: number,
 ): Item[][] {
   const popularity = new Popularity(train, votesOf(train, catalog), catalog.size);
-  return samples.map((sample) => fill([], popularity.without(dialogueIn(sample)), seenTitles(sample), catalog, n));
+  return samples.map((sample) => fill([], popularity.without([dialogueIn(sample)]), seenTitles(sample), catalog, n));
 }
 
 /**
@@ -53,7 +58,7 @@ export function neighborLists(
   options: NeighborOptions = {},
 ): Item[][] {
   const votes = votesOf(train, catalog);
-  return rankBy([[1, neighborVotes(train, votes, options)]], train, votes, samples, catalog, n);
+  return rankBy([[1, neighborVotes(train, votes, options)]], train, votes, samples, catalog, n, 0, options.own);
 }
 
 /**
@@ -68,7 +73,16 @@ export function cooccurrenceLists(
   options: CooccurrenceOptions = {},
 ): Item[][] {
   const votes = votesOf(train, catalog);
-  return rankBy([[1, cooccurrences(train, votes, catalog, options)]], train, votes, samples, catalog, n);
+  return rankBy(
+    [[1, cooccurrences(train, votes, catalog, options)]],
+    train,
+    votes,
+    samples,
+    catalog,
+    n,
+    0,
+    options.own,
+  );
 }
 
 /** The sum of neighbour votes and co-occurrences, each scaled to 1 in all for every sample, and a little popularity. */
@@ -87,11 +101,11 @@ export function mixedLists(
     [1 - cooccurrence, neighborVotes(train, votes, options)],
     [cooccurrence, cooccurrences(train, votes, catalog, options)],
   ];
-  return rankBy(parts, train, votes, samples, catalog, n, popularity);
+  return rankBy(parts, train, votes, samples, catalog, n, popularity, options.own);
 }
 
-/** Scores above 0 of catalogue items for a sample; what `own` dialogue says does not count. */
-type Scorer = (sample: Sample, own: string) => Map<number, number>;
+/** Scores above 0 of catalogue items for a sample; what its `own` dialogues say does not count. */
+type Scorer = (sample: Sample, own: readonly string[]) => Map<number, number>;
 
 /** The best n of a weighted sum of scorers, each scaled to 1 in all; what is left goes by popularity. */
 function rankBy(
@@ -102,10 +116,11 @@ function rankBy(
   catalog: Catalog,
   n: number,
   popular = 0,
+  ownOf: (sample: Sample) => readonly string[] = (sample) => [dialogueIn(sample)],
 ): Item[][] {
   const popularity = new Popularity(train, votes, catalog.size);
   return samples.map((sample) => {
-    const own = dialogueIn(sample);
+    const own = ownOf(sample);
     const sum = new Map<number, number>();
     const add = (weight: number, scores: ReadonlyMap<number, number>): void => {
       let total = 0;
@@ -131,7 +146,7 @@ function neighborVotes(
   const index = new TextIndex(train.map((sample) => termsOf(sample.prompt)));
   return (sample, own) => {
     const scores = new Map<number, number>();
-    const nearest = index.nearest(termsOf(sample.prompt), neighbors, (row) => dialogues[row] !== own);
+    const nearest = index.nearest(termsOf(sample.prompt), neighbors, (row) => !own.includes(dialogues[row]!));
     for (const [row, similarity] of nearest)
       for (const item of votes[row]!) scores.set(item, (scores.get(item) ?? 0) + similarity);
     return scores;
@@ -161,7 +176,7 @@ function cooccurrences(
   return (sample, own) => {
     const scores = new Map<number, number>();
     for (const title of seenIn(sample)) {
-      const dialogues = (dialoguesWith.get(title) ?? []).filter((key) => key !== own);
+      const dialogues = (dialoguesWith.get(title) ?? []).filter((key) => !own.includes(key));
       const share = 1 / (dialogues.length + shrink);
       for (const key of dialogues)
         for (const item of named.get(key)!) if (item !== title) scores.set(item, (scores.get(item) ?? 0) + share);
@@ -201,11 +216,15 @@ class Popularity {
     this.#order = this.#ranked([...this.#counts.keys()]);
   }
 
-  /** Votes above 0 without those of one dialogue. */
-  counts(dialogue: string): Map<number, number> {
+  #votesOf(dialogues: readonly string[]): number[] {
+    return [...new Set(dialogues)].flatMap((dialogue) => this.#ofDialogue.get(dialogue) ?? []);
+  }
+
+  /** Votes above 0 without those of some dialogues. */
+  counts(dialogues: readonly string[]): Map<number, number> {
     const counts = new Map<number, number>();
     for (const item of this.#order) counts.set(item, this.#counts[item]!);
-    for (const item of this.#ofDialogue.get(dialogue) ?? []) {
+    for (const item of this.#votesOf(dialogues)) {
       const left = counts.get(item)! - 1;
       if (left > 0) counts.set(item, left);
       else counts.delete(item);
@@ -213,10 +232,10 @@ class Popularity {
     return counts;
   }
 
-  /** The order without the votes of one dialogue. */
-  without(dialogue: string): readonly number[] {
-    const own = this.#ofDialogue.get(dialogue);
-    if (own === undefined) return this.#order;
+  /** The order without the votes of some dialogues. */
+  without(dialogues: readonly string[]): readonly number[] {
+    const own = this.#votesOf(dialogues);
+    if (own.length === 0) return this.#order;
     for (const item of own) this.#counts[item]!--;
     const order = this.#ranked(this.#order); // nearly sorted already: quick
     for (const item of own) this.#counts[item]!++;
