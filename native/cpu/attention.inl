@@ -10,9 +10,9 @@ constexpr int kGroupRows = 2;
 #endif
 constexpr int kPages = 4;  // pages whose scores are computed together, for few rows: their sums hide each other's latency
 
-// s [R][stride] = a [R][D] . bt[p] [D][kPageSize], for P pages side by side
+// s [R][stride] = a [R][D] . bt[p] [D][kPageSize], for P pages side by side; ahead[p] [D][kPageSize] (or null) is fetched meanwhile
 template <int R, int P>
-inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const float* const* bt, int D) {
+inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const float* const* bt, int D, const float* const* ahead) {
   Vec c[R][P][2];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -24,6 +24,10 @@ inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const fl
     for (int r = 0; r < R; ++r) x[r] = set1(a[r][d]);
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
+      if (ahead) {
+        __builtin_prefetch(ahead[p] + d * kPageSize);
+        __builtin_prefetch(ahead[p] + d * kPageSize + kVec);
+      }
       const Vec b0 = load(bt[p] + d * kPageSize), b1 = load(bt[p] + d * kPageSize + kVec);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -43,8 +47,8 @@ inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const fl
 
 // y [R][d .. d + 16 V) = y * scale[r] + sum over j < n of p [R][j] x [j][Dp]; p rows are `stride` apart
 template <int R, int V>
-inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp,
-                             int d) {
+inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp, int d,
+                             const float* ahead) {
   Vec c[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -53,7 +57,10 @@ inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const 
   for (int j = 0; j < n; ++j) {
     Vec b[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) b[v] = load(x + j * Dp + d + v * kVec);
+    for (int v = 0; v < V; ++v) {
+      if (ahead) __builtin_prefetch(ahead + j * Dp + d + v * kVec);
+      b[v] = load(x + j * Dp + d + v * kVec);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Vec w = set1(p[r * stride + j]);
@@ -67,12 +74,13 @@ inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const 
     for (int v = 0; v < V; ++v) store(y[r] + d + v * kVec, c[r][v]);
 }
 template <int R>
-inline void weighted_rows(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp) {
+inline void weighted_rows(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp,
+                          const float* ahead) {
   int d = 0;
   if (R * 4 <= 2 * kGroupRows)
-    for (; d + 4 * kVec <= Dp; d += 4 * kVec) weighted_columns<R, 4>(y, scale, p, stride, x, n, Dp, d);
-  for (; d + 2 * kVec <= Dp; d += 2 * kVec) weighted_columns<R, 2>(y, scale, p, stride, x, n, Dp, d);
-  if (d < Dp) weighted_columns<R, 1>(y, scale, p, stride, x, n, Dp, d);
+    for (; d + 4 * kVec <= Dp; d += 4 * kVec) weighted_columns<R, 4>(y, scale, p, stride, x, n, Dp, d, ahead);
+  for (; d + 2 * kVec <= Dp; d += 2 * kVec) weighted_columns<R, 2>(y, scale, p, stride, x, n, Dp, d, ahead);
+  if (d < Dp) weighted_columns<R, 1>(y, scale, p, stride, x, n, Dp, d, ahead);
 }
 
 // Scores of keys that a row does not see count as e^-infinity = 0.
@@ -86,9 +94,15 @@ struct Attending {
   float q[kGroupRows][kMaxHeadDim], y[kGroupRows][kMaxHeadDim], top[kGroupRows], sum[kGroupRows];
 };
 
+// Entries of a page table that are read next.
+struct NextPages {
+  const int32_t* table;
+  int count;
+};
+
 // Pages begin .. end of the table of rows first .. first + R of a group that starts at tile row `group`.
 template <int R>
-inline void attend_pages(const AttentionTile& tile, int group, int first, Attending& state, int begin, int end, int D) {
+inline void attend_pages(const AttentionTile& tile, int group, int first, Attending& state, int begin, int end, int D, NextPages then) {
   constexpr int P = R == 1 ? kPages : R <= 3 ? 2 : 1, stride = P * kPageSize;
   const int Dp = padded(D);
   const int* last = tile.last + group + first;
@@ -105,10 +119,16 @@ inline void attend_pages(const AttentionTile& tile, int group, int first, Attend
     const int count = std::min(P, end - start);
     const float* keys[P];
     for (int i = 0; i < count; ++i) keys[i] = tile.keys + table[start + i] * tile.page;
+    const float *key_ahead[P], *value_ahead[P];
+    for (int i = 0; i < P; ++i) {
+      const int32_t page = start + P + i < end ? table[start + P + i] : i < then.count ? then.table[i] : table[start];
+      key_ahead[i] = tile.keys + page * tile.page;
+      value_ahead[i] = tile.values + page * tile.page;
+    }
     if (count == P) {
-      scores<R, P>(p, stride, q, keys, D);
+      scores<R, P>(p, stride, q, keys, D, key_ahead);
     } else {
-      for (int i = 0; i < count; ++i) scores<R, 1>(p + i * kPageSize, stride, q, keys + i, D);
+      for (int i = 0; i < count; ++i) scores<R, 1>(p + i * kPageSize, stride, q, keys + i, D, key_ahead + i);
     }
     for (int i = 0; i < count; ++i) {
       const int page = start + i;
@@ -129,7 +149,7 @@ inline void attend_pages(const AttentionTile& tile, int group, int first, Attend
       }
       // Keys beyond the tile's last one may never have been written: they are not read.
       weighted_rows<R>(state.y + first, factor, s, stride, tile.values + table[page] * tile.page,
-                       std::min(kPageSize, most + 1 - page * kPageSize), Dp);
+                       std::min(kPageSize, most + 1 - page * kPageSize), Dp, value_ahead[i]);
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -147,21 +167,32 @@ inline void attend(const AttentionTile& tile, int group, int D, float scale) {
     state.top[r] = -std::numeric_limits<float>::infinity();
     state.sum[r] = 0;
   }
-  if (tile.table[group] != tile.table[group + R - 1]) attend_pages<R>(tile, group, 0, state, 0, tile.shared, D);
   const int begin = tile.table[group] != tile.table[group + R - 1] ? tile.shared : 0;
-  for (int first = 0, n; first < R; first += n) {
-    n = 1;
+  // Rows of one sequence side by side, from row `first` on, and the pages from `begin` on that they read
+  auto alike = [&](int first) {
+    int n = first < R ? 1 : 0;
     while (first + n < R && tile.table[group + first + n] == tile.table[group + first]) ++n;
-    const int end = *std::max_element(tile.last + group + first, tile.last + group + first + n) / kPageSize + 1;
+    return n;
+  };
+  auto pages = [&](int first, int n) {
+    const int* last = tile.last + group + first;
+    return n == 0 ? NextPages{nullptr, 0}
+                  : NextPages{tile.table[group + first] + begin, *std::max_element(last, last + n) / kPageSize + 1 - begin};
+  };
+  if (begin > 0) attend_pages<R>(tile, group, 0, state, 0, begin, D, pages(0, alike(0)));
+  for (int first = 0, n; first < R; first += n) {
+    n = alike(first);
+    const int end = begin + pages(first, n).count;
+    const NextPages then = pages(first + n, alike(first + n));
     switch (n) {
-      case 1: attend_pages<1>(tile, group, first, state, begin, end, D); break;
-      case 2: attend_pages < R<2 ? R : 2>(tile, group, first, state, begin, end, D); break;
-      case 3: attend_pages < R<3 ? R : 3>(tile, group, first, state, begin, end, D); break;
-      case 4: attend_pages < R<4 ? R : 4>(tile, group, first, state, begin, end, D); break;
-      case 5: attend_pages < R<5 ? R : 5>(tile, group, first, state, begin, end, D); break;
-      case 6: attend_pages < R<6 ? R : 6>(tile, group, first, state, begin, end, D); break;
-      case 7: attend_pages < R<7 ? R : 7>(tile, group, first, state, begin, end, D); break;
-      default: attend_pages<R>(tile, group, first, state, begin, end, D); break;
+      case 1: attend_pages<1>(tile, group, first, state, begin, end, D, then); break;
+      case 2: attend_pages < R<2 ? R : 2>(tile, group, first, state, begin, end, D, then); break;
+      case 3: attend_pages < R<3 ? R : 3>(tile, group, first, state, begin, end, D, then); break;
+      case 4: attend_pages < R<4 ? R : 4>(tile, group, first, state, begin, end, D, then); break;
+      case 5: attend_pages < R<5 ? R : 5>(tile, group, first, state, begin, end, D, then); break;
+      case 6: attend_pages < R<6 ? R : 6>(tile, group, first, state, begin, end, D, then); break;
+      case 7: attend_pages < R<7 ? R : 7>(tile, group, first, state, begin, end, D, then); break;
+      default: attend_pages<R>(tile, group, first, state, begin, end, D, then); break;
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -217,8 +248,8 @@ inline void attend_backward(const AttentionBackwardTile& tile, int first_row, co
     last = std::max(last, tile.last[first_row + r]);
   }
   for (const KeyBlock* b = blocks; b != blocks + count && b->first <= last; ++b) {
-    scores<R, 1>(p, kPageSize, q, &b->kt, D);
-    scores<R, 1>(ds, kPageSize, dy, &b->vt, D);
+    scores<R, 1>(p, kPageSize, q, &b->kt, D, nullptr);
+    scores<R, 1>(ds, kPageSize, dy, &b->vt, D, nullptr);
     for (int r = 0; r < R; ++r) {
       float *weight = p + r * kPageSize, *slope = ds + r * kPageSize;
       hide(weight, std::min(b->keys, tile.last[first_row + r] + 1 - b->first));
@@ -229,7 +260,7 @@ inline void attend_backward(const AttentionBackwardTile& tile, int first_row, co
       }
     }
     const int keys = std::min(b->keys, last + 1 - b->first);
-    weighted_rows<R>(dq, one, ds, kPageSize, b->k, keys, Dp);
+    weighted_rows<R>(dq, one, ds, kPageSize, b->k, keys, Dp, nullptr);
     outer_rows<R>(b->dk, ds, q, keys, Dp);  // q carries the scale
     outer_rows<R>(b->dv, p, dy, keys, Dp);
   }
