@@ -41,6 +41,7 @@ Napi::Value native_suite(const Napi::CallbackInfo& info) {
           row.Set("shape", m.shape);
           row.Set("dtype", m.dtype);
           row.Set("samplesMs", samples);
+          if (m.extra_bytes >= 0) row.Set("extraMiB", m.extra_bytes / (1 << 20));
           row.Set("flops", m.flops);
           row.Set("bytes", m.bytes);
           row.Set("error", m.error);

@@ -334,6 +334,8 @@ export interface NativeMeasurement {
   flops: number;
   bytes: number;
   error: number;
+  /** That one repetition needs beside operands and result; absent elsewhere than on Linux. */
+  extraMiB?: number;
 }
 
 export interface Addon {

@@ -65,6 +65,18 @@ describe("the command", () => {
   });
 });
 
+it("what the addon times itself is validated and says what memory it needs", async () => {
+  const harness = new Harness({ seconds: 0.01 });
+  await harness.suite("attention", (h) => h.native("attention"));
+  expect(harness.rows.length).toBeGreaterThan(5);
+  for (const row of harness.rows) {
+    expect(row.error).toBeLessThan(1e-5);
+    expect(row.ratio).toBeGreaterThan(0);
+    if (process.platform === "linux") expect(row.extraMiB).toBeGreaterThanOrEqual(0);
+  }
+  if (process.platform === "linux") expect(harness.rows.some(({ extraMiB }) => extraMiB! > 0)).toBe(true);
+});
+
 it("a wrong result ends the bench before anything is timed", async () => {
   const harness = new Harness();
   let runs = 0;

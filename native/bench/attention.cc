@@ -100,7 +100,7 @@ void bench_case(CpuBackend& backend, const Case& c, double seconds, std::vector<
       largest = std::max(largest, std::abs(wanted[static_cast<size_t>(d)]));
     }
   }
-  out.push_back(measure({"forward", shape, "f32", {}, flops, 0, worst / largest}, 1e-5, seconds, forward));
+  out.push_back(measure(backend, {"forward", shape, "f32", {}, flops, 0, worst / largest}, 1e-5, seconds, forward));
 
   // One decoding step: the last token of each completion alone.
   AttentionPlan step;
@@ -125,7 +125,8 @@ void bench_case(CpuBackend& backend, const Case& c, double seconds, std::vector<
     for (int64_t d = 0; d < HD; ++d)
       worst = std::max(worst, std::abs(static_cast<double>(again.floats()[span.token * HD + d]) -
                                        static_cast<double>(context.floats()[span.token * HD + d])));
-  out.push_back(measure({"decoding step of all lists",
+  out.push_back(measure(backend,
+                        {"decoding step of all lists",
                          shape,
                          "f32",
                          {},
@@ -149,7 +150,7 @@ void bench_case(CpuBackend& backend, const Case& c, double seconds, std::vector<
     worst =
         std::max(worst, std::abs(static_cast<double>(dqkv.floats()[rows_seen[k] * width + (s.heads + s.kv_heads + kv) * D]) - weights[k]));
   for (int64_t k = 0; k < T * HD; ++k) dout.floats()[k] = uniform(philox(5, static_cast<uint32_t>(k), 0, 0, 0).x[0]) - 0.5f;
-  out.push_back(measure({"backward", shape, "f32", {}, 2.5 * flops, 0, worst}, 1e-5, seconds, backward));
+  out.push_back(measure(backend, {"backward", shape, "f32", {}, 2.5 * flops, 0, worst}, 1e-5, seconds, backward));
 }
 
 }  // namespace

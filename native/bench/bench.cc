@@ -4,6 +4,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
+#include <fstream>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "../core/error.h"
 #include "../cpu/probe.h"
@@ -24,6 +29,27 @@ double best_rate(double amount, const std::function<void()>& work) {
   double best = timed(work);
   for (int i = 0; i < 8; ++i) best = std::min(best, timed(work));
   return amount / best;
+}
+
+// Kilobytes of a line of /proc/self/status, 0 where there is none.
+double status_kilobytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind(key + ":", 0) == 0) return std::atof(line.c_str() + key.size() + 1);
+  return 0;
+}
+
+// How far resident memory rises above its start while `work` runs with nothing kept from earlier calls.
+double extra_bytes(CpuBackend& backend, const std::function<void()>& work) {
+  backend.free_scratch();
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+  std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts anew
+  const double start = status_kilobytes("VmRSS");
+  work();
+  const double peak = status_kilobytes("VmHWM");
+  return start == 0 ? -1 : std::max(0., peak - start) * 1024;
 }
 
 }  // namespace
@@ -55,11 +81,11 @@ Bounds probe_bounds(CpuBackend& backend) {
   return bounds;
 }
 
-Measurement measure(Measurement what, double tolerance, double seconds, const std::function<void()>& work) {
+Measurement measure(CpuBackend& backend, Measurement what, double tolerance, double seconds, const std::function<void()>& work) {
   if (!(what.error <= tolerance))
     fail("WRONG_RESULT", "Expected " + what.name + " " + what.shape + " " + what.dtype + " within " + std::to_string(tolerance) +
                              " of float64, got " + std::to_string(what.error) + ".");
-  timed(work);  // caches, pages
+  what.extra_bytes = extra_bytes(backend, work);  // that run also fills caches and touches pages
   double total = 0;
   while (what.seconds.size() < 5 || (total < seconds && what.seconds.size() < 1000)) {
     what.seconds.push_back(timed(work));

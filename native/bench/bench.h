@@ -21,10 +21,13 @@ struct Measurement {
   std::vector<double> seconds;  // of each repetition
   double flops = 0, bytes = 0;  // that one repetition must compute, and must move from or to memory
   double error = 0;             // largest difference from float64 on the sample, relative to the largest value
+  // That one repetition adds to resident memory, beside operands and result, what earlier calls left given back as far as the allocator
+  // gives it back; -1: not known (Linux only).
+  double extra_bytes = -1;
 };
 
 // Refuses a result that is off by more than `tolerance` (WRONG_RESULT), then repeats `work` for about so long, five times at least.
-Measurement measure(Measurement what, double tolerance, double seconds, const std::function<void()>& work);
+Measurement measure(CpuBackend& backend, Measurement what, double tolerance, double seconds, const std::function<void()>& work);
 
 std::vector<Measurement> bench_matmul(CpuBackend& backend, double seconds);
 std::vector<Measurement> bench_attention(CpuBackend& backend, double seconds);

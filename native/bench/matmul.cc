@@ -55,7 +55,7 @@ void bench_layer(CpuBackend& backend, Shape s, Compute compute, double seconds, 
   const std::string shape = std::string(s.what) + ": T " + std::to_string(s.T) + ", " + std::to_string(s.K) + " -> " + std::to_string(s.N);
   const double flops = 2. * static_cast<double>(s.T * s.N * s.K);
   auto row = [&](const char* name, double error, const std::function<void()>& work) {
-    out.push_back(measure({name, shape, half ? "bf16" : "f32", {}, flops, 0, error}, 1e-5, seconds, work));
+    out.push_back(measure(backend, {name, shape, half ? "bf16" : "f32", {}, flops, 0, error}, 1e-5, seconds, work));
   };
   auto forward = [&] { backend.linear_forward(y.floats(), x.floats(), *panels, nullptr, s.T); };
   forward();
@@ -114,7 +114,8 @@ void bench_decode(CpuBackend& backend, int64_t rows, Compute compute, double sec
         }
         return sum;
       });
-  out.push_back(measure({"all products of a decoding step",
+  out.push_back(measure(backend,
+                        {"all products of a decoding step",
                          "SmolLM2-135M, " + std::to_string(rows) + " rows",
                          half ? "bf16" : "f32",
                          {},

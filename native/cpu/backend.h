@@ -62,6 +62,7 @@ class CpuBackend final : public Backend {
   const char* name() const override { return "cpu"; }
   const Kernels& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
+  void free_scratch() noexcept;  // gives back what earlier calls left to later ones
 
   void* allocate(size_t bytes) override;
   size_t available_bytes() const override;

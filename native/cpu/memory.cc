@@ -116,7 +116,9 @@ void Scratch::free(Backend& backend) noexcept {
   bytes_ = 0;
 }
 
-CpuBackend::~CpuBackend() {
+CpuBackend::~CpuBackend() { free_scratch(); }
+
+void CpuBackend::free_scratch() noexcept {
   for (Scratch* scratch : {&scratch_a_, &scratch_b_, &scratch_h_, &scratch_attention_, &scratch_logits_, &scratch_rows_})
     scratch->free(*this);
   few_.free(*this);

@@ -178,7 +178,12 @@ export class Harness {
       const { name, shape, flops } = m;
       const dtype = m.dtype === "bf16" ? "bf16" : "f32";
       if (this.wants({ name, shape, dtype }))
-        this.#add({ name, shape, dtype, flops, readBytes: m.bytes }, m.samplesMs, m.error, {});
+        this.#add(
+          { name, shape, dtype, flops, readBytes: m.bytes },
+          m.samplesMs,
+          m.error,
+          m.extraMiB === undefined ? {} : { extraMiB: m.extraMiB },
+        );
     }
   }
 
