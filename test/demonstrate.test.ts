@@ -306,6 +306,9 @@ describe("native scores", () => {
     await expect(scores.slope(every(4), new Float32Array(4), new Float32Array(5))).rejects.toThrow(
       "5 values for w and b",
     );
+    await expect(scores.curvature(every(4), new Float32Array(5).fill(Number.NaN), new Float32Array(5))).rejects.toThrow(
+      /NOT_FINITE|finite/,
+    );
     await expect(scores.slope(every(4), new Float32Array(5).fill(Number.NaN), new Float32Array(5))).rejects.toThrow(
       "finite",
     );

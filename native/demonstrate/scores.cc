@@ -315,6 +315,10 @@ Curvature Stage1Scores::curvature(const std::vector<int32_t>& rows, const std::v
                                   ww[j] += c * s[j] * s[j];
                                 }
                               });
+  for (const auto& part : sums)
+    for (double x : part)
+      if (!std::isfinite(x))
+        fail("NOT_FINITE", "Expected a finite curvature, got " + std::to_string(x) + ". Weights or biases are too large.");
   return {std::move(sums[0]), std::move(sums[1]), std::move(sums[2])};
 }
 
