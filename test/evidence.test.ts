@@ -63,15 +63,15 @@ describe("an experiment", () => {
     const trained: string[] = [];
     const lines: string[] = [];
     const broken = [fake(root, "base", 1, 0.2, trained), fake(root, "better", 1, 0.3, trained, true)];
-    await expect(runAll(broken, (line) => lines.push(line))).rejects.toThrow("interrupted");
+    await expect(runAll(broken, "ndcg@10", (line) => lines.push(line))).rejects.toThrow("interrupted");
     expect(broken.map(isComplete)).toEqual([true, false]);
     const runs = [1, 2, 3].flatMap((seed) => [
       fake(root, "base", seed, 0.2, trained),
       fake(root, "better", seed, 0.3, trained),
     ]);
-    await runAll(runs.slice(0, 5), (line) => lines.push(line));
+    await runAll(runs.slice(0, 5), "ndcg@10", (line) => lines.push(line));
     expect(trained).toEqual(["base-1", "better-1", "better-1", "base-2", "better-2", "base-3"]);
-    expect(lines.at(-1)).toMatch(/^run 4\/4: base, seed 3: NDCG 0\.2/);
+    expect(lines.at(-1)).toMatch(/^run 4\/4: base, seed 3: ndcg@10 0\.2/);
 
     const file = join(root, "results.json");
     await writeResults(file, runs, about);

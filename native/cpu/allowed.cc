@@ -29,9 +29,9 @@ void FewTokens::free(Backend& backend) noexcept {
 
 void FewTokens::need(CpuBackend& backend, const CpuPanels& panels, const AllowedTokens& allowed, const std::vector<int32_t>& rows,
                      bool keep) {
-  if (!keep || version_ != panels.version) clear();
-  if (version_ != panels.version) capacity_ = 0;  // columns of another length
-  version_ = 0;                                   // unless all goes well
+  if (!keep || version_ != panels.version || count() > kKeptColumns) clear();  // a large call's columns are not a step's to multiply
+  if (version_ != panels.version) capacity_ = 0;                               // columns of another length
+  version_ = 0;                                                                // unless all goes well
   if (places_.size() < static_cast<size_t>(panels.rows)) places_.resize(static_cast<size_t>(panels.rows), -1);
   size_t kept = ids.size();
   auto add = [&] {

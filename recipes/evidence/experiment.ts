@@ -27,8 +27,12 @@ export interface ExperimentRun {
 const measured = (run: ExperimentRun): string => join(run.folder, "evaluation.json");
 export const isComplete = (run: ExperimentRun): boolean => existsSync(measured(run));
 
-/** Runs what is not complete, one after the other, with the time left over all of them. */
-export async function runAll(runs: readonly ExperimentRun[], print: (line: string) => void): Promise<void> {
+/** Runs what is not complete, one after the other, with the time left over all of them. @param metric what is told of each, such as ndcg@10 */
+export async function runAll(
+  runs: readonly ExperimentRun[],
+  metric: string,
+  print: (line: string) => void,
+): Promise<void> {
   const open = runs.filter((run) => !isComplete(run));
   let left = open.reduce((sum, run) => sum + run.steps, 0);
   let done = 0;
@@ -50,11 +54,7 @@ export async function runAll(runs: readonly ExperimentRun[], print: (line: strin
     left -= before;
     await run.measure();
     const { means } = await readEvaluation(run.folder);
-    print(
-      `run ${i + 1}/${open.length}: ${run.arm}, seed ${run.seed}: NDCG ${Object.entries(means)
-        .find(([name]) => name.startsWith("ndcg"))?.[1]
-        .toFixed(4)}`,
-    );
+    print(`run ${i + 1}/${open.length}: ${run.arm}, seed ${run.seed}: ${metric} ${means[metric]?.toFixed(4)}`);
   }
 }
 

@@ -152,8 +152,9 @@ const print = (line: string): void => void process.stdout.write(`${line}\n`);
 const { output, seeds, run, does } = studyFlags(
   "redial",
   "SFT, GRPO, GSPO and Rank-GRPO on ReDial with a model of a million parameters from scratch, and whether a model learns more from adjusted lists",
-  ["start (SFT)", "lists", "tune", "arms", "results"],
+  ["start", "lists", "tune", "arms", "results"],
   "runs/redial-small",
+  metric,
   print,
 );
 const study = await prepare(output);
@@ -189,10 +190,15 @@ if (does("results")) {
   const rowsOf = async (name: string): Promise<number> =>
     (await readFile(join(data, `${name}.jsonl`), "utf8")).split("\n").length - 1;
   const [rows, validation] = [await rowsOf("mix"), await rowsOf("validation")];
+  const { added_tokens } = JSON.parse(await readFile(join(data, "tokenizer", "tokenizer.json"), "utf8")) as {
+    added_tokens: { content: string }[];
+  };
+  const names = new Set(catalog.items.map(formatItem));
+  const titles = added_tokens.filter(({ content }) => names.has(content)).length;
   await writeResults("recipes/evidence/results/redial.json", [...starts, ...(await armRuns(study, mainArms, seeds))], {
     ...common,
     title: "ReDial with a model of a million parameters",
-    what: `A model of 1.1 M parameters from scratch, with a tokenizer of the data in which 2,124 titles are one token each, learns lists of the mix of the baselines (SFT, ${sftSteps} steps of 64) for ${rows} prompts: the ${train.length} training rows and copies of them that lack turns and words or join two dialogues. From there each arm: ${trainSteps} steps of 64 prompts x 8 rollouts from the catalog, in bf16; a hit is whatever the dialogue names or likes and the prompt does not. Of each arm the best of every 25 steps by ${metric} on ${validation} validation rows (a tenth of the training dialogues) is measured, greedily, on all ${test.length} test rows. The baselines vote with the same ${train.length} rows, but keep them at hand. \`npx tsx recipes/evidence/redial.ts\``,
+    what: `A model of 1.1 M parameters from scratch, with a tokenizer of the data in which ${titles} titles are one token each, learns lists of the mix of the baselines (SFT, ${sftSteps} steps of 64) for ${rows} prompts: the ${train.length} training rows and copies of them that lack turns and words or join two dialogues. From there each arm: ${trainSteps} steps of 64 prompts x 8 rollouts from the catalog, in bf16; a hit is whatever the dialogue names or likes and the prompt does not. Of each arm the best of every 25 steps by ${metric} on ${validation} validation rows (a tenth of the training dialogues) is measured, greedily, on all ${test.length} test rows. The baselines vote with the same ${train.length} rows, but keep them at hand. \`npx tsx recipes/evidence/redial.ts\``,
     tried: `Before: the start with copies that only lack turns and words, with copies that join dialogues too (better in loss and lists), and with twice the width (worse after equal steps); Rank-GRPO exp_inf at both rates for 300 steps, seed 1. Its sampled reward rose to the end, its validation for 50 to 150 steps and then fell: training dialogues are learnt by heart, so that the best is measured, and 150 steps are enough. Learning rates, ${study.tuningSteps} steps on a seed of their own, best validation: ${await tunedInWords(study)}.`,
     descriptions: { SFT: "where every arm starts", ...described(mainArms) },
     against: "SFT",

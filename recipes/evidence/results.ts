@@ -1,4 +1,4 @@
-// What an experiment leaves behind (recipes/*/results/*.json, committed) and how RESULTS.md tells it: tables with intervals by paired bootstrap
+// What an experiment leaves behind (recipes/evidence/results, committed) and how RESULTS.md tells it: tables with intervals by paired bootstrap
 // over rows and seeds, and curves. `npm run docs` makes the page; no figure is typed by hand.
 import { type Comparison, compareEvaluations } from "../../src/report/compare.ts";
 import type { StoredEvaluation } from "../../src/report/evaluations.ts";

@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { Command } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 
 import type { Sample } from "../../src/data/sample.ts";
 import { type Evaluation, evaluatePolicy, meansOf } from "../../src/evaluate.ts";
@@ -254,32 +254,42 @@ export interface Flags {
   readonly does: (part: string) => boolean;
 }
 
-/** The command line of a study. @param parts in their order, beside `all` */
+const seedsOf = (text: string): number[] => {
+  const seeds = text.split(",").map(Number);
+  if (seeds.every((seed) => Number.isInteger(seed) && seed >= 0)) return seeds;
+  throw new InvalidArgumentError("Expected whole numbers with commas, such as 1,2,3.");
+};
+
+/** The command line of a study. @param parts in their order, beside `all` @param metric what is told of each run */
 export function studyFlags(
   name: string,
   what: string,
   parts: readonly string[],
   output: string,
+  metric: string,
   print: (line: string) => void,
 ): Flags {
   const given = new Command(name)
     .description(what)
     .option("--output <dir>", "run folders; what is complete there is not run again", output)
-    .option("--seeds <list>", "with commas", "1,2,3")
+    .addOption(new Option("--seeds <list>", "with commas").argParser(seedsOf).default([1, 2, 3], "1,2,3"))
     .option("--only <pattern>", "only arms whose name this regular expression finds (several processes may share them)")
-    .option("--part <name>", `${parts.join(", ")}, or all`, "all")
+    .addOption(
+      new Option("--part <name>", "one after the other, or one alone").choices([...parts, "all"]).default("all"),
+    )
     .parse()
-    .opts<{ output: string; seeds: string; only?: string; part: string }>();
+    .opts<{ output: string; seeds: number[]; only?: string; part: string }>();
   const does = (part: string): boolean => given.part === "all" || given.part === part;
   return {
     output: given.output,
-    seeds: given.seeds.split(",").map(Number),
+    seeds: given.seeds,
     does,
     run: async (part, runs) => {
       if (!does(part)) return;
       const only = given.only === undefined ? undefined : new RegExp(given.only);
       await runAll(
         (await runs()).filter((run) => only?.test(run.arm) ?? true),
+        metric,
         print,
       );
     },

@@ -94,8 +94,9 @@ const print = (line: string): void => void process.stdout.write(`${line}\n`);
 const { output, seeds, run, does } = studyFlags(
   "world",
   "Rank-GRPO and its baselines in a world whose best lists are known: SFT, a learning rate for every arm, arms x seeds, ablations",
-  ["start (SFT)", "tune", "arms", "ablations", "results"],
+  ["start", "tune", "arms", "ablations", "results"],
   "runs/evidence",
+  metric,
   print,
 );
 const study = await prepare(output);

@@ -78,13 +78,11 @@ export async function fitAdjustment(
     return { loss, gradient };
   };
 
-  const start = new Float64Array(2 * items);
-  const first = await evaluate(start);
-  if (first.loss === 0) refuse("BAD_DATA", "feedback whose titles are in the catalogue", "the rows to fit", "none");
   // The loss is flat where an item is neither liked nor likely and steep where it is both, and an item's w and b do much the same: their own
   // second derivatives, two by two. Those of two items matter less: one has a small part of a softmax.
   const inverseAt = async (x: Float64Array): Promise<(v: Float64Array) => Float64Array> => {
     const [w, b] = weightsOf(x);
+    // a little more than the decay, so that an item of no consequence has a curvature too
     const ww = new Float64Array(items).fill(2 * weightDecay + 1e-3);
     const wb = new Float64Array(items);
     const bb = new Float64Array(items).fill(2 * biasDecay + 1e-3);
@@ -107,17 +105,19 @@ export async function fitAdjustment(
       return out;
     };
   };
-  const minimum = await minimize(start, evaluate, {
+  const minimum = await minimize(new Float64Array(2 * items), evaluate, {
     inverseAt,
     tolerance,
     maxIterations,
     ...(onIteration && { onIteration }),
   });
+  if (minimum.initialLoss === 0)
+    refuse("BAD_DATA", "feedback whose titles are in the catalogue", "the rows to fit", "none");
   const [w, b] = weightsOf(minimum.x);
   return {
     w,
     b,
-    initialLoss: first.loss,
+    initialLoss: minimum.initialLoss,
     loss: minimum.loss,
     gradientNorm: minimum.gradientNorm,
     iterations: minimum.iterations,

@@ -22,6 +22,8 @@ export interface MinimizeOptions {
 
 export interface Minimum {
   x: Float64Array;
+  /** At the start. */
+  initialLoss: number;
   loss: number;
   gradientNorm: number;
   iterations: number;
@@ -47,6 +49,7 @@ export async function minimize(
   let x = start.slice();
   let inverse = await inverseAt(x);
   let { loss, gradient } = await evaluate(x);
+  const initialLoss = loss;
   let evaluations = 1;
   let small = 0;
   let iteration = 0;
@@ -108,6 +111,7 @@ export async function minimize(
   }
   return {
     x,
+    initialLoss,
     loss,
     gradientNorm: Math.sqrt(dot(gradient, gradient)),
     iterations: iteration,
