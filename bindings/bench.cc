@@ -35,12 +35,14 @@ Napi::Value native_suite(const Napi::CallbackInfo& info) {
         auto out = Napi::Array::New(env);
         for (const auto& m : rows) {
           auto row = Napi::Object::New(env);
-          auto samples = Napi::Array::New(env);
+          auto samples = Napi::Array::New(env), read = Napi::Array::New(env);
           for (double s : m.seconds) samples.Set(samples.Length(), s * 1e3);
+          for (double b : m.read_bounds) read.Set(read.Length(), b);
           row.Set("name", m.name);
           row.Set("shape", m.shape);
           row.Set("dtype", m.dtype);
           row.Set("samplesMs", samples);
+          row.Set("readBytes", read);
           if (m.extra_bytes >= 0) row.Set("extraMiB", m.extra_bytes / (1 << 20));
           row.Set("flops", m.flops);
           row.Set("bytes", m.bytes);

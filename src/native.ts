@@ -331,6 +331,8 @@ export interface NativeMeasurement {
   shape: string;
   dtype: string;
   samplesMs: number[];
+  /** Bytes a second that memory gave around each sample; empty where `bytes` is 0. */
+  readBytes: number[];
   flops: number;
   bytes: number;
   error: number;

@@ -10,11 +10,12 @@
 
 namespace rank_grpo {
 
-struct Bounds {                                // of all threads together, the best of several runs
-  double read = 0, update = 0;                 // bytes a second from memory; update counts what is read and what is written
-  double multiply_f32 = 0, multiply_bf16 = 0;  // flops a second; bf16 is 0 without the instruction
+struct Bounds {                                // of all threads together
+  double read = 0, update = 0;                 // bytes a second from memory, as it goes on giving them; update counts both ways
+  double multiply_f32 = 0, multiply_bf16 = 0;  // flops a second, the best of several runs; bf16 is 0 without the instruction
 };
 Bounds probe_bounds(CpuBackend& backend);
+Bounds probe_memory(CpuBackend& backend);  // read and update alone
 
 struct Measurement {
   std::string name, shape, dtype;
@@ -24,6 +25,7 @@ struct Measurement {
   // That one repetition adds to resident memory, beside operands and result, what earlier calls left given back as far as the allocator
   // gives it back; -1: not known (Linux only).
   double extra_bytes = -1;
+  std::vector<double> read_bounds{};  // bytes a second that memory gave around each repetition; empty where bytes is 0
 };
 
 // Refuses a result that is off by more than `tolerance` (WRONG_RESULT), then repeats `work` for about so long, five times at least.

@@ -100,6 +100,9 @@ class Backend {
   virtual void zero(void* device, size_t bytes) = 0;
   // Activations a pass keeps for its backward pass where the caller names no budget: what does not fit is computed again.
   virtual int64_t activation_budget() const { return INT64_MAX; }
+  // Rows of so many floats that operations on rows alone take at a time, one after the other, so that each finds in the cache what the one
+  // before has written.
+  virtual int64_t slab_rows(int64_t /*floats*/) const { return INT64_MAX; }
 
   // -- matrix products (matmul)
   virtual std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) = 0;

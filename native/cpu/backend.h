@@ -9,6 +9,8 @@
 
 namespace rank_grpo {
 
+constexpr int64_t kSlabFloats = 5 << 18;  // 5 MiB: beside the weights of a layer, in a last-level cache of 16 MiB or more
+
 class CpuBackend;
 class CpuPanels;  // matmul.h
 struct Rows;
@@ -71,6 +73,7 @@ class CpuBackend final : public Backend {
   void download(void* host, const void* device, size_t bytes) override;
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* device, size_t bytes) override;
+  int64_t slab_rows(int64_t floats) const override { return std::max<int64_t>(1, (kSlabFloats / floats + 64) / 128) * 128; }
   int64_t activation_budget() const override { return int64_t{1} << 30; }  // 1 GiB: half of what SmolLM2-135M's optimizer holds
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
@@ -130,6 +133,7 @@ class CpuBackend final : public Backend {
  private:
   // x [M, K] as the left operand: where it lies, or in bf16 in `scratch`
   Rows rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute);
+  void move_rows(CpuPanels& panels, const uint16_t* W, int64_t n);  // the first n rows of panels of pairs from bf16 [n, K], K even
   void write_panel(CpuPanels& panels, int64_t j, const float* W, int offset, int rows) const;
   void read_panel(float* W, const CpuPanels& panels, int64_t j) const;
   // dx [T, K] (+)= dy [T, n] W of rows first .. first + n of the panels, first a multiple of 48

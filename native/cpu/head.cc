@@ -13,11 +13,29 @@ namespace {
 const float* float_rows(Operand x, int64_t first, int64_t n, int64_t width, std::vector<float>& buffer, ThreadPool& pool) {
   if (x.f32) return x.f32 + first * width;
   buffer.resize(static_cast<size_t>(n * width));
-  pool.run(static_cast<int>(n), [&](int r) { widen(x.bf16 + (first + r) * width, width, &buffer[static_cast<size_t>(r * width)]); });
+  constexpr int64_t piece = 16;
+  pool.run(static_cast<int>((n + piece - 1) / piece), [&](int task) {
+    const int64_t row = task * piece;
+    widen(x.bf16 + (first + row) * width, std::min(piece, n - row) * width, &buffer[static_cast<size_t>(row * width)]);
+  });
   return buffer.data();
 }
 
+// bf16 that is multiplied as bf16 becomes panels as it is: its pairs only change places.
+bool moves(const CpuPanels& panels, Operand W) {
+  return panels.pairs && !W.f32 && panels.columns % 2 == 0 && reinterpret_cast<uintptr_t>(W.bf16) % sizeof(float) == 0;
+}
+
 }  // namespace
+
+void CpuBackend::move_rows(CpuPanels& p, const uint16_t* W, int64_t n) {
+  const int64_t steps = p.columns / 2;
+  pool_.run(static_cast<int>((n + kPanel - 1) / kPanel), [&](int j) {
+    kernels_.matmul->pack_transposed(reinterpret_cast<float*>(p.data + j * p.stride()), kPanel,
+                                     reinterpret_cast<const float*>(W + int64_t{j} * kPanel * p.columns), steps,
+                                     static_cast<int>(std::min<int64_t>(kPanel, n - int64_t{j} * kPanel)), steps, false);
+  });
+}
 
 void CpuBackend::given_head_forward(float* logprob, float* entropy, float* lse, Operand h, Operand W, const int32_t* targets, int64_t R,
                                     int64_t C, int64_t V, float temperature, Compute compute) {
@@ -32,7 +50,11 @@ void CpuBackend::given_head_forward(float* logprob, float* entropy, float* lse, 
   for (int64_t v = 0; v < V; v += chunk) {
     const int64_t n = std::min(chunk, V - v);
     auto& p = static_cast<CpuPanels&>(*panels);
-    pack_rows(p, float_rows(W, v, n, C, wide_w, pool_), 0, n);
+    if (moves(p, W)) {
+      move_rows(p, W.bf16 + v * C, n);
+    } else {
+      pack_rows(p, float_rows(W, v, n, C, wide_w, pool_), 0, n);
+    }
     head_blocks(
         A, p, R, 0, n,
         [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
@@ -67,9 +89,13 @@ void CpuBackend::given_head_backward(float* dh, float* dW, Operand h, Operand W,
   const auto panels = make_panels(std::min(chunk, V), C, compute);
   for (int64_t v = 0; v < V; v += chunk) {
     const int64_t n = std::min(chunk, V - v);
-    const float* columns = float_rows(W, v, n, C, wide_w, pool_);
     auto& p = static_cast<CpuPanels&>(*panels);
-    pack_rows(p, columns, 0, n);
+    const float* columns = moves(p, W) ? nullptr : float_rows(W, v, n, C, wide_w, pool_);
+    if (columns) {
+      pack_rows(p, columns, 0, n);
+    } else {
+      move_rows(p, W.bf16 + v * C, n);
+    }
     head_blocks(
         A, p, R, 0, n,
         [&](int64_t row, int rows, int64_t column, int count, float* logits, int64_t ld) {
@@ -81,7 +107,11 @@ void CpuBackend::given_head_backward(float* dh, float* dW, Operand h, Operand W,
           }
         },
         d.data(), n);
-    linear_backward_input(dh, d.data(), columns, R, n, C, compute, v > 0);
+    if (columns) {
+      linear_backward_input(dh, d.data(), columns, R, n, C, compute, v > 0);
+    } else {
+      rows_backward_input(dh, d.data(), p, 0, n, R, v > 0);
+    }
     if (dW) linear_backward_weight(dW + v * C, nullptr, d.data(), rows_h, R, n, C, compute);
   }
 }

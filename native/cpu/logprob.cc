@@ -52,7 +52,10 @@ void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, 
                     stride,
                     false,
                     nullptr};
-    product.block(0, (rows + height - 1) / height, 0, (n + kPanel - 1) / kPanel);
+    // what this thread takes next, when the others keep step: the same panels, or those of a later block
+    const int64_t later = (task + pool_.threads()) / row_blocks,
+                  next = later < blocks ? (later - task / row_blocks) * kLseBlock / kPanel : 0;
+    product.block(0, (rows + height - 1) / height, 0, (n + kPanel - 1) / kPanel, next);
     use(row, rows, column, n, logits, stride);
   });
 }
@@ -133,16 +136,17 @@ void CpuBackend::head_backward(float* dh, float* dW, const float* h, const float
 
 namespace {
 
+constexpr int kTaskRows = 4;  // that one thread takes at a time: what is fetched ahead at the end of a row is its own next one
+
 template <class T>
 void forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const T* logits, const int32_t* targets, int64_t rows,
              int64_t V, float temperature) {
   const float inverse = 1.f / temperature;
   const int64_t blocks = (V + kLogitsBlock - 1) / kLogitsBlock;
-  const int per_task = 4;
-  backend.pool().run(static_cast<int>((rows + per_task - 1) / per_task), [&](int task) {
+  backend.pool().run(static_cast<int>((rows + kTaskRows - 1) / kTaskRows), [&](int task) {
     alignas(64) float buffer[kLogitsBlock];
     std::vector<BlockStats> stats(static_cast<size_t>(blocks));
-    for (int64_t r = int64_t{task} * per_task; r < std::min<int64_t>(rows, int64_t{task + 1} * per_task); ++r) {
+    for (int64_t r = int64_t{task} * kTaskRows; r < std::min<int64_t>(rows, int64_t{task + 1} * kTaskRows); ++r) {
       const T* row = logits + r * V;
       for (int64_t b = 0; b < blocks; ++b) {
         const int64_t n = std::min<int64_t>(kLogitsBlock, V - b * kLogitsBlock);
@@ -162,17 +166,19 @@ void backward(CpuBackend& backend, float* dlogits, const T* logits, const int32_
               const float* dlogprob, const float* dentropy, int64_t rows, int64_t V, float temperature) {
   const float inverse = 1.f / temperature;
   const bool stream = static_cast<const void*>(dlogits) != static_cast<const void*>(logits);
-  backend.pool().run(static_cast<int>(rows), [&](int r) {
+  backend.pool().run(static_cast<int>((rows + kTaskRows - 1) / kTaskRows), [&](int task) {
     alignas(64) float buffer[kLogitsBlock];
-    const int64_t start = int64_t{r} * V;
-    // f32 rows go through in one piece: pieces of the buffer's size would break streaming stores
-    const int64_t piece = sizeof(T) == sizeof(float) ? V : kLogitsBlock;
-    for (int64_t i = 0; i < V; i += piece) {
-      const int64_t n = std::min(piece, V - i);
-      backend.kernels().logprob->gradient(dlogits + start + i, widen(logits + start + i, n, buffer), n, inverse, lse[r], dlogprob[r],
-                                          dentropy ? dentropy[r] : 0.f, entropy ? entropy[r] : 0.f, stream);
+    for (int64_t r = int64_t{task} * kTaskRows; r < std::min<int64_t>(rows, int64_t{task + 1} * kTaskRows); ++r) {
+      const int64_t start = r * V;
+      // f32 rows go through in one piece: pieces of the buffer's size would break streaming stores
+      const int64_t piece = sizeof(T) == sizeof(float) ? V : kLogitsBlock;
+      for (int64_t i = 0; i < V; i += piece) {
+        const int64_t n = std::min(piece, V - i);
+        backend.kernels().logprob->gradient(dlogits + start + i, widen(logits + start + i, n, buffer), n, inverse, lse[r], dlogprob[r],
+                                            dentropy ? dentropy[r] : 0.f, entropy ? entropy[r] : 0.f, stream);
+      }
+      dlogits[start + targets[r]] += inverse * dlogprob[r];
     }
-    dlogits[start + targets[r]] += inverse * dlogprob[r];
   });
 }
 

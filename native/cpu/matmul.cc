@@ -23,7 +23,7 @@ void CpuPanels::keep_master() {
     rest = static_cast<int16_t*>(backend_.allocate(static_cast<size_t>(rows * columns) * sizeof(int16_t)));
 }
 
-void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
+void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next) const {
   const int64_t total = steps(), depth = pairs ? kDepth / 2 : kDepth, height = kernels.rows;
   const auto tile = pairs ? kernels.tile_bf16 : kernels.tile_f32;
   for (int64_t k = 0; k < total; k += depth) {
@@ -39,10 +39,13 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
         t.row = A.row;
         t.step = A.step;
         t.B = b;
-        // Three tiles or more share the work of bringing in the next panel, a line a step; fewer run at the speed of memory
+        // Three tiles or more share the work of bringing in the next panel, as many of them as will; fewer run at the speed of memory
         // and look a little ahead in their own.
-        t.lines = i1 - i0 > 2 ? 1 : 3;
-        t.ahead = t.lines == 3 ? b + 64 * kPanel : i - i0 < 3 && j + 1 < j1 ? b + total * kPanel + (i - i0) * n * 16 : b;
+        const int64_t tiles = i1 - i0, sharing = tiles >= 12 ? 12 : tiles >= 6 ? 6 : tiles >= 3 ? 3 : 1, after = j + 1 < j1 ? j + 1 : next;
+        t.ahead_step = kPanel * 4 / sharing;
+        t.ahead = reinterpret_cast<const char*>(sharing == 1       ? b + 64 * kPanel
+                                                : i - i0 < sharing ? B + (after * total + k + (i - i0) * n / sharing) * kPanel
+                                                                   : b);
         t.C = C + i * height * ldc + j * kPanel;
         t.ldc = ldc;
         t.accumulate = accumulate || k > 0;
@@ -66,7 +69,9 @@ void Product::run(ThreadPool& pool) const {
   const int64_t column_blocks = (columns + column_block - 1) / column_block;
   pool.run(static_cast<int>(row_blocks * column_blocks), [&](int task) {
     const int64_t i = task / column_blocks * row_block, j = task % column_blocks * column_block;
-    block(i, std::min(rows, i + row_block), j, std::min(columns, j + column_block));
+    // the first panel of the task that this thread takes next, when the others keep step
+    const int64_t next = (task + pool.threads()) % column_blocks * column_block;
+    block(i, std::min(rows, i + row_block), j, std::min(columns, j + column_block), next);
   });
 }
 

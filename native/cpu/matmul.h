@@ -43,10 +43,10 @@ struct Tile {
   int rows, columns;
   int64_t steps;
   const uint32_t* A;
-  int64_t row, step;      // as in Rows
-  const uint32_t* B;      // [steps][48]
-  const uint32_t* ahead;  // prefetched while the tile runs, `lines` (1 or 3) cache lines a step
-  int lines;
+  int64_t row, step;  // as in Rows
+  const uint32_t* B;  // [steps][48]
+  const char* ahead;  // prefetched while the tile runs, so many bytes a step: a whole row of a panel, or a part of at most a line
+  int ahead_step;
   float* C;
   int64_t ldc;
   bool accumulate;
@@ -85,7 +85,8 @@ struct Product {
   bool accumulate;
   const float* bias;  // [N] or null
   int64_t steps() const { return pairs ? (K + 1) / 2 : K; }
-  void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const;  // tile rows [i0, i1) x panels [j0, j1), on this thread
+  // Tile rows [i0, i1) x panels [j0, j1), on this thread; panel `next` is brought in during the last one.
+  void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next) const;
   void run(ThreadPool& pool) const;
 };
 

@@ -36,17 +36,17 @@ struct ProductBf16 {
 };
 
 // R x 48: 24 accumulators at most. Every loop over them is unrolled, or they would live on the stack.
-template <class Kind, int R, int Lines>
+template <class Kind, int R, bool WholeRow>
 inline void tile_rows(const Tile& t) {
   __m512 c[R][3];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) c[r][0] = c[r][1] = c[r][2] = _mm512_setzero_ps();
   const uint32_t *a = t.A, *upper = t.A + 4 * t.row, *b = t.B;
-  const char* ahead = reinterpret_cast<const char*>(t.ahead);
-  const int64_t row = t.row, step = t.step;
+  const char* ahead = t.ahead;
+  const int64_t row = t.row, step = t.step, ahead_step = WholeRow ? kPanel * 4 : t.ahead_step;
   for (int64_t k = 0; k < t.steps; ++k) {
     _mm_prefetch(ahead, _MM_HINT_T0);
-    if (Lines == 3) {
+    if (WholeRow) {
       _mm_prefetch(ahead + 64, _MM_HINT_T0);
       _mm_prefetch(ahead + 128, _MM_HINT_T0);
     }
@@ -61,7 +61,7 @@ inline void tile_rows(const Tile& t) {
     a += step;
     upper += step;
     b += kPanel;
-    ahead += 64 * Lines;
+    ahead += ahead_step;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -76,9 +76,9 @@ inline void tile_rows(const Tile& t) {
     }
 }
 template <class Kind, int R>
-inline void tile_lines(const Tile& t) {
-  if (t.lines == 1) return tile_rows<Kind, R, 1>(t);
-  tile_rows<Kind, R, 3>(t);
+inline void tile_ahead(const Tile& t) {
+  if (t.ahead_step == kPanel * 4) return tile_rows<Kind, R, true>(t);
+  tile_rows<Kind, R, false>(t);
 }
 template <class Kind>
 inline void tile(const Tile& t) {
@@ -86,14 +86,14 @@ inline void tile(const Tile& t) {
     for (int r = 0; r < t.rows; ++r)
       for (int j = 0; j < 3; ++j) _mm_prefetch(reinterpret_cast<const char*>(t.C + r * t.ldc + j * 16), _MM_HINT_T0);
   switch (t.rows) {
-    case 1: return tile_lines<Kind, 1>(t);
-    case 2: return tile_lines<Kind, 2>(t);
-    case 3: return tile_lines<Kind, 3>(t);
-    case 4: return tile_lines<Kind, 4>(t);
-    case 5: return tile_lines<Kind, 5>(t);
-    case 6: return tile_lines<Kind, 6>(t);
-    case 7: return tile_lines<Kind, 7>(t);
-    default: return tile_lines<Kind, 8>(t);
+    case 1: return tile_ahead<Kind, 1>(t);
+    case 2: return tile_ahead<Kind, 2>(t);
+    case 3: return tile_ahead<Kind, 3>(t);
+    case 4: return tile_ahead<Kind, 4>(t);
+    case 5: return tile_ahead<Kind, 5>(t);
+    case 6: return tile_ahead<Kind, 6>(t);
+    case 7: return tile_ahead<Kind, 7>(t);
+    default: return tile_ahead<Kind, 8>(t);
   }
 }
 inline void tile_f32(const Tile& t) { tile<ProductF32>(t); }
@@ -109,7 +109,7 @@ inline void tile_half(const Tile& t, int first) {
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) c[r][0] = c[r][1] = c[r][2] = _mm256_setzero_ps();
   const float *a = reinterpret_cast<const float*>(t.A), *b = reinterpret_cast<const float*>(t.B) + first;
-  const char* ahead = reinterpret_cast<const char*>(t.ahead) + (first ? t.steps * 64 * t.lines : 0);
+  const char* ahead = t.ahead + (first ? t.ahead_step / 2 : 0);
   for (int64_t k = 0; k < t.steps; ++k) {
     _mm_prefetch(ahead, _MM_HINT_T0);
     const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8), b2 = _mm256_loadu_ps(b + 16);
@@ -122,7 +122,7 @@ inline void tile_half(const Tile& t, int first) {
     }
     a += t.step;
     b += kPanel;
-    ahead += 64 * t.lines;
+    ahead += t.ahead_step;
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
@@ -278,13 +278,11 @@ inline void pack_bf16(uint32_t* out, const float* x, int64_t ldx, int columns, i
 }
 inline void pack_transposed_bf16(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K) {
   const int64_t steps = (K + 1) / 2;
-  alignas(64) uint32_t t[kVec];
+  alignas(64) uint32_t pairs[kPanel][kVec];  // of sixteen steps, still by column
   for (int64_t k = 0; k < steps; k += kVec) {
-    const int64_t n = steps - k < kVec ? steps - k : kVec;
-    for (int c = 0; c < kPanel; ++c) {
-      _mm512_store_si512(t, c < columns ? pair_row(x + c * ldx + 2 * k, K - 2 * k) : _mm512_setzero_si512());
-      for (int64_t i = 0; i < n; ++i) out[(k + i) * kPanel + c] = t[i];
-    }
+    for (int c = 0; c < columns; ++c) _mm512_store_si512(pairs[c], pair_row(x + c * ldx + 2 * k, K - 2 * k));
+    pack_transposed(reinterpret_cast<float*>(out + k * kPanel), kPanel, reinterpret_cast<const float*>(pairs), kVec, columns,
+                    steps - k < kVec ? steps - k : kVec, false);
   }
 }
 constexpr MatmulKernels matmul_kernels{

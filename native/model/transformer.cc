@@ -53,15 +53,20 @@ Transformer::Place Transformer::place(size_t parameter) const {
   return {};
 }
 
-Transformer::Activations Transformer::layer_set(Arena& arena, int64_t T) const {
-  const int64_t C = config_.hidden, F = config_.intermediate, W = attention().width(), H = config_.heads, HD = H * config_.head_dim;
+int64_t Transformer::slab(int64_t T) const {
+  return std::min(T, backend_.slab_rows(3 * int64_t{config_.intermediate} + 2 * config_.hidden));
+}
+
+Transformer::Activations Transformer::layer_set(Arena& arena, int64_t T, bool keep) const {
+  const int64_t C = config_.hidden, F = config_.intermediate, W = attention().width(), H = config_.heads, HD = H * config_.head_dim,
+                S = keep ? T : slab(T);
   Activations a{};
   a.qkv_raw = config_.qk_norm ? arena.take(T * W) : nullptr;
   a.qkv = arena.take(T * W);
   a.attended = arena.take(T * HD);
   a.lse = arena.take(T * H);
-  a.middle = arena.take(T * C);
-  a.gate_up = arena.take(T * 2 * F);
+  a.middle = arena.take(S * C);
+  a.gate_up = arena.take(S * 2 * F);
   return a;
 }
 
@@ -70,17 +75,17 @@ Transformer::Buffers Transformer::plan(Arena& scratch, Arena& kept, int64_t T, b
   const int L = config_.layers, own = keep ? whole : 0;
   Buffers b{};
   Activations shared{};
-  if (own < L) shared = layer_set(scratch, T);
+  if (own < L) shared = layer_set(scratch, T, keep);
   float* input = keep ? nullptr : scratch.take(T * C);
   for (int l = 0; l < L; ++l) {
-    Activations a = l < L - own ? shared : layer_set(kept, T);
+    Activations a = l < L - own ? shared : layer_set(kept, T, keep);
     a.input = keep ? kept.take(T * C) : input;
     b.layers.push_back(a);
   }
   b.last = keep ? kept.take(T * C) : input;
   b.hidden = b.dnormed = scratch.take(T * C);
-  b.normed = scratch.take(T * C);
-  b.inner = scratch.take(T * F);
+  b.normed = scratch.take((keep ? T : slab(T)) * C);
+  b.inner = scratch.take((keep ? T : slab(T)) * F);
   if (keep) {
     b.dx = scratch.take(T * C);
     b.dqkv = scratch.take(T * W);
@@ -104,7 +109,7 @@ size_t Transformer::growth(int64_t T, bool keep, int whole) const {
 int Transformer::fit(int64_t T, int64_t budget) const {
   const int64_t least = kept_bytes(T, 0);
   Arena one(nullptr);
-  layer_set(one, T);
+  layer_set(one, T, true);
   const int64_t layer = one.used() * static_cast<int64_t>(sizeof(float));
   return static_cast<int>(std::clamp<int64_t>((budget - least) / layer, 0, config_.layers));
 }
@@ -117,25 +122,32 @@ void Transformer::forward_layer(int l, const Layout& layout, const Activations& 
   const auto& panels = layers_[static_cast<size_t>(l)];
   const float eps = config_.norm_eps;
 
-  backend_.norm_forward(buffers_.normed, a.input, at(offsets.input_norm), T, C, C, C, eps);
-  float* raw = config_.qk_norm ? a.qkv_raw : a.qkv;
-  backend_.linear_forward(raw, buffers_.normed, *panels.qkv, offsets.qkv_bias < 0 ? nullptr : at(offsets.qkv_bias), T);
-  if (config_.qk_norm) {
-    backend_.copy(a.qkv, raw, static_cast<size_t>(T * W) * sizeof(float));
-    for (int h = 0; h < shape.heads + shape.kv_heads; ++h)
-      backend_.norm_forward(a.qkv + h * D, raw + h * D, at(h < shape.heads ? offsets.q_norm : offsets.k_norm), T, D, W, W, eps);
+  const int64_t slab = this->slab(T), HD = int64_t{shape.heads} * D;
+  for (int64_t t = 0; t < T; t += slab) {
+    const int64_t n = std::min(slab, T - t);
+    float *qkv = a.qkv + t * W, *raw = config_.qk_norm ? a.qkv_raw + t * W : qkv;
+    backend_.norm_forward(buffers_.normed, a.input + t * C, at(offsets.input_norm), n, C, C, C, eps);
+    backend_.linear_forward(raw, buffers_.normed, *panels.qkv, offsets.qkv_bias < 0 ? nullptr : at(offsets.qkv_bias), n);
+    if (config_.qk_norm) {
+      backend_.copy(qkv, raw, static_cast<size_t>(n * W) * sizeof(float));
+      for (int h = 0; h < shape.heads + shape.kv_heads; ++h)
+        backend_.norm_forward(qkv + h * D, raw + h * D, at(h < shape.heads ? offsets.q_norm : offsets.k_norm), n, D, W, W, eps);
+    }
+    backend_.rotary(qkv, indices_.ints() + T + t, rotary_.floats(), n, shape, false);
   }
-  backend_.rotary(a.qkv, indices_.ints() + T, rotary_.floats(), T, shape, false);
   backend_.attention_forward(a.attended, a.lse, a.qkv, cache, pages, layout.plan, shape);
-  backend_.linear_forward(a.middle, a.attended, *panels.output, nullptr, T);
-  backend_.add(a.middle, a.input, T * C);
-
-  backend_.norm_forward(buffers_.normed, a.middle, at(offsets.post_norm), T, C, C, C, eps);
-  backend_.linear_forward(a.gate_up, buffers_.normed, *panels.gate_up, nullptr, T);
-  if (!out) return;  // recomputation stops at what the gradient reads
-  backend_.swiglu_forward(buffers_.inner, a.gate_up, T, F);
-  backend_.linear_forward(out, buffers_.inner, *panels.down, nullptr, T);
-  backend_.add(out, a.middle, T * C);
+  for (int64_t t = 0; t < T; t += slab) {
+    const int64_t n = std::min(slab, T - t), place = buffers_.dx ? t : 0;  // without a backward pass, over the slab before
+    float *middle = a.middle + place * C, *gate_up = a.gate_up + place * 2 * F;
+    backend_.linear_forward(middle, a.attended + t * HD, *panels.output, nullptr, n);
+    backend_.add(middle, a.input + t * C, n * C);
+    backend_.norm_forward(buffers_.normed, middle, at(offsets.post_norm), n, C, C, C, eps);
+    backend_.linear_forward(gate_up, buffers_.normed, *panels.gate_up, nullptr, n);
+    if (!out) continue;  // recomputation stops at what the gradient reads
+    backend_.swiglu_forward(buffers_.inner, gate_up, n, F);
+    backend_.linear_forward(out + t * C, buffers_.inner, *panels.down, nullptr, n);
+    backend_.add(out + t * C, middle, n * C);
+  }
 }
 
 void Transformer::embed(float* x, int64_t T) {

@@ -66,10 +66,11 @@ class Transformer {
   struct Buffers {
     std::vector<Activations> layers;
     float *last, *hidden;                    // [T, C] both
-    float *normed, *inner;                   // scratch [T, C], [T, F]
+    float *normed, *inner;                   // scratch [T, C], [T, F]; without a backward pass of a slab, as middle and gate_up
     float *dx, *dnormed, *dqkv, *dattended;  // backward scratch
   };
-  Activations layer_set(Arena& arena, int64_t T) const;  // all but the input
+  int64_t slab(int64_t T) const;                                    // rows that one operation hands to the next at a time
+  Activations layer_set(Arena& arena, int64_t T, bool keep) const;  // all but the input
   Buffers plan(Arena& scratch, Arena& kept, int64_t T, bool keep, int whole) const;
   void embed(float* x, int64_t T);
   void backward_input(float* dx, const float* dy, const Panels& W, int64_t offset, int64_t T);

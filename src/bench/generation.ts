@@ -2,7 +2,7 @@
 // of the two, the prompts' is compute.
 import type { Policy } from "../policy.ts";
 import type { Harness, Validation } from "./harness.ts";
-import { type BenchModel, createPolicy, models, promptsOf, tokenFlops } from "./models.ts";
+import { type BenchModel, createPolicy, models, promptsOf, spanFlops, tokenFlops } from "./models.ts";
 
 /** The sampler's log-probs are the trainer's, bit for bit. */
 export async function sampledIsScored(policy: Policy, prompts: Int32Array[], groupSize: number): Promise<Validation> {
@@ -29,17 +29,19 @@ async function decode(
   const cache = 8 * s.num_hidden_layers * s.num_key_value_heads * s.head_dim; // bytes a token, keys and values in f32
   const seen = rows * (newTokens / 2) + prompts.length * model.promptTokens;
   const stepBytes = ((layers + head) / 2) * perWeight + cache * seen;
+  const { promptTokens } = model;
+  const prompt = prompts.length * spanFlops(model, 0, promptTokens);
+  const steps = rows * (spanFlops(model, promptTokens, promptTokens + newTokens - 1) + newTokens * head);
   await harness.measure({
     name: `${model.name}: ${rows} rows`,
     shape: `${prompts.length} prompts of ${model.promptTokens}, ${newTokens} tokens`,
     dtype: compute,
-    flops: prompts.length * model.promptTokens * layers + rows * (newTokens - 1) * layers + rows * newTokens * head,
+    flops: prompt + steps,
     readBytes: newTokens * stepBytes,
     tokens: rows * newTokens,
     bound: (b) => {
       const peak = compute === "bf16" && b.flopsBf16 ? b.flopsBf16 : b.flopsF32;
-      const step = Math.max((rows * (layers + head)) / peak, stepBytes / b.readBytes);
-      return (prompts.length * model.promptTokens * layers) / peak + newTokens * step;
+      return prompt / peak + Math.max(steps / peak, (newTokens * stepBytes) / b.readBytes);
     },
     validate: () => sampledIsScored(policy, prompts, group),
     run: () => policy.generate(prompts, { groupSize: group, maxNewTokens: newTokens, ignoreStop: true, seed: 3 }),

@@ -6,7 +6,7 @@ import { cpus, platform, release } from "node:os";
 import { Bench } from "tinybench";
 
 import { RankGrpoError } from "../errors.ts";
-import { addon, type NativeBounds, type NativeMeasurement } from "../native.ts";
+import { addon, type NativeBounds } from "../native.ts";
 import type { PeerRow } from "./peers.ts";
 
 export interface Row {
@@ -22,9 +22,9 @@ export interface Row {
   spreadMs: number;
   gflops?: number;
   gbps?: number;
-  /** What the machine allows, in ms, by the probes of this run. */
+  /** What the machine allows, in ms, by the probes of this run; of a row that moves memory, by the probes around its samples. */
   boundMs?: number;
-  /** timeMs / boundMs: 1 is the bound. */
+  /** Time over bound, the median of the samples' own: 1 is the bound. */
   ratio?: number;
   /** Largest difference from the reference; the suite ends where it is above the tolerance. */
   error: number;
@@ -70,6 +70,15 @@ export interface BenchOptions {
   only?: string[];
   print?: (line: string) => void;
 }
+
+/** One repetition, and what the machine gave around it. */
+interface Sample {
+  ms: number;
+  bounds: NativeBounds;
+}
+
+/** How often a row that moves memory takes turns with the probes: bandwidth differs from one second to the next. */
+const turns = 5;
 
 /** A suite makes its work one after the other, so that what a row needs is freed before the next. */
 export type Suite = (harness: Harness) => Promise<void>;
@@ -149,21 +158,26 @@ export class Harness {
     const begun = performance.now();
     const memory = await peakOf(work.run); // warms up, too
     const slow = performance.now() - begun > 10_000;
-    const bench = new Bench({
-      time: this.seconds * 1000,
-      iterations: slow ? 2 : 3,
-      warmup: false,
-      retainSamples: true,
-      throws: true,
-    });
-    bench.add(work.name, async () => {
-      await work.run();
-    });
-    const [task] = await bench.run();
-    const result = task?.result;
-    if (!result || !("latency" in result))
-      throw new RankGrpoError("WRONG_RESULT", `Expected samples of ${work.name}, got none.`);
-    return this.#add(work, [...result.latency.samples!], error, memory);
+    if (!work.readBytes && !work.updateBytes) {
+      const times = await this.#time(work, this.seconds, slow ? 2 : 3);
+      return this.#add(
+        work,
+        times.map((ms) => ({ ms, bounds: this.bounds })),
+        error,
+        memory,
+      );
+    }
+    const samples: Sample[] = [];
+    let before = await addon.benchProbe();
+    for (let turn = 0; turn < turns; turn++) {
+      const times = await this.#time(work, this.seconds / turns, 1);
+      const after = await addon.benchProbe();
+      const bounds = { ...this.bounds, readBytes: Math.max(before.readBytes, after.readBytes) };
+      bounds.updateBytes = Math.max(before.updateBytes, after.updateBytes);
+      samples.push(...times.map((ms) => ({ ms, bounds })));
+      before = after;
+    }
+    return this.#add(work, samples, error, memory);
   }
 
   /** A row that was measured elsewhere: in a process of its own. */
@@ -180,7 +194,10 @@ export class Harness {
       if (this.wants({ name, shape, dtype }))
         this.#add(
           { name, shape, dtype, flops, readBytes: m.bytes },
-          m.samplesMs,
+          m.samplesMs.map((ms, i) => ({
+            ms,
+            bounds: { ...this.bounds, readBytes: m.readBytes[i] ?? this.bounds.readBytes },
+          })),
           m.error,
           m.extraMiB === undefined ? {} : { extraMiB: m.extraMiB },
         );
@@ -190,6 +207,25 @@ export class Harness {
   note(text: string): void {
     this.notes.push(`${this.#suite}: ${text}`);
     this.#print(text);
+  }
+
+  /** Milliseconds of each repetition. */
+  async #time(work: Work, seconds: number, least: number): Promise<number[]> {
+    const bench = new Bench({
+      time: seconds * 1000,
+      iterations: least,
+      warmup: false,
+      retainSamples: true,
+      throws: true,
+    });
+    bench.add(work.name, async () => {
+      await work.run();
+    });
+    const [task] = await bench.run();
+    const result = task?.result;
+    if (!result || !("latency" in result))
+      throw new RankGrpoError("WRONG_RESULT", `Expected samples of ${work.name}, got none.`);
+    return [...result.latency.samples!];
   }
 
   async #probe(): Promise<void> {
@@ -205,13 +241,15 @@ export class Harness {
 
   #add(
     work: Omit<Work, "validate" | "run">,
-    samplesMs: NativeMeasurement["samplesMs"],
+    samples: readonly Sample[],
     error: number,
     memory: { extraMiB?: number; peakMiB?: number },
   ): Row {
-    const sorted = samplesMs.toSorted((a, b) => a - b);
+    const ascending = (values: number[]): number[] => values.toSorted((a, b) => a - b);
+    const sorted = ascending(samples.map(({ ms }) => ms));
     const timeMs = quantile(sorted, 0.5);
-    const boundMs = 1000 * (work.bound?.(this.bounds) ?? lowerBound(work, this.bounds));
+    const boundOf = ({ bounds }: Sample): number => 1000 * (work.bound?.(bounds) ?? lowerBound(work, bounds));
+    const ratio = quantile(ascending(samples.map((sample) => sample.ms / boundOf(sample))), 0.5);
     const bytes = (work.readBytes ?? 0) + (work.updateBytes ?? 0);
     const row: Row = {
       suite: this.#suite,
@@ -228,7 +266,7 @@ export class Harness {
       ...(work.series ? { series: work.series } : {}),
       ...(work.flops ? { gflops: work.flops / timeMs / 1e6 } : {}),
       ...(bytes ? { gbps: bytes / timeMs / 1e6 } : {}),
-      ...(boundMs > 0 ? { boundMs, ratio: timeMs / boundMs } : {}),
+      ...(Number.isFinite(ratio) ? { boundMs: timeMs / ratio, ratio } : {}),
       ...(work.tokens ? { rate: { value: (1000 * work.tokens) / timeMs, unit: "tokens/s" } } : {}),
     };
     this.rows.push(row);

@@ -54,20 +54,31 @@ export const models: readonly BenchModel[] = [
   },
 ];
 
-/** Flops of the matrices for one token, without attention's own: layers, and the head. */
-export function tokenFlops({ shape: s }: BenchModel): { layers: number; head: number } {
+/** Flops of one token: the matrices of the layers, those of attention for each token it sees (itself included), and the head's. */
+export function tokenFlops({ shape: s }: BenchModel): { layers: number; seen: number; head: number } {
   const width = (s.num_attention_heads + 2 * s.num_key_value_heads) * s.head_dim;
   const perLayer = s.hidden_size * (width + s.num_attention_heads * s.head_dim + 3 * s.intermediate_size);
-  return { layers: 2 * s.num_hidden_layers * perLayer, head: 2 * s.hidden_size * s.vocab_size };
+  return {
+    layers: 2 * s.num_hidden_layers * perLayer,
+    seen: 4 * s.num_hidden_layers * s.num_attention_heads * s.head_dim,
+    head: 2 * s.hidden_size * s.vocab_size,
+  };
+}
+
+/** Flops of the layers for tokens from `first` up to `end` of one sequence. */
+export function spanFlops(model: BenchModel, first: number, end: number): number {
+  const { layers, seen } = tokenFlops(model);
+  return (end - first) * layers + ((end * (end + 1) - first * (first + 1)) / 2) * seen;
 }
 
 /** Flops of one forward pass over a batch: prompts once, each completion's last token never an input. */
 export function forwardFlops(model: BenchModel): number {
-  const { layers, head } = tokenFlops(model);
   const lists = model.prompts * model.group;
+  const prompt = model.promptTokens;
   return (
-    (model.prompts * model.promptTokens + lists * (model.completionTokens - 1)) * layers +
-    lists * model.completionTokens * head
+    model.prompts * spanFlops(model, 0, prompt) +
+    lists * spanFlops(model, prompt, prompt + model.completionTokens - 1) +
+    lists * model.completionTokens * tokenFlops(model).head
   );
 }
 

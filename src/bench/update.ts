@@ -100,7 +100,7 @@ export const update = (harness: Harness): Promise<void> =>
         name: `${model.name}: update with reference`,
         shape: shapeOf(model),
         dtype: compute,
-        flops: 4 * forwardFlops(model), // the reference's pass, forward, and twice that backward; attention's own not counted
+        flops: 4 * forwardFlops(model), // the reference's pass, forward, and twice that backward
         tokens: model.prompts * model.group * model.completionTokens,
         validate: () => validate(policy, model, compute),
         run: () => updateOnce(policy, reference, groups),
