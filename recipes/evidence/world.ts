@@ -32,18 +32,28 @@ const ablationSteps = 60;
 const tuningSteps = 40;
 const rates = [1e-4, 3e-4, 1e-3];
 
-const ablation = (name: string, what: string, config: Partial<TrainConfig>): Arm => ({
+const ablation = (name: string, what: string, config: Partial<TrainConfig>, sftSteps?: number): Arm => ({
   name,
   what,
   config,
   rateOf: "Rank-GRPO exp_inf",
+  ...(sftSteps === undefined ? {} : { sftSteps }),
 });
 const objective = (fields: Record<string, unknown>): Partial<TrainConfig> => ({
   objective: { name: "rank-grpo", ...fields },
 });
+const free = { constrain: "none" } as const;
 const ablations: readonly Arm[] = [
-  ablation("exp_inf", "the base: groups of 8, KL 0.001, geometric mean, std, constrained", {}),
-  ablation("free lists", "sampled and decoded without the catalog", { constrain: "none" }),
+  ablation("exp_inf", "the base: groups of 8, KL 0.001, std, constrained", {}),
+  ablation("free lists", "sampled and decoded without the catalog", free),
+  ablation("free lists, no shaping", "nothing for a list that is too short or too long", {
+    ...free,
+    ...objective({ earlyStop: 0, overflow: 0 }),
+  }),
+  ablation("free lists, duplicate penalty", "0.3 less for a title that the list has already", {
+    ...free,
+    rewards: [{ name: "exp_inf" }, { name: "duplicate", weight: 0.3 }],
+  }),
   ablation("groups of 4", "128 prompts x 4", { groupSize: 4, promptsPerStep: 128 }),
   ablation("groups of 16", "32 prompts x 16", { groupSize: 16, promptsPerStep: 32 }),
   ablation("half the rollouts", "32 prompts x 8 a step, twice the steps", {
@@ -52,10 +62,25 @@ const ablations: readonly Arm[] = [
   }),
   ablation("KL 0", "no reference", objective({ beta: 0 })),
   ablation("KL 0.1", "a hundred times the weight", objective({ beta: 0.1 })),
-  ablation("token ratios", "rank advantages, token ratios", objective({ ratio: "token" })),
   ablation("no std", "advantages are not divided by the group's deviation", objective({ scale: false })),
   ablation("pooled over ranks", "mean and deviation over all ranks of a prompt", objective({ advantage: "prompt" })),
   ablation("anchors", "a ground truth put into groups without a hit", { repair: [{ name: "anchor" }] }),
+  ablation("after half the SFT", "half the steps before", {}, sftSteps / 2),
+  ablation("after twice the SFT", "twice the steps before", {}, 2 * sftSteps),
+];
+
+// On-policy every ratio is 1: what is done with ratios matters from the second update on.
+const offPolicy = (name: string, what: string, config: Partial<TrainConfig>): Arm =>
+  ablation(`${name}, mu 2`, what, { updatesPerRollout: 2, ...config });
+const ratioAblations: readonly Arm[] = [
+  offPolicy("exp_inf", "the base: clip .06 / .08, geometric mean of an item's token ratios", {}),
+  offPolicy("clip .01", "both sides", objective({ params: { clipLow: 0.01, clipHigh: 0.01 } })),
+  offPolicy("no clip", "every ratio counts", objective({ params: { clipLow: 1, clipHigh: 1e9 } })),
+  offPolicy("arithmetic mean", "of an item's token ratios", {
+    modules: ["recipes/evidence/arithmetic.ts"],
+    objective: { name: "arithmetic" },
+  }),
+  offPolicy("token ratios", "rank advantages, token ratios", objective({ ratio: "token" })),
 ];
 
 async function prepare(output: string): Promise<Study> {
@@ -104,8 +129,9 @@ const starts = seeds.map((seed) => startRun(study, seed));
 await run("start", () => [...starts, startRun(study, tuningSeed)]);
 await run("tune", () => tuningRuns(study).map((tuning) => tuning.run));
 await run("arms", () => armRuns(study, mainArms, seeds));
-const ablationRuns = (): ReturnType<typeof armRuns> => armRuns(study, ablations, seeds, "ablations", ablationSteps);
-await run("ablations", ablationRuns);
+const ablationRuns = (arms: readonly Arm[]): ReturnType<typeof armRuns> =>
+  armRuns(study, arms, seeds, "ablations", ablationSteps);
+await run("ablations", () => ablationRuns([...ablations, ...ratioAblations]));
 if (does("results")) {
   const { test, catalog } = study;
   const lists = (make: (named: readonly number[], index: number) => number[]): Record<string, number> => {
@@ -143,13 +169,26 @@ if (does("results")) {
       ["Rank-GRPO exp_inf", "exp_inf, mu 2"],
     ],
   });
-  await writeResults("recipes/evidence/results/world-ablations.json", await ablationRuns(), {
+  const tried = "Nothing: each was run once for every seed, with the rate of the arm exp_inf.";
+  await writeResults("recipes/evidence/results/world-ablations.json", await ablationRuns(ablations), {
     ...common,
     title: "Ablations in the same world",
     what: `The arm exp_inf with one thing changed, ${ablationSteps} steps from the same starts, at equal rollouts and exp_inf's rate.`,
-    tried: "Nothing: each was run once for every seed, with the rate of the arm exp_inf.",
+    tried,
     descriptions: described(ablations),
     against: "exp_inf",
+    pairs: [
+      ["free lists", "free lists, no shaping"],
+      ["free lists", "free lists, duplicate penalty"],
+    ],
+  });
+  await writeResults("recipes/evidence/results/world-ratios.json", await ablationRuns(ratioAblations), {
+    ...common,
+    title: "What is done with ratios",
+    what: `On-policy every ratio is 1. Here each rollout is followed by two updates; otherwise as above.`,
+    tried,
+    descriptions: described(ratioAblations),
+    against: "exp_inf, mu 2",
     pairs: [],
   });
   print("Results: recipes/evidence/results. Page: npm run docs");
