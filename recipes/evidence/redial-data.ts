@@ -143,8 +143,6 @@ interface Copy {
   dialogues: string[];
   /** Items of the dialogue that the copy does not name, the row's own ground truths first. */
   liked: number[];
-  /** How many of them are the row's own. */
-  own: number;
 }
 
 /** A turn without some of its words; titles stay. */
@@ -180,8 +178,6 @@ function copyOf(sample: Sample, copy: number): Copy {
   const named = copy === 0 ? [...seenTitles(sample)] : titlesIn(text).map((item) => catalog.items[item]!.title);
   const gone = new Set(named);
   const truths = groundTruths(sample).map((truth) => catalog.indexOf(truth));
-  const open = (items: readonly number[]): number[] =>
-    [...new Set(items)].filter((item) => item >= 0 && !gone.has(catalog.items[item]!.title));
   const others = copy === 0 ? [] : shuffled([...itemsOf.get(dialogueIn(sample))!], next);
   return {
     sample: {
@@ -192,8 +188,7 @@ function copyOf(sample: Sample, copy: number): Copy {
     },
     prompt: promptOf(turns),
     dialogues: [sample, ...(second ? [second] : [])].map(dialogueIn),
-    liked: open([...truths, ...others]),
-    own: open(truths).length,
+    liked: [...new Set([...truths, ...others])].filter((item) => item >= 0 && !gone.has(catalog.items[item]!.title)),
   };
 }
 
@@ -219,25 +214,22 @@ await writeLines(
   made.map((copy, i) => row(copy, lists[i]!.map(formatItem))),
   true,
 );
-// for Rank-GRPO: whatever the dialogue names or likes and the prompt does not is a hit, so that more groups vary; or the row's own ground truths alone
-const single = made.filter(({ dialogues }) => dialogues.length === 1);
-for (const [name, truths] of [
-  ["prompts", ({ liked }: Copy) => liked],
-  ["prompts-separate", ({ liked, own }: Copy) => liked.slice(0, own)],
-] as const)
-  await writeLines(
-    join(output, `${name}.jsonl`),
-    single.map((copy) => ({
-      ...copy.sample.columns,
-      id: copy.sample.id,
-      prompt: copy.prompt,
-      groundtruth_with_release_year: truths(copy).map((item) => [
+// for Rank-GRPO: whatever the dialogue names or likes and the prompt does not is a hit, so that more groups vary
+await writeLines(
+  join(output, "prompts.jsonl"),
+  made
+    .filter(({ dialogues }) => dialogues.length === 1)
+    .map(({ sample, prompt, liked }) => ({
+      ...sample.columns,
+      id: sample.id,
+      prompt,
+      groundtruth_with_release_year: liked.map((item) => [
         catalog.items[item]!.title,
         String(catalog.items[item]!.year),
       ]),
     })),
-    true,
-  );
+  true,
+);
 await writeLines(join(output, "train.jsonl"), train.map(plain), true);
 // with the mix's lists, so that a training prints how well it imitates them where it has not seen the dialogue
 const voted = mixedLists(train, validation, catalog, 20);

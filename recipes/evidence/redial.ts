@@ -5,6 +5,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
+import type { Sample } from "../../src/data/sample.ts";
 import { readSamples } from "../../src/data/samples.ts";
 import { writeLines } from "../../src/data/write.ts";
 import { demonstrate, readLists } from "../../src/demonstrate/stages.ts";
@@ -13,6 +14,7 @@ import { cooccurrenceLists, mixedLists, neighborLists, popularityLists } from ".
 import { Catalog } from "../../src/ranking/catalog.ts";
 import { formatItem } from "../../src/ranking/list.ts";
 import { dialogueOf } from "../../src/ranking/metrics.ts";
+import { groundTruths } from "../../src/ranking/rewards.ts";
 import type { SftConfig } from "../../src/training/config.ts";
 import { type ExperimentRun, writeResults } from "./experiment.ts";
 import {
@@ -37,7 +39,7 @@ const listSteps = 400;
 
 async function prepare(output: string): Promise<Study & { data: string }> {
   const data = join(output, "data");
-  if (["prompts-separate", "test"].some((name) => !existsSync(join(data, `${name}.jsonl`))))
+  if (!existsSync(join(data, "test.jsonl")))
     execFileSync(process.execPath, [...process.execArgv, "recipes/evidence/redial-data.ts", data], {
       stdio: "inherit",
     });
@@ -149,12 +151,29 @@ function listRun(study: Study & { data: string }, name: keyof typeof stageLists,
   return sftRun(study, `SFT on ${name} lists`, seed, config, join(study.output, "lists", `${name}-${seed}`), "best");
 }
 
+const separate = (data: string): string => join(data, "prompts-separate.jsonl");
+
+/** The prompts of stage 2 with the ground truths of the row's own turn alone, without what else its dialogue likes. */
+async function writeSeparate({ data, catalog }: Study & { data: string }): Promise<void> {
+  const itemsOf = (sample: Sample): number[] => groundTruths(sample).map((truth) => catalog.indexOf(truth));
+  const own = new Map((await readSamples(join(data, "train.jsonl"))).map((row) => [row.id, new Set(itemsOf(row))]));
+  const rows = (await readSamples(join(data, "prompts.jsonl"))).map((sample) => {
+    const row = own.get(sample.id) ?? own.get(sample.id.replace(/\d{3}$/, ""))!; // copies have three digits more
+    const kept = itemsOf(sample).filter((item) => row.has(item));
+    return {
+      ...sample.columns,
+      groundtruth_with_release_year: kept.map((item) => [catalog.items[item]!.title, catalog.items[item]!.year]),
+    };
+  });
+  await writeLines(separate(data), rows, true);
+}
+
 const arms = (study: Study & { data: string }): readonly Arm[] => [
   ...mainArms,
   {
     name: "exp_inf, separate ground truths",
     what: "a hit is what the row's own turn asks for",
-    config: { train: join(study.data, "prompts-separate.jsonl") },
+    config: { train: separate(study.data) },
     rateOf: "Rank-GRPO exp_inf",
   },
 ];
@@ -177,6 +196,7 @@ await run("start", () => [...starts, startRun(study, tuningSeed)]);
 if (does("lists") && !existsSync(join(study.data, "adjusted.jsonl"))) await writeStages(study.data);
 await run("lists", () => listRuns);
 await run("tune", () => tuningRuns(study).map((tuning) => tuning.run));
+if (does("arms") && !existsSync(separate(study.data))) await writeSeparate(study);
 await run("arms", () => armRuns(study, arms(study), seeds));
 if (does("results")) {
   const { test, catalog, data } = study;
