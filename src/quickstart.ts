@@ -11,6 +11,7 @@ import { Catalog } from "./ranking/catalog.ts";
 import { CatalogConstraint } from "./ranking/constraint.ts";
 import type { ListMetrics } from "./ranking/metrics.ts";
 import { tokenizerFiles } from "./text/tokenizer.ts";
+import type { Tokenizer } from "./text/types.ts";
 import type { SftConfig, TrainConfig } from "./training/config.ts";
 import type { StepReport, Summary } from "./training/report.ts";
 import { sft } from "./training/sft.ts";
@@ -55,7 +56,12 @@ export const worldRanges = { prompts: 6000, validation: 1_000_000, test: 2_000_0
 const jsonl = (rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
 /** Writes the world's data, catalog and tokenizer into `folder`. */
-export async function writeWorld(world: World, folder: string, demonstrations: number): Promise<void> {
+export async function writeWorld(
+  world: World,
+  folder: string,
+  demonstrations: number,
+  tokenizer: Tokenizer = world.tokenizer(),
+): Promise<void> {
   const samples = (first: number, count: number, withLists = false): object[] =>
     Array.from({ length: count }, (_, i) => world.sample(first + i, withLists));
   await writeFileAtomic(join(folder, "sft.jsonl"), jsonl(samples(0, demonstrations, true)));
@@ -66,7 +72,7 @@ export async function writeWorld(world: World, folder: string, demonstrations: n
     join(folder, "catalog.tsv"),
     world.items.map((item) => `${item.title}\t${item.year}\n`).join(""),
   );
-  for (const [name, text] of Object.entries(tokenizerFiles(world.tokenizer())))
+  for (const [name, text] of Object.entries(tokenizerFiles(tokenizer)))
     await writeFileAtomic(join(folder, "tokenizer", name), text);
 }
 

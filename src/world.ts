@@ -18,6 +18,8 @@ export interface WorldOptions {
   itemsPerGenre?: number;
   /** List length K, default 10. */
   ranks?: number;
+  /** What a genre that nobody named counts for the teacher, beside half a named one's share; less makes a better teacher. Default 0.3. */
+  teacherFloor?: number;
   seed?: number;
 }
 
@@ -76,11 +78,13 @@ export class World {
   /** Popularity of every item within its genre. */
   readonly weight: Float64Array;
   readonly #seed: number;
+  readonly #teacherFloor: number;
   readonly #tastes: readonly Taste[];
 
   constructor(options: WorldOptions = {}) {
-    const { genres = 12, itemsPerGenre = 25, ranks = 10, seed = 1 } = options;
+    const { genres = 12, itemsPerGenre = 25, ranks = 10, teacherFloor = 0.3, seed = 1 } = options;
     this.#seed = seed;
+    this.#teacherFloor = teacherFloor;
     this.ranks = ranks;
     const count = genres * itemsPerGenre;
     this.items = titles(count, seed);
@@ -159,7 +163,7 @@ export class World {
     const score = this.weight.map((w, i) => {
       const share = named.filter((j) => this.genreOf[j] === this.genreOf[i]).length / named.length;
       const gumbel = -Math.log(-Math.log(uniform(this.#seed, Stream.demonstrate, index, i) + 1e-12));
-      return Math.log(0.5 * share + 0.3) + 1.3 * Math.log(w) + 0.4 * gumbel;
+      return Math.log(0.5 * share + this.#teacherFloor) + 1.3 * Math.log(w) + 0.4 * gumbel;
     });
     return topItems(score, this.ranks, named);
   }

@@ -4,9 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 
+import { objectives } from "../recipes/evidence/arithmetic.ts";
 import { type ExperimentRun, isComplete, runAll, writeResults } from "../recipes/evidence/experiment.ts";
 import { compareArms, type Results, section } from "../recipes/evidence/results.ts";
 import { writeFileAtomic } from "../src/files.ts";
+import { policyLoss } from "../src/kernels.ts";
+import { checkCustomObjective, type ObjectiveInput, sampleStep } from "../src/objective/custom.ts";
 
 const rows = 40;
 
@@ -105,5 +108,35 @@ describe("an experiment", () => {
     expect(page).toMatch(/\| better < base \| .* \| refuted \|/);
     expect(page).not.toContain("absent");
     expect(page).toContain("Not run: better, seed 3.");
+  });
+});
+
+describe("the arithmetic mean of ratios", () => {
+  const objective = objectives.arithmetic();
+  const native = { params: { clipLow: 0.06, clipHigh: 0.08 }, beta: 0.001 };
+
+  it("has the gradient of its loss", () => {
+    // without and with clipped items
+    for (const own of [objectives.arithmetic({ clipLow: 1, clipHigh: 100 }), objective]) {
+      const { findings, passed } = checkCustomObjective(own);
+      expect(findings.filter(({ grade }) => grade === "fault")).toEqual([]);
+      expect(passed).toBe(true);
+    }
+  });
+
+  it("is the geometric one where an item's ratios are equal, and above it elsewhere", () => {
+    const step = sampleStep(3);
+    const equal = (input: ObjectiveInput): void => {
+      const [ours, theirs] = [objective.evaluate(input), policyLoss(input, native)];
+      expect(ours.loss).toBeCloseTo(theirs.loss, 6);
+      for (const [t, slope] of ours.dlogp.entries()) expect(slope).toBeCloseTo(theirs.dlogp[t]!, 6);
+    };
+    equal({ ...step, oldLogprobs: step.logprobs }); // on-policy
+    equal({ ...step, oldLogprobs: step.logprobs.map((x) => x - 0.05) });
+    const favoured = { ...step, advantages: new Float32Array(step.advantages.length).fill(1) };
+    const open = { clipLow: 1, clipHigh: 100 };
+    expect(objectives.arithmetic(open).evaluate(favoured).loss).toBeLessThan(
+      policyLoss(favoured, { ...native, params: open }).loss - 1e-4,
+    );
   });
 });

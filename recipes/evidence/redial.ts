@@ -5,6 +5,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
+import type { Sample } from "../../src/data/sample.ts";
 import { readSamples } from "../../src/data/samples.ts";
 import { writeLines } from "../../src/data/write.ts";
 import { demonstrate, readLists } from "../../src/demonstrate/stages.ts";
@@ -13,9 +14,11 @@ import { cooccurrenceLists, mixedLists, neighborLists, popularityLists } from ".
 import { Catalog } from "../../src/ranking/catalog.ts";
 import { formatItem } from "../../src/ranking/list.ts";
 import { dialogueOf } from "../../src/ranking/metrics.ts";
+import { groundTruths } from "../../src/ranking/rewards.ts";
 import type { SftConfig } from "../../src/training/config.ts";
 import { type ExperimentRun, writeResults } from "./experiment.ts";
 import {
+  type Arm,
   armRuns,
   described,
   mainArms,
@@ -148,6 +151,33 @@ function listRun(study: Study & { data: string }, name: keyof typeof stageLists,
   return sftRun(study, `SFT on ${name} lists`, seed, config, join(study.output, "lists", `${name}-${seed}`), "best");
 }
 
+const separate = (data: string): string => join(data, "prompts-separate.jsonl");
+
+/** The prompts of stage 2 with the ground truths of the row's own turn alone, without what else its dialogue likes. */
+async function writeSeparate({ data, catalog }: Study & { data: string }): Promise<void> {
+  const itemsOf = (sample: Sample): number[] => groundTruths(sample).map((truth) => catalog.indexOf(truth));
+  const own = new Map((await readSamples(join(data, "train.jsonl"))).map((row) => [row.id, new Set(itemsOf(row))]));
+  const rows = (await readSamples(join(data, "prompts.jsonl"))).map((sample) => {
+    const row = own.get(sample.id) ?? own.get(sample.id.replace(/\d{3}$/, ""))!; // copies have three digits more
+    const kept = itemsOf(sample).filter((item) => row.has(item));
+    return {
+      ...sample.columns,
+      groundtruth_with_release_year: kept.map((item) => [catalog.items[item]!.title, catalog.items[item]!.year]),
+    };
+  });
+  await writeLines(separate(data), rows, true);
+}
+
+const arms = (study: Study & { data: string }): readonly Arm[] => [
+  ...mainArms,
+  {
+    name: "exp_inf, separate ground truths",
+    what: "a hit is what the row's own turn asks for",
+    config: { train: separate(study.data) },
+    rateOf: "Rank-GRPO exp_inf",
+  },
+];
+
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
 const { output, seeds, run, does } = studyFlags(
   "redial",
@@ -166,7 +196,8 @@ await run("start", () => [...starts, startRun(study, tuningSeed)]);
 if (does("lists") && !existsSync(join(study.data, "adjusted.jsonl"))) await writeStages(study.data);
 await run("lists", () => listRuns);
 await run("tune", () => tuningRuns(study).map((tuning) => tuning.run));
-await run("arms", () => armRuns(study, mainArms, seeds));
+if (does("arms") && !existsSync(separate(study.data))) await writeSeparate(study);
+await run("arms", () => armRuns(study, arms(study), seeds));
 if (does("results")) {
   const { test, catalog, data } = study;
   // the baselines know what the published files say: dialogues as they are, and all of the training rows that are not held out
@@ -195,22 +226,27 @@ if (does("results")) {
   };
   const names = new Set(catalog.items.map(formatItem));
   const titles = added_tokens.filter(({ content }) => names.has(content)).length;
-  await writeResults("recipes/evidence/results/redial.json", [...starts, ...(await armRuns(study, mainArms, seeds))], {
-    ...common,
-    title: "ReDial with a model of a million parameters",
-    what: `A model of 1.1 M parameters from scratch, with a tokenizer of the data in which ${titles} titles are one token each, learns lists of the mix of the baselines (SFT, ${sftSteps} steps of 64) for ${rows} prompts: the ${train.length} training rows and copies of them that lack turns and words or join two dialogues. From there each arm: ${trainSteps} steps of 64 prompts x 8 rollouts from the catalog, in bf16; a hit is whatever the dialogue names or likes and the prompt does not. Of each arm the best of every 25 steps by ${metric} on ${validation} validation rows (a tenth of the training dialogues) is measured, greedily, on all ${test.length} test rows. The baselines vote with the same ${train.length} rows, but keep them at hand. \`npx tsx recipes/evidence/redial.ts\``,
-    tried: `Before: the start with copies that only lack turns and words, with copies that join dialogues too (better in loss and lists), and with twice the width (worse after equal steps); Rank-GRPO exp_inf at both rates for 300 steps, seed 1. Its sampled reward rose to the end, its validation for 50 to 150 steps and then fell: training dialogues are learnt by heart, so that the best is measured, and 150 steps are enough. Learning rates, ${study.tuningSteps} steps on a seed of their own, best validation: ${await tunedInWords(study)}.`,
-    descriptions: { SFT: "where every arm starts", ...described(mainArms) },
-    against: "SFT",
-    pairs: [
-      ["SFT", "GRPO"],
-      ["GRPO", "Rank-GRPO log"],
-      ["Rank-GRPO log", "Rank-GRPO exp_inf"],
-      ["GRPO", "Rank-GRPO exp_inf"],
-      ["GRPO, mu 2", "GSPO, mu 2"],
-      ["GSPO, mu 2", "exp_inf, mu 2"],
-    ],
-  });
+  await writeResults(
+    "recipes/evidence/results/redial.json",
+    [...starts, ...(await armRuns(study, arms(study), seeds))],
+    {
+      ...common,
+      title: "ReDial with a model of a million parameters",
+      what: `A model of 1.1 M parameters from scratch, with a tokenizer of the data in which ${titles} titles are one token each, learns lists of the mix of the baselines (SFT, ${sftSteps} steps of 64) for ${rows} prompts: the ${train.length} training rows and copies of them that lack turns and words or join two dialogues. From there each arm: ${trainSteps} steps of 64 prompts x 8 rollouts from the catalog, in bf16; a hit is whatever the dialogue names or likes and the prompt does not. Of each arm the best of every 25 steps by ${metric} on ${validation} validation rows (a tenth of the training dialogues) is measured, greedily, on all ${test.length} test rows. The baselines vote with the same ${train.length} rows, but keep them at hand. \`npx tsx recipes/evidence/redial.ts\``,
+      tried: `Before: the start with copies that only lack turns and words, with copies that join dialogues too (better in loss and lists), and with twice the width (worse after equal steps); Rank-GRPO exp_inf at both rates for 300 steps, seed 1. Its sampled reward rose to the end, its validation for 50 to 150 steps and then fell: training dialogues are learnt by heart, so that the best is measured, and 150 steps are enough. Learning rates, ${study.tuningSteps} steps on a seed of their own, best validation: ${await tunedInWords(study)}.`,
+      descriptions: { SFT: "where every arm starts", ...described(arms(study)) },
+      against: "SFT",
+      pairs: [
+        ["SFT", "GRPO"],
+        ["GRPO", "Rank-GRPO log"],
+        ["Rank-GRPO log", "Rank-GRPO exp_inf"],
+        ["GRPO", "Rank-GRPO exp_inf"],
+        ["GRPO, mu 2", "GSPO, mu 2"],
+        ["GSPO, mu 2", "exp_inf, mu 2"],
+        ["exp_inf, separate ground truths", "Rank-GRPO exp_inf"],
+      ],
+    },
+  );
   await writeResults("recipes/evidence/results/redial-lists.json", listRuns, {
     ...common,
     title: "Does a model learn more from adjusted lists?",

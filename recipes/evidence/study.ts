@@ -25,6 +25,8 @@ export interface Arm {
   readonly rewards?: "dcg" | "shuffled";
   /** R1-zero: from random weights. */
   readonly scratch?: boolean;
+  /** Steps of an SFT of its own to begin from; default the seed's start. */
+  readonly sftSteps?: number;
   /** Whose tuned rate it takes; default its own. */
   readonly rateOf?: string;
 }
@@ -145,7 +147,9 @@ function rewardsOf(arm: Arm, { catalog, prompts, ranks }: Study): { rewards?: Re
   return {};
 }
 
-const start = (study: Study, seed: number): string => join(study.output, `sft-${seed}`);
+const start = (study: Study, seed: number, steps?: number): string =>
+  join(study.output, steps === undefined ? `sft-${seed}` : `sft-${steps}-steps-${seed}`);
+const startName = (steps?: number): string => (steps === undefined ? "SFT" : `SFT, ${steps} steps`);
 
 /** An SFT run of its own name, folder and configuration. */
 export function sftRun(
@@ -166,13 +170,16 @@ export function sftRun(
   };
 }
 
-export const startRun = (study: Study, seed: number): ExperimentRun =>
-  sftRun(study, "SFT", seed, study.sft(seed), start(study, seed), "final");
+/** @param steps default the study's */
+export function startRun(study: Study, seed: number, steps?: number): ExperimentRun {
+  const config = { ...study.sft(seed), ...(steps === undefined ? {} : { steps }) };
+  return sftRun(study, startName(steps), seed, config, start(study, seed, steps), "final");
+}
 
 function trainRun(study: Study, arm: Arm, seed: number, rate: number, folder: string, steps?: number): ExperimentRun {
   const config: TrainConfig = {
     ...study.train(seed),
-    model: arm.scratch ? study.sft(seed).model : join(start(study, seed), "final"),
+    model: arm.scratch ? study.sft(seed).model : join(start(study, seed, arm.sftSteps), "final"),
     optimizer: { learningRate: rate },
     ...(steps === undefined ? {} : { steps }),
     ...arm.config,
@@ -226,7 +233,7 @@ export const tunedInWords = async (study: Study): Promise<string> =>
     .map(([name, { rate, values }]) => `${name} ${rate} (${values.map((v) => v.toFixed(3)).join(", ")})`)
     .join("; ");
 
-/** @param folder of the arms, in the study's */
+/** The arms, each after the start of its own where it has one. @param folder of the arms, in the study's */
 export async function armRuns(
   study: Study,
   arms: readonly Arm[],
@@ -236,15 +243,21 @@ export async function armRuns(
 ): Promise<ExperimentRun[]> {
   const tuned = await tunedRates(study);
   return seeds.flatMap((seed) =>
-    arms.map((arm) => {
+    arms.flatMap((arm) => {
       const rate = tuned.get(arm.rateOf ?? arm.name)?.rate ?? Number.NaN;
-      return trainRun(study, arm, seed, rate, join(study.output, folder, `${slug(arm.name)}-${seed}`), steps);
+      const run = trainRun(study, arm, seed, rate, join(study.output, folder, `${slug(arm.name)}-${seed}`), steps);
+      return arm.sftSteps === undefined ? [run] : [startRun(study, seed, arm.sftSteps), run];
     }),
   );
 }
 
 export const described = (arms: readonly Arm[]): Record<string, string> =>
-  Object.fromEntries(arms.map(({ name, what }) => [name, what]));
+  Object.fromEntries(
+    arms.flatMap(({ name, what, sftSteps }) => [
+      ...(sftSteps === undefined ? [] : [[startName(sftSteps), "where the next arm starts"]]),
+      [name, what],
+    ]),
+  );
 
 export interface Flags {
   readonly output: string;

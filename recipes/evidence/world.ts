@@ -1,11 +1,4 @@
 // Does Rank-GRPO learn, and what of it matters? In a world whose best possible lists are known: npx tsx recipes/evidence/world.ts --help
-import { existsSync } from "node:fs";
-import { join } from "node:path";
-
-import { readSamples } from "../../src/data/samples.ts";
-import { evaluateLists, meansOf } from "../../src/evaluate.ts";
-import { worldConfigs, worldRanges, writeWorld } from "../../src/quickstart.ts";
-import { Catalog } from "../../src/ranking/catalog.ts";
 import type { TrainConfig } from "../../src/training/config.ts";
 import { World } from "../../src/world.ts";
 import { writeResults } from "./experiment.ts";
@@ -14,36 +7,42 @@ import {
   armRuns,
   described,
   mainArms,
-  type Study,
   startRun,
   studyFlags,
   tunedInWords,
   tuningRuns,
   tuningSeed,
 } from "./study.ts";
+import { baselines, mainPairs, prepare, type Setup } from "./world-study.ts";
 
 /** The quickstart's: 300 items. */
 const world = new World({ seed: 1 });
-const metric = "ndcg@10";
-const demonstrations = 3000;
 const sftSteps = 650;
 const trainSteps = 80;
 const ablationSteps = 60;
-const tuningSteps = 40;
-const rates = [1e-4, 3e-4, 1e-3];
 
-const ablation = (name: string, what: string, config: Partial<TrainConfig>): Arm => ({
+const ablation = (name: string, what: string, config: Partial<TrainConfig>, sftSteps?: number): Arm => ({
   name,
   what,
   config,
   rateOf: "Rank-GRPO exp_inf",
+  ...(sftSteps === undefined ? {} : { sftSteps }),
 });
 const objective = (fields: Record<string, unknown>): Partial<TrainConfig> => ({
   objective: { name: "rank-grpo", ...fields },
 });
+const free = { constrain: "none" } as const;
 const ablations: readonly Arm[] = [
-  ablation("exp_inf", "the base: groups of 8, KL 0.001, geometric mean, std, constrained", {}),
-  ablation("free lists", "sampled and decoded without the catalog", { constrain: "none" }),
+  ablation("exp_inf", "the base: groups of 8, KL 0.001, std, constrained", {}),
+  ablation("free lists", "sampled and decoded without the catalog", free),
+  ablation("free lists, no shaping", "nothing for a list that is too short or too long", {
+    ...free,
+    ...objective({ earlyStop: 0, overflow: 0 }),
+  }),
+  ablation("free lists, duplicate penalty", "0.3 less for a title that the list has already", {
+    ...free,
+    rewards: [{ name: "exp_inf" }, { name: "duplicate", weight: 0.3 }],
+  }),
   ablation("groups of 4", "128 prompts x 4", { groupSize: 4, promptsPerStep: 128 }),
   ablation("groups of 16", "32 prompts x 16", { groupSize: 16, promptsPerStep: 32 }),
   ablation("half the rollouts", "32 prompts x 8 a step, twice the steps", {
@@ -52,43 +51,36 @@ const ablations: readonly Arm[] = [
   }),
   ablation("KL 0", "no reference", objective({ beta: 0 })),
   ablation("KL 0.1", "a hundred times the weight", objective({ beta: 0.1 })),
-  ablation("token ratios", "rank advantages, token ratios", objective({ ratio: "token" })),
   ablation("no std", "advantages are not divided by the group's deviation", objective({ scale: false })),
   ablation("pooled over ranks", "mean and deviation over all ranks of a prompt", objective({ advantage: "prompt" })),
   ablation("anchors", "a ground truth put into groups without a hit", { repair: [{ name: "anchor" }] }),
+  ablation("after half the SFT", "half the steps before", {}, sftSteps / 2),
+  ablation("after twice the SFT", "twice the steps before", {}, 2 * sftSteps),
 ];
 
-async function prepare(output: string): Promise<Study> {
-  const data = join(output, "data");
-  if (!existsSync(join(data, "tokenizer"))) await writeWorld(world, data, demonstrations);
-  const file = (name: string): string => join(data, `${name}.jsonl`);
-  return {
-    output,
-    catalog: await Catalog.load(join(data, "catalog.tsv")),
-    prompts: await readSamples(file("prompts")),
-    test: await readSamples(file("test")),
-    testFile: file("test"),
-    ranks: world.ranks,
-    maxNewTokens: 60,
-    metric,
-    rates,
-    tuningSteps,
-    sft: (seed) => ({
-      ...worldConfigs(data, seed).sft,
-      steps: sftSteps,
-      validation: undefined,
-      checkpoint: { every: 500 },
-    }),
-    train: (seed) => ({
-      ...worldConfigs(data, seed).train,
-      compute: "bf16",
-      steps: trainSteps,
-      validation: { data: file("validation"), every: 20, metric, maxNewTokens: 60 },
-      checkpoint: { every: 60, keep: 1 },
-    }),
-    measured: "final",
-  };
-}
+// On-policy every ratio is 1: what is done with ratios matters from the second update on.
+const offPolicy = (name: string, what: string, config: Partial<TrainConfig>): Arm =>
+  ablation(`${name}, mu 2`, what, { updatesPerRollout: 2, ...config });
+const ratioAblations: readonly Arm[] = [
+  offPolicy("exp_inf", "the base: clip .06 / .08, geometric mean of an item's token ratios", {}),
+  offPolicy("clip .01", "both sides", objective({ params: { clipLow: 0.01, clipHigh: 0.01 } })),
+  offPolicy("no clip", "every ratio counts", objective({ params: { clipLow: 1, clipHigh: 1e9 } })),
+  offPolicy("arithmetic mean", "of an item's token ratios", {
+    modules: ["recipes/evidence/arithmetic.ts"],
+    objective: { name: "arithmetic" },
+  }),
+  offPolicy("token ratios", "rank advantages, token ratios", objective({ ratio: "token" })),
+];
+
+const setup: Setup = {
+  world,
+  maxNewTokens: 60,
+  demonstrations: 3000,
+  sft: { steps: sftSteps },
+  train: { steps: trainSteps },
+  rates: [1e-4, 3e-4, 1e-3],
+  tuningSteps: 40,
+};
 
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
 const { output, seeds, run, does } = studyFlags(
@@ -96,60 +88,48 @@ const { output, seeds, run, does } = studyFlags(
   "Rank-GRPO and its baselines in a world whose best lists are known: SFT, a learning rate for every arm, arms x seeds, ablations",
   ["start", "tune", "arms", "ablations", "results"],
   "runs/evidence",
-  metric,
+  "ndcg@10",
   print,
 );
-const study = await prepare(output);
+const study = await prepare(setup, output);
 const starts = seeds.map((seed) => startRun(study, seed));
 await run("start", () => [...starts, startRun(study, tuningSeed)]);
 await run("tune", () => tuningRuns(study).map((tuning) => tuning.run));
 await run("arms", () => armRuns(study, mainArms, seeds));
-const ablationRuns = (): ReturnType<typeof armRuns> => armRuns(study, ablations, seeds, "ablations", ablationSteps);
-await run("ablations", ablationRuns);
+const ablationRuns = (arms: readonly Arm[]): ReturnType<typeof armRuns> =>
+  armRuns(study, arms, seeds, "ablations", ablationSteps);
+await run("ablations", () => ablationRuns([...ablations, ...ratioAblations]));
 if (does("results")) {
-  const { test, catalog } = study;
-  const lists = (make: (named: readonly number[], index: number) => number[]): Record<string, number> => {
-    const texts = test.map((_, i) =>
-      world.text(make(world.dialogue(worldRanges.test + i).named, worldRanges.test + i)),
-    );
-    const all = meansOf(evaluateLists(test, texts, { catalog }).metrics);
-    return Object.fromEntries(["recall@10", metric].map((name) => [name, Math.round(1e5 * all[name]!) / 1e5]));
-  };
-  const optimum = lists((named) => world.bestList(named));
-  const common = {
-    metric,
-    optimum: optimum[metric]!,
-    baselines: [
-      { name: "optimum", metrics: optimum },
-      { name: "teacher of the demonstrations", metrics: lists((named, i) => world.teacherList(named, i)) },
-      { name: "popularity", metrics: lists((named) => world.popularList(named)) },
-    ],
-  };
+  const common = baselines(study, world);
   await writeResults("recipes/evidence/results/world.json", [...starts, ...(await armRuns(study, mainArms, seeds))], {
     ...common,
     title: "A world with a known optimum",
-    what: `${world.items.length} items in 12 genres, lists of ${world.ranks}, three ground truths a dialogue; a model of 0.4 M parameters learns from ${demonstrations} lists of a noisy teacher (SFT, ${sftSteps} steps of 64), and from there by each arm: ${trainSteps} steps of 64 prompts x 8 rollouts, lists from the catalog without the dialogue's own titles and without repeats, in bf16. Measured greedily on ${test.length} test dialogues after the last step. \`npx tsx recipes/evidence/world.ts\``,
-    tried: `The learning rate of the first four arms: the best of ${rates.join(", ")} by ${metric} on 200 validation dialogues after ${tuningSteps} steps of one further seed. Chosen (and what the three gave): ${await tunedInWords(study)}. The others take GRPO's or exp_inf's. Before that, the same in a world of 1,000 items, where after SFT (20 % of the possible) 40 steps of no arm and rate were told from noise, so that it was given up. The steps are as many as time allowed: four runs of 100 had been begun before. No other setting was tried.`,
+    what: `${world.items.length} items in 12 genres, lists of ${world.ranks}, three ground truths a dialogue; a model of 0.4 M parameters learns from ${setup.demonstrations} lists of a noisy teacher (SFT, ${sftSteps} steps of 64), and from there by each arm: ${trainSteps} steps of 64 prompts x 8 rollouts, lists from the catalog without the dialogue's own titles and without repeats, in bf16. Measured greedily on ${study.test.length} test dialogues after the last step. \`npx tsx recipes/evidence/world.ts\``,
+    tried: `The learning rate of the first four arms: the best of ${study.rates.join(", ")} by ${study.metric} on 200 validation dialogues after ${study.tuningSteps} steps of one further seed. Chosen (and what the three gave): ${await tunedInWords(study)}. The others take GRPO's or exp_inf's. Before that, the same in a world of 1,000 items, where after SFT (20 % of the possible) 40 steps of no arm and rate were told from noise, so that it was given up. The steps are as many as time allowed: four runs of 100 had been begun before. No other setting was tried.`,
     descriptions: { SFT: "where every arm starts", ...described(mainArms) },
     against: "SFT",
-    pairs: [
-      ["SFT", "GRPO"],
-      ["GRPO", "Rank-GRPO log"],
-      ["Rank-GRPO log", "Rank-GRPO exp_inf"],
-      ["GRPO", "Rank-GRPO exp_inf"],
-      ["Rank-GRPO log", "Rank-GRPO exp 2"],
-      ["GRPO, mu 2", "GSPO, mu 2"],
-      ["GSPO, mu 2", "exp_inf, mu 2"],
-      ["Rank-GRPO exp_inf", "exp_inf, mu 2"],
-    ],
+    pairs: mainPairs,
   });
-  await writeResults("recipes/evidence/results/world-ablations.json", await ablationRuns(), {
+  const tried = "Nothing: each was run once for every seed, with the rate of the arm exp_inf.";
+  await writeResults("recipes/evidence/results/world-ablations.json", await ablationRuns(ablations), {
     ...common,
     title: "Ablations in the same world",
     what: `The arm exp_inf with one thing changed, ${ablationSteps} steps from the same starts, at equal rollouts and exp_inf's rate.`,
-    tried: "Nothing: each was run once for every seed, with the rate of the arm exp_inf.",
+    tried,
     descriptions: described(ablations),
     against: "exp_inf",
+    pairs: [
+      ["free lists", "free lists, no shaping"],
+      ["free lists", "free lists, duplicate penalty"],
+    ],
+  });
+  await writeResults("recipes/evidence/results/world-ratios.json", await ablationRuns(ratioAblations), {
+    ...common,
+    title: "What is done with ratios",
+    what: `On-policy every ratio is 1. Here each rollout is followed by two updates; otherwise as above.`,
+    tried,
+    descriptions: described(ratioAblations),
+    against: "exp_inf, mu 2",
     pairs: [],
   });
   print("Results: recipes/evidence/results. Page: npm run docs");
