@@ -90,7 +90,7 @@ function memoryLine(key: string): number | undefined {
 }
 
 /** Peak resident memory of `run`, and what it is above the start, in MiB. */
-async function peakOf(run: () => unknown): Promise<{ extraMiB?: number; peakMiB?: number }> {
+export async function peakOf(run: () => unknown): Promise<{ extraMiB?: number; peakMiB?: number }> {
   let start: number | undefined;
   try {
     writeFileSync("/proc/self/clear_refs", "5"); // the peak starts anew
