@@ -143,7 +143,7 @@ function lossTable(rows: readonly PeerRow[]): string {
   const losses = rows.flatMap(({ name, dtype, loss }) => (loss ? [{ name, dtype, ...loss }] : []));
   if (losses.length === 0) return "";
   return `
-Memory of a call above its inputs, gradients included, and the gradients' largest error against float64, in parts of the largest gradient:
+Memory of a call above its inputs, gradients included, and its largest error against float64, a gradient's in parts of its largest value:
 
 ${table(
   ["what", "dtype", "memory here, MiB", "peer, MiB", "error here", "peer's error"],

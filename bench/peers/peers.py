@@ -1,6 +1,8 @@
 """What a user would run instead, timed: torch, transformers, TRL and Liger. One request as JSON on stdin, one answer as JSON on stdout:
 seconds of each repetition, and what was computed, to be held against rank-grpo's own result before a time counts."""
 
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -42,7 +44,8 @@ def best(ways, seconds):
 
 
 def peak_of(run, device):
-    """Peak memory of a call, its results included: in all, and above what is held before it."""
+    """Peak memory of a call, its results included: in all, and above what is held before it (what earlier calls freed goes back first)."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
@@ -54,6 +57,7 @@ def peak_of(run, device):
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith(key))
 
+    ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts anew
     held = resident("VmRSS")
@@ -135,13 +139,21 @@ def head(request):
 
 def loss(request):
     """Clipped GRPO over B lists of equally many tokens, old log-probs given and no KL, with its gradients by hidden [T, C] and head [V, C]:
-    by Liger's fused loss, or by torch. Both and the caller are held against float64, which is written to the files `dhidden` and `dhead`."""
+    by Liger's fused loss, or by torch. These and the caller's own (`ours`: the loss, and files with the first rows of each gradient) are held
+    against float64: the largest error, a gradient's in parts of its largest value."""
     B, T, C, V = request["B"], request["T"], request["C"], request["V"]
     low, high = request["clip"]
-    device = torch.device(request["device"])
+    device = torch.device(request.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if request["dtype"] == "bf16" else torch.float32
-    h = torch.from_numpy(np.fromfile(request["hidden"], dtype=np.float32).reshape(T, C)).to(device, dtype).requires_grad_(True)
-    W = torch.from_numpy(np.fromfile(request["head"], dtype=np.float32).reshape(V, C)).to(device, dtype).requires_grad_(True)
+
+    def matrix(path):
+        return torch.from_numpy(np.fromfile(path, dtype=np.float32).reshape(-1, C)).to(device)
+
+    def parameter(path, rows):
+        held = matrix(path).to(dtype)  # a file of fewer rows holds them over and over
+        return held.repeat(-(-rows // len(held)), 1)[:rows].clone().requires_grad_(True)
+
+    h, W = parameter(request["hidden"], T), parameter(request["head"], V)
     target = torch.tensor(request["targets"], device=device)
     old = torch.tensor(request["old"], device=device)
     advantage = torch.tensor(request["advantages"], device=device)  # of each list
@@ -195,7 +207,7 @@ def loss(request):
     answer = best(ways, request["seconds"])
     run = ways[answer["way"]]
     answer |= peak_of(run, device)
-    value, *gradients = run()
+    theirs = run()
 
     h64, W64 = h.detach().double(), W.detach().double()
     parts = [slice(i, i + 128) for i in range(0, T, 128)]
@@ -208,11 +220,16 @@ def loss(request):
         dx.scatter_add_(-1, target[part, None], slope[part, None])
         dh[part] = dx @ W64
         dW += dx.T @ h64[part]
-    for name, gradient in (("dhidden", dh), ("dhead", dW)):
-        gradient.float().cpu().numpy().tofile(request[name])
-    error = max(float((got - wanted).abs().max() / wanted.abs().max()) for got, wanted in zip(gradients, (dh, dW)))
-    loss = exact.item()
-    return {**answer, "loss": loss, "error": max(abs(value.item() - loss), error), "gradientError": error}
+
+    def error(value, *gradients):
+        parts = zip(gradients, (dh, dW))
+        return max(abs(float(value) - exact.item()), *(float((got - wanted[: len(got)]).abs().max() / wanted.abs().max()) for got, wanted in parts))
+
+    ours = request["ours"]
+    errors = {"ours": error(ours["loss"], matrix(ours["dhidden"]), matrix(ours["dhead"])), "theirs": error(*theirs)}
+    if not max(errors.values()) <= request["tolerance"]:
+        sys.exit(f"Expected loss and gradients within {request['tolerance']} of float64, got {errors}.")
+    return {**answer, "errors": errors}
 
 
 def load(request):

@@ -43,7 +43,7 @@ export interface PeerRow {
   /** The peer's whole process at its peak, and this one's, MiB. */
   theirsMiB: number;
   oursMiB: number;
-  /** Of a loss: memory of a call above its inputs, gradients included; the gradients' error against float64, in parts of the largest. */
+  /** Of a loss: memory of a call above its inputs, gradients included; largest error against float64, a gradient's in parts of its largest value. */
   loss?: { oursExtraMiB?: number; theirsExtraMiB: number; oursError: number; theirsError: number };
   versions: Record<string, string>;
 }
@@ -57,10 +57,7 @@ interface Answer {
   gradient?: number[];
   greedy?: number[];
   meanLength?: number;
-  /** Of a loss: in float64; how far the peer's loss and gradients are from it, and the gradients alone. */
-  loss?: number;
-  error?: number;
-  gradientError?: number;
+  errors?: { ours: number; theirs: number };
   extraMiB?: number;
 }
 
@@ -135,7 +132,7 @@ interface Work {
   request: object;
   error: (answer: Answer) => Promise<number> | number;
   tolerance: number;
-  loss?: (answer: Answer) => Promise<NonNullable<PeerRow["loss"]>>;
+  loss?: (answer: Answer) => NonNullable<PeerRow["loss"]>;
 }
 
 /**
@@ -165,7 +162,7 @@ export async function peers(
     const oursMs = await work.ours();
     const theirsMs = 1000 * median(answer.seconds);
     const { name, shape, dtype } = work;
-    const loss = await work.loss?.(answer);
+    const loss = work.loss?.(answer);
     const row: PeerRow = {
       name,
       shape,
@@ -188,7 +185,7 @@ export async function peers(
     if (loss)
       print(
         `  memory above the inputs ${loss.oursExtraMiB?.toFixed(0) ?? "?"} MiB here, ${loss.theirsExtraMiB.toFixed(0)} by the peer; ` +
-          `gradient error ${loss.oursError.toExponential(1)} here, ${loss.theirsError.toExponential(1)} by the peer`,
+          `largest error ${loss.oursError.toExponential(1)} here, ${loss.theirsError.toExponential(1)} by the peer`,
       );
   };
   try {
@@ -202,9 +199,10 @@ export async function peers(
 
 type Measure = (work: Work) => Promise<void>;
 
+const bytes = (x: Float32Array): Uint8Array => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
+
 async function kernelWork(scratch: string, seconds: number, measure: Measure): Promise<void> {
   const [T, V, R, C] = [2048, 49_152, 1024, 576];
-  const bytes = (x: Float32Array): Uint8Array => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
   const logits = numbers(T * V, 4, 1);
   const targets = tokens(T, V, 1);
   const dlogprobs = numbers(T, 1, 2);
@@ -283,9 +281,13 @@ async function lossWork(
     await headLogprobsBackward({ ...input, forward, dlogprobs: dlogp, dhidden, dhead });
     return loss;
   };
-  const exact = { dhidden: join(scratch, "dhidden"), dhead: join(scratch, "dhead") };
-  const gradientError = async (): Promise<number> =>
-    Math.max(farthest(dhidden, await floats(exact.dhidden)), farthest(dhead, await floats(exact.dhead)));
+  const tolerance = dtype === "bf16" ? 2e-2 : 1e-5; // as the kernels' own rows
+  const ours = { loss: 0, dhidden: join(scratch, "dhidden"), dhead: join(scratch, "dhead") };
+  const { extraMiB: oursExtraMiB } = await peakOf(async () => {
+    ours.loss = await run(); // the first: it touches the gradients' memory
+  });
+  await writeFile(ours.dhidden, bytes(dhidden));
+  await writeFile(ours.dhead, bytes(dhead));
   for (const [peer, name] of [
     ["torch", "GRPO loss and gradients from hidden x head"],
     ["liger", "GRPO loss and gradients from hidden x head, beside Liger"],
@@ -298,41 +300,21 @@ async function lossWork(
       request: {
         work: "loss",
         device: "cpu", // where these kernels compute
-        peer,
-        ...{ B, T, C, V, ...files, ...exact },
+        ...{ peer, B, T, C, V, ...files, ours, tolerance },
         targets: [...input.targets],
         old: [...oldLogprobs],
         advantages: [...advantages],
         clip: [objective.params["clipLow"], objective.params["clipHigh"]],
       },
-      error: async ({ loss, error }) => Math.max(error!, Math.abs((await run()) - loss!), await gradientError()),
-      tolerance: dtype === "bf16" ? 2e-2 : 1e-5, // as the kernels' own rows
-      loss: async (answer) => {
-        const { extraMiB } = await peakOf(run);
-        const gradients = (dhidden.byteLength + dhead.byteLength) / 2 ** 20;
-        return {
-          ...(extraMiB === undefined ? {} : { oursExtraMiB: extraMiB + gradients }),
-          theirsExtraMiB: answer.extraMiB!,
-          oursError: await gradientError(),
-          theirsError: answer.gradientError!,
-        };
-      },
+      error: ({ errors }) => Math.max(errors!.ours, errors!.theirs),
+      tolerance,
+      loss: ({ errors, extraMiB }) => ({
+        ...(oursExtraMiB === undefined ? {} : { oursExtraMiB }),
+        theirsExtraMiB: extraMiB!,
+        oursError: errors!.ours,
+        theirsError: errors!.theirs,
+      }),
     });
-}
-
-const floats = async (path: string): Promise<Float32Array> => {
-  const { buffer, byteOffset, byteLength } = await readFile(path);
-  return new Float32Array(buffer, byteOffset, byteLength / 4);
-};
-
-/** Largest difference from `exact`, in parts of its largest value. */
-function farthest(values: Float32Array, exact: Float32Array): number {
-  let [difference, largest] = [0, 0];
-  for (let i = 0; i < exact.length; i++) {
-    difference = Math.max(difference, Math.abs(values[i]! - exact[i]!));
-    largest = Math.max(largest, Math.abs(exact[i]!));
-  }
-  return difference / largest;
 }
 
 async function modelWork(path: string, scratch: string, measure: Measure): Promise<void> {
