@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 import type { Recording, Row } from "../src/bench/harness.ts";
+import type { PeerRow } from "../src/bench/peers.ts";
 import { curves, escaped, svg } from "./svg.mts";
 
 /** How a suite is introduced; recordings of other suites come after these, by name. */
@@ -132,6 +133,27 @@ ${table(
     `**${round(row.ratio, 1)}**`,
     row.way,
     round(row.theirsMiB, 0),
+  ]),
+)}
+${lossTable(rows)}`;
+}
+
+/** What a loss with its gradients needs beside time. */
+function lossTable(rows: readonly PeerRow[]): string {
+  const losses = rows.flatMap(({ name, dtype, loss }) => (loss ? [{ name, dtype, ...loss }] : []));
+  if (losses.length === 0) return "";
+  return `
+Memory of a call above its inputs, gradients included, and its largest error against float64, a gradient's in parts of its largest value:
+
+${table(
+  ["what", "dtype", "memory here, MiB", "peer, MiB", "error here", "peer's error"],
+  losses.map(({ name, dtype, oursExtraMiB, theirsExtraMiB, oursError, theirsError }) => [
+    name,
+    dtype,
+    optional(oursExtraMiB, 0),
+    round(theirsExtraMiB, 0),
+    oursError.toExponential(1),
+    theirsError.toExponential(1),
   ]),
 )}
 `;

@@ -1,6 +1,8 @@
-"""What a user would run instead, timed: torch, transformers and TRL on the CPU. One request as JSON on stdin, one answer as JSON on stdout:
+"""What a user would run instead, timed: torch, transformers, TRL and Liger. One request as JSON on stdin, one answer as JSON on stdout:
 seconds of each repetition, and what was computed, to be held against rank-grpo's own result before a time counts."""
 
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -12,12 +14,19 @@ import torch
 import torch.nn.functional as F
 
 
+def finish():
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def clock(run, seconds, least=3):
     run()  # warms up; compiles
+    finish()
     times = []
     while len(times) < least or sum(times) < seconds:
         started = time.perf_counter()
         run()
+        finish()
         times.append(time.perf_counter() - started)
     return times
 
@@ -32,6 +41,29 @@ def best(ways, seconds):
             print(f"{name}: {error}", file=sys.stderr)
     name = min(timed, key=lambda way: sorted(timed[way])[len(timed[way]) // 2])
     return {"way": name, "seconds": timed[name]}
+
+
+def peak_of(run, device):
+    """Peak memory of a call, its results included: in all, and above what is held before it (what earlier calls freed goes back first)."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        run()
+        peak = torch.cuda.max_memory_allocated()
+        return {"peakMiB": peak / 2**20, "extraMiB": (peak - held) / 2**20}
+
+    def resident(key):
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith(key))
+
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew
+    held = resident("VmRSS")
+    run()
+    peak = resident("VmHWM")
+    return {"peakMiB": peak / 1024, "extraMiB": (peak - held) / 1024}
 
 
 def logits(request):
@@ -103,6 +135,101 @@ def head(request):
         ways = {"whole": lambda: form(h, target), "by 128 rows": pieces(128), "torch.compile": lambda: compiled(h, target)}
         answer = best(ways, request["seconds"])
         return {**answer, "logprobs": form(h, target).tolist()}
+
+
+def loss(request):
+    """Clipped GRPO over B lists of equally many tokens, old log-probs given and no KL, with its gradients by hidden [T, C] and head [V, C]:
+    by Liger's fused loss, or by torch. These and the caller's own (`ours`: the loss, and files with the first rows of each gradient) are held
+    against float64: the largest error, a gradient's in parts of its largest value."""
+    B, T, C, V = request["B"], request["T"], request["C"], request["V"]
+    low, high = request["clip"]
+    device = torch.device(request.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = torch.bfloat16 if request["dtype"] == "bf16" else torch.float32
+
+    def matrix(path):
+        return torch.from_numpy(np.fromfile(path, dtype=np.float32).reshape(-1, C)).to(device)
+
+    def parameter(path, rows):
+        held = matrix(path).to(dtype)  # a file of fewer rows holds them over and over
+        return held.repeat(-(-rows // len(held)), 1)[:rows].clone().requires_grad_(True)
+
+    h, W = parameter(request["hidden"], T), parameter(request["head"], V)
+    target = torch.tensor(request["targets"], device=device)
+    old = torch.tensor(request["old"], device=device)
+    advantage = torch.tensor(request["advantages"], device=device)  # of each list
+    of_token = advantage.repeat_interleave(T // B)
+
+    def clipped(logp, old, A):
+        ratio = torch.exp(logp - old)
+        return -torch.min(ratio * A, ratio.clamp(1 - low, 1 + high) * A).sum() / T
+
+    def form(h, W, target, old, A):
+        x = F.linear(h, W).float()
+        return clipped(x.gather(-1, target[:, None])[:, 0] - torch.logsumexp(x, -1), old, A)
+
+    def with_gradients(value, h=h):
+        return (value.detach(), *torch.autograd.grad(value, (h, W)))
+
+    def liger(**options):
+        from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
+
+        fused = LigerFusedLinearGRPOLoss(
+            loss_type="grpo", epsilon_low=low, epsilon_high=high, beta=0.0, use_ref_model=False, **options
+        )
+        lists = (target.view(B, -1), torch.ones(B, T // B, device=device), advantage)
+        return lambda: with_gradients(fused(h.view(B, -1, C), W, *lists, old_per_token_logps=old.view(B, -1))[0])
+
+    def pieces(rows=128):
+        total, dh, dW = torch.zeros((), device=device), torch.empty_like(h), torch.zeros_like(W)
+        for i in range(0, T, rows):
+            part = slice(i, i + rows)
+            x = h.detach()[part].requires_grad_(True)
+            value, dh[part], dw = with_gradients(form(x, W, target[part], old[part], of_token[part]), x)
+            total += value
+            dW += dw
+        return total, dh, dW
+
+    inputs = (h, W, target, old, of_token)
+    compiled = torch.compile(form)
+    if request["peer"] == "liger":
+        ways = {
+            "Liger": liger(),
+            "Liger, all lists in one chunk": liger(chunk_size=B),
+            "Liger, compiled=False": liger(compiled=False),
+            "Liger, all lists in one chunk, compiled=False": liger(chunk_size=B, compiled=False),
+        }
+    else:
+        ways = {
+            "logits whole": lambda: with_gradients(form(*inputs)),
+            "logits whole, torch.compile": lambda: with_gradients(compiled(*inputs)),
+            "by 128 rows": pieces,
+        }
+    answer = best(ways, request["seconds"])
+    run = ways[answer["way"]]
+    answer |= peak_of(run, device)
+    theirs = run()
+
+    h64, W64 = h.detach().double(), W.detach().double()
+    parts = [slice(i, i + 128) for i in range(0, T, 128)]
+    logp = torch.cat([torch.log_softmax(h64[part] @ W64.T, -1).gather(-1, target[part, None])[:, 0] for part in parts])
+    exact = clipped(logp.requires_grad_(True), old, of_token)
+    (slope,) = torch.autograd.grad(exact, logp)
+    dh, dW = torch.empty_like(h64), torch.zeros_like(W64)
+    for part in parts:
+        dx = -slope[part, None] * torch.softmax(h64[part] @ W64.T, -1)
+        dx.scatter_add_(-1, target[part, None], slope[part, None])
+        dh[part] = dx @ W64
+        dW += dx.T @ h64[part]
+
+    def error(value, *gradients):
+        differences = [(got - wanted[: len(got)]).abs().max() / wanted.abs().max() for got, wanted in zip(gradients, (dh, dW))]
+        return float(np.max([abs(float(value) - exact.item()), *map(float, differences)]))  # NaN where one is
+
+    ours = request["ours"]
+    errors = {"ours": error(ours["loss"], matrix(ours["dhidden"]), matrix(ours["dhead"])), "theirs": error(*theirs)}
+    if not all(error <= request["tolerance"] for error in errors.values()):
+        sys.exit(f"Expected loss and gradients within {request['tolerance']} of float64, got {errors}.")
+    return {**answer, "errors": errors}
 
 
 def load(request):
@@ -226,10 +353,10 @@ def main():
     out = os.dup(1)
     os.dup2(2, 1)  # libraries that print to stdout must not spoil the answer
     answer = globals()[request["work"]](request)
-    answer["peakMiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    answer.setdefault("peakMiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     import importlib.metadata as versions
 
-    answer["versions"] = {name: versions.version(name) for name in ("torch", "transformers", "trl", "xllamacpp")}
+    answer["versions"] = {name: versions.version(name) for name in ("torch", "transformers", "trl", "xllamacpp", "liger-kernel")}
     os.write(out, json.dumps(answer).encode())
 
 

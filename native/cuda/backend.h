@@ -63,6 +63,7 @@ class CudaBackend final : public Backend {
   }
 
   void* allocate(size_t bytes) override;
+  size_t available_bytes() const override;
   void release(void* pointer, size_t bytes) noexcept override;
   void upload(void* device, const void* host, size_t bytes) override;
   void download(void* host, const void* device, size_t bytes) override;

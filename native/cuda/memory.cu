@@ -81,6 +81,12 @@ void* CudaBackend::allocate(size_t bytes) {
   return p;
 }
 
+size_t CudaBackend::available_bytes() const {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "asking for free memory");
+  return free;
+}
+
 // cudaFree waits for the work that uses the memory.
 void CudaBackend::release(void* pointer, size_t) noexcept {
   if (!pointer) return;

@@ -1,4 +1,4 @@
-// The same work by what a user would run instead (bench/peers/peers.py: torch, transformers and TRL on the CPU), checked against this
+// The same work by what a user would run instead (bench/peers/peers.py: torch, transformers, TRL and Liger on the CPU), checked against this
 // engine's result before a time counts.
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -8,10 +8,20 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { RankGrpoError, refuse } from "../errors.ts";
-import { headLogprobs, logprobs, logprobsBackward, toBf16 } from "../kernels.ts";
+import {
+  type HeadInput,
+  headLogprobs,
+  headLogprobsBackward,
+  logprobs,
+  logprobsBackward,
+  policyLoss,
+  toBf16,
+} from "../kernels.ts";
 import { addon } from "../native.ts";
+import { presets, type RowPlan, stepInputs } from "../objectives.ts";
 import { Policy } from "../policy.ts";
 import { encodePrompt } from "../text/encode.ts";
+import { peakOf } from "./harness.ts";
 import { numbers } from "./kernels.ts";
 import { tokens } from "./models.ts";
 import { updateOnce } from "./update.ts";
@@ -33,6 +43,8 @@ export interface PeerRow {
   /** The peer's whole process at its peak, and this one's, MiB. */
   theirsMiB: number;
   oursMiB: number;
+  /** Of a loss: memory of a call above its inputs, gradients included; largest error against float64, a gradient's in parts of its largest value. */
+  loss?: { oursExtraMiB?: number; theirsExtraMiB: number; oursError: number; theirsError: number };
   versions: Record<string, string>;
 }
 
@@ -45,6 +57,8 @@ interface Answer {
   gradient?: number[];
   greedy?: number[];
   meanLength?: number;
+  errors?: { ours: number; theirs: number };
+  extraMiB?: number;
 }
 
 const sources = fileURLToPath(new URL("../../bench/peers", import.meta.url));
@@ -118,6 +132,7 @@ interface Work {
   request: object;
   error: (answer: Answer) => Promise<number> | number;
   tolerance: number;
+  loss?: (answer: Answer) => NonNullable<PeerRow["loss"]>;
 }
 
 /**
@@ -147,6 +162,7 @@ export async function peers(
     const oursMs = await work.ours();
     const theirsMs = 1000 * median(answer.seconds);
     const { name, shape, dtype } = work;
+    const loss = work.loss?.(answer);
     const row: PeerRow = {
       name,
       shape,
@@ -159,12 +175,18 @@ export async function peers(
       error,
       theirsMiB: answer.peakMiB,
       oursMiB: process.memoryUsage.rss() / 2 ** 20,
+      ...(loss ? { loss } : {}),
       versions: answer.versions,
     };
     rows.push(row);
     print(
       `${name}, ${shape}, ${dtype}: ${oursMs.toFixed(1)} ms here, ${theirsMs.toFixed(1)} ms by ${row.way}: ${row.ratio.toFixed(1)}x`,
     );
+    if (loss)
+      print(
+        `  memory above the inputs ${loss.oursExtraMiB?.toFixed(0) ?? "?"} MiB here, ${loss.theirsExtraMiB.toFixed(0)} by the peer; ` +
+          `largest error ${loss.oursError.toExponential(1)} here, ${loss.theirsError.toExponential(1)} by the peer`,
+      );
   };
   try {
     await kernelWork(scratch, seconds, measure);
@@ -177,9 +199,10 @@ export async function peers(
 
 type Measure = (work: Work) => Promise<void>;
 
+const bytes = (x: Float32Array): Uint8Array => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
+
 async function kernelWork(scratch: string, seconds: number, measure: Measure): Promise<void> {
   const [T, V, R, C] = [2048, 49_152, 1024, 576];
-  const bytes = (x: Float32Array): Uint8Array => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
   const logits = numbers(T * V, 4, 1);
   const targets = tokens(T, V, 1);
   const dlogprobs = numbers(T, 1, 2);
@@ -225,7 +248,73 @@ async function kernelWork(scratch: string, seconds: number, measure: Measure): P
       error: async ({ logprobs: theirs }) => furthest((await headLogprobs(own)).logprobs, theirs!),
       tolerance: dtype === "bf16" ? 0.1 : 1e-4, // torch rounds logits to bf16
     });
+    await lossWork(own, { dtype, files, scratch, seconds }, measure);
   }
+}
+
+/** The preset `grpo` without its KL, which is Liger's and TRL's loss_type "grpo" with token ratios and beta 0. */
+async function lossWork(
+  input: HeadInput,
+  given: { dtype: "f32" | "bf16"; files: object; scratch: string; seconds: number },
+  measure: Measure,
+): Promise<void> {
+  const { dtype, files, scratch, seconds } = given;
+  const [T, B, V] = [input.targets.length, 8, input.vocabulary];
+  const C = input.hidden.length / T;
+  const objective = { ...presets.grpo, beta: 0 };
+  const advantages = numbers(B, 1, 5);
+  const rows = Array.from(advantages, (advantage): RowPlan => {
+    const tokens = T / B;
+    const item = new Int32Array(tokens);
+    return { tokens, item, advantage: new Float32Array(tokens).fill(advantage), items: 1, stop: -1 };
+  });
+  const step = stepInputs(rows, objective, 1);
+  // ratios within the clip's range and beyond both its edges, none so near to one that rounding decides
+  const logRatios = [0, 0.1, -0.5, -0.1, 0.5];
+  const oldLogprobs = (await headLogprobs(input)).logprobs.map((x, t) => x - logRatios[t % logRatios.length]!);
+  const dhidden = new Float32Array(T * C);
+  const dhead = new Float32Array(V * C);
+  const run = async (): Promise<number> => {
+    const forward = await headLogprobs(input);
+    const { loss, dlogp } = policyLoss({ ...step, logprobs: forward.logprobs, oldLogprobs }, objective);
+    dhead.fill(0); // it is added to
+    await headLogprobsBackward({ ...input, forward, dlogprobs: dlogp, dhidden, dhead });
+    return loss;
+  };
+  const tolerance = dtype === "bf16" ? 2e-2 : 1e-5; // as the kernels' own rows
+  const ours = { loss: 0, dhidden: join(scratch, "dhidden"), dhead: join(scratch, "dhead") };
+  const { extraMiB: oursExtraMiB } = await peakOf(async () => {
+    ours.loss = await run(); // the first: it touches the gradients' memory
+  });
+  await writeFile(ours.dhidden, bytes(dhidden));
+  await writeFile(ours.dhead, bytes(dhead));
+  for (const [peer, name] of [
+    ["torch", "GRPO loss and gradients from hidden x head"],
+    ["liger", "GRPO loss and gradients from hidden x head, beside Liger"],
+  ] as const)
+    await measure({
+      name,
+      shape: `[${B} x ${T / B} x ${C}] x [${V} x ${C}]`,
+      dtype,
+      ours: () => clock(run, seconds),
+      request: {
+        work: "loss",
+        device: "cpu", // where these kernels compute
+        ...{ peer, B, T, C, V, ...files, ours, tolerance },
+        targets: [...input.targets],
+        old: [...oldLogprobs],
+        advantages: [...advantages],
+        clip: [objective.params["clipLow"], objective.params["clipHigh"]],
+      },
+      error: ({ errors }) => Math.max(errors!.ours, errors!.theirs),
+      tolerance,
+      loss: ({ errors, extraMiB }) => ({
+        ...(oursExtraMiB === undefined ? {} : { oursExtraMiB }),
+        theirsExtraMiB: extraMiB!,
+        oursError: errors!.ours,
+        theirsError: errors!.theirs,
+      }),
+    });
 }
 
 async function modelWork(path: string, scratch: string, measure: Measure): Promise<void> {

@@ -14,7 +14,7 @@ export interface RunOptions extends BenchOptions {
   json?: string;
   /** An earlier recording (.json) to compare with. */
   compare?: string;
-  /** A model with its tokenizer: the same work by torch, transformers and TRL too. */
+  /** A model with its tokenizer: the same work by torch, transformers, TRL and Liger too. */
   peers?: string;
 }
 

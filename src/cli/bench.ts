@@ -32,7 +32,7 @@ export function benchCommand(): Command {
     .option("--rounds <N>", "pairs of runs, for another build", countNumber, 6)
     .option(
       "--peers <model>",
-      "beside the suites, the same work by torch, transformers and TRL on the CPU, with this model (a folder or .gguf with its tokenizer); " +
+      "beside the suites, the same work by torch, transformers, TRL and Liger on the CPU, with this model (a folder or .gguf with its tokenizer); " +
         "needs Python 3, installs pinned packages into build-peers/",
     )
     .addHelpText(

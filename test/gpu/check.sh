@@ -3,8 +3,8 @@
 # CPU, exactness as bits, benchmarks. Usage: test/gpu/check.sh [results folder] [model folder]
 #
 # Writes results.jsonl (a line a step and a line a measurement) and prints a summary; exits with 1 where any step failed.
-# RANK_GRPO_SHARED names the folder with models/tiny for the model goldens (skipped without). BUILD names the build folder. SHIM=1 runs the
-# same steps on the host, at small sizes.
+# RANK_GRPO_SHARED names the folder with models/tiny for the model goldens (skipped without). BUILD names the build folder. PYTHON is one with
+# bench/peers/requirements.txt, for the same loss by Liger (skipped without). SHIM=1 runs the same steps on the host, at small sizes.
 set -u
 cd "$(dirname "$0")/../.."
 results=${1:-build-gpu/results}
@@ -76,7 +76,15 @@ if [ -n "$model" ]; then
 else
   step exact "$driver" exact "${small[@]}" --json "$json"
 fi
-step bench "$driver" bench "${small[@]}" --json "$json" ${model:+--model "$model"}
+mkdir -p "$results/liger"
+step bench "$driver" bench "${small[@]}" --json "$json" --peer "$results/liger" ${model:+--model "$model"}
+python=${PYTHON:-build-peers/bench/bin/python}
+if "$python" -c "import liger_kernel" 2>/dev/null; then
+  step liger sh -c "'$python' bench/peers/peers.py <'$results/liger/request.json' >'$results/liger/answer.json' && cat '$results/liger/answer.json'" &&
+    { cat "$results/liger/answer.json" && echo; } >>"$json"
+else
+  skip liger "no $python with liger-kernel"
+fi
 
 echo
 printf '%s\n' "${summary[@]}"

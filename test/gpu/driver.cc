@@ -1,8 +1,9 @@
 // One program for a bare machine with a GPU, no Node: compares whole models with the CPU, checks exactness as bits, and times what a
 // training run does. `check.sh` builds and calls it; on the host shim it runs at small sizes, so that it is right before it meets a GPU.
 //
-//   gpu_driver parity | exact | fingerprint | bench [--small] [--json FILE] [--model FOLDER]
+//   gpu_driver parity | exact | fingerprint | bench [--small] [--json FILE] [--model FOLDER] [--peer FOLDER]
 //
+// bench writes into --peer what bench/peers/peers.py needs to compute the same loss by Liger: request.json, and the matrices it names.
 // Every line of FILE is one JSON object: {"name": ..., "value": ..., "unit": ..., ...}.
 #include <algorithm>
 #include <chrono>
@@ -28,7 +29,7 @@ namespace {
 
 struct Options {
   bool small = false;
-  std::string json, model;
+  std::string json, model, peer;
 };
 
 void report(const Options& options, const std::string& name, double value, const std::string& unit, const std::string& extra = "") {
@@ -318,12 +319,21 @@ void bench_logits(const Options& options, Backend& b, double bandwidth) {
   both("bf16", values * 8, static_cast<const uint16_t*>(half.data()));
 }
 
+// [count, columns]: the rows over and over.
+DeviceBuffer repeated(Backend& b, const std::vector<float>& rows, int64_t count, int64_t columns) {
+  const int64_t given = static_cast<int64_t>(rows.size()) / columns;
+  const auto once = on(b, rows);
+  DeviceBuffer out(b, static_cast<size_t>(count * columns) * sizeof(float));
+  for (int64_t r = 0; r < count; r += given)
+    b.copy(out.floats() + r * columns, once.data(), static_cast<size_t>(std::min(given, count - r) * columns) * sizeof(float));
+  b.download(nullptr, nullptr, 0);  // before `once` goes
+  return out;
+}
+
 void bench_head(const Options& options, Backend& b) {
   const int64_t R = options.small ? 40 : 16 * 1024, C = options.small ? 64 : 4096, V = options.small ? 300 : 128256;
-  const auto h = on(b, normal(static_cast<size_t>(C) * 64, 1)), W = on(b, normal(static_cast<size_t>(C) * 64, 2, 0.02f));
-  DeviceBuffer rows(b, static_cast<size_t>(R * C) * sizeof(float)), head(b, static_cast<size_t>(V * C) * sizeof(float)), dh(b, rows.bytes()), dW(b, head.bytes());
-  for (int64_t r = 0; r < R; r += 64) b.copy(rows.floats() + r * C, h.data(), static_cast<size_t>(std::min<int64_t>(64, R - r) * C) * sizeof(float));
-  for (int64_t v = 0; v < V; v += 64) b.copy(head.floats() + v * C, W.data(), static_cast<size_t>(std::min<int64_t>(64, V - v) * C) * sizeof(float));
+  const auto rows = repeated(b, normal(static_cast<size_t>(C) * 64, 1), R, C), head = repeated(b, normal(static_cast<size_t>(C) * 64, 2, 0.02f), V, C);
+  DeviceBuffer dh(b, rows.bytes()), dW(b, head.bytes());
   const auto targets = integers(static_cast<size_t>(R), 3, static_cast<int>(V));
   const auto dlogprob = normal(static_cast<size_t>(R), 4);
   DeviceBuffer logprob(b, static_cast<size_t>(R) * sizeof(float)), lse(b, static_cast<size_t>(R) * sizeof(float));
@@ -336,6 +346,102 @@ void bench_head(const Options& options, Backend& b) {
     b.head_backward(dh.floats(), dW.floats(), rows.floats(), head.floats(), *panels, targets.data(), nullptr, lse.floats(), nullptr, dlogprob.data(), nullptr, R, 1.f);
   });
   report(options, "head/bf16 backward", time * 1e3, "ms", ", \"tflops\": " + std::to_string(3 * flops / time / 1e12));
+}
+
+template <class T>
+void list(FILE* f, const char* name, const std::vector<T>& values) {
+  std::fprintf(f, ", \"%s\": [", name);
+  for (size_t i = 0; i < values.size(); ++i) std::fprintf(f, "%s%.9g", i ? ", " : "", static_cast<double>(values[i]));
+  std::fprintf(f, "]");
+}
+FILE* open_file(const std::string& path) {
+  FILE* f = std::fopen(path.c_str(), "wb");
+  if (!f) throw Error("IO", "Expected a file that can be written, got " + path + ".");
+  return f;
+}
+void write_floats(const std::string& path, const std::vector<float>& values) {
+  FILE* f = open_file(path);
+  const bool whole = std::fwrite(values.data(), sizeof(float), values.size(), f) == values.size();
+  if (std::fclose(f) != 0 || !whole) throw Error("IO", "Expected room for " + path + ".");
+}
+
+// GRPO's clipped loss over B lists, from hidden states and a head of bf16 numbers, with both gradients: as a training step does it.
+void bench_loss(const Options& options, Backend& b) {
+  const int64_t B = options.small ? 4 : 16, R = B * (options.small ? 10 : 1024), C = options.small ? 64 : 4096, V = options.small ? 300 : 128256;
+  const auto in_bf16 = [](std::vector<float> values) {
+    for (float& x : values) {
+      uint32_t bits;
+      std::memcpy(&bits, &x, sizeof bits);
+      bits &= 0xffff0000u;
+      std::memcpy(&x, &bits, sizeof bits);
+    }
+    return values;
+  };
+  const auto h = in_bf16(normal(static_cast<size_t>(C) * 64, 1)), W = in_bf16(normal(static_cast<size_t>(C) * 64, 2, 0.02f));
+  const auto targets = integers(static_cast<size_t>(R), 3, static_cast<int>(V));
+  std::vector<float> advantages;
+  for (int64_t i = 0; i < B; ++i) advantages.push_back(i % 2 ? -0.75f : 1.25f);
+  const auto rows = repeated(b, h, R, C), head = repeated(b, W, V, C);
+  auto panels = b.make_panels(V, C, Compute::bf16);
+  b.pack(*panels, head.floats());
+  const size_t free = b.available_bytes();
+  DeviceBuffer dh(b, rows.bytes()), dW(b, head.bytes()), logprob(b, static_cast<size_t>(R) * sizeof(float)), lse(b, logprob.bytes());
+  std::vector<float> logprobs(static_cast<size_t>(R)), old(logprobs.size()), A(logprobs.size()), weights(logprobs.size(), 1.f / static_cast<float>(R));
+  std::vector<int32_t> offsets(1), tokens;
+  const auto forward = [&] {
+    b.head_forward(logprob.floats(), nullptr, lse.floats(), rows.floats(), *panels, head.floats(), targets.data(), nullptr, R, 1.f);
+    b.download(logprobs.data(), logprob.data(), logprob.bytes());
+  };
+  forward();
+  const float log_ratios[] = {0, 0.1f, -0.5f, -0.1f, 0.5f};  // within the clip's range and beyond it, none near an edge
+  for (size_t t = 0; t < logprobs.size(); ++t) {
+    old[t] = logprobs[t] - log_ratios[t % 5];
+    A[t] = advantages[t * static_cast<size_t>(B) / logprobs.size()];
+    tokens.push_back(static_cast<int32_t>(t));
+    offsets.push_back(static_cast<int32_t>(t + 1));
+  }
+  ObjectiveInputs in;
+  in.tokens = in.segments = R;
+  in.logprobs = logprobs.data();
+  in.old_logprobs = old.data();
+  in.advantages = A.data();
+  in.weights = weights.data();
+  in.segment_offsets = offsets.data();
+  in.segment_tokens = tokens.data();
+  ObjectiveSpec spec = clip();
+  spec.params[0] = 0.2;
+  spec.params[1] = 0.26;
+  double loss = 0;
+  const double time = seconds(b, options, [&] {
+    forward();
+    const ObjectiveResult result = evaluate_objective(spec, in);
+    loss = result.loss;
+    b.zero(dW.data(), dW.bytes());  // it is added to
+    b.head_backward(dh.floats(), dW.floats(), rows.floats(), head.floats(), *panels, targets.data(), nullptr, lse.floats(), nullptr, result.dlogp.data(), nullptr, R, 1.f);
+  });
+  const double mib = static_cast<double>(free - b.available_bytes()) / (1 << 20);
+  report(options, "loss/bf16 with gradients, from hidden and head", time * 1e3, "ms", ", \"mib_above_inputs\": " + std::to_string(mib));
+  if (options.peer.empty()) return;
+  const std::string& to = options.peer;
+  const auto first_rows = [&](const char* name, const DeviceBuffer& gradient, int64_t count) {
+    std::vector<float> host(static_cast<size_t>(std::min<int64_t>(count, 2048) * C));
+    b.download(host.data(), gradient.data(), host.size() * sizeof(float));
+    write_floats(to + "/" + name, host);
+  };
+  write_floats(to + "/hidden", h);
+  write_floats(to + "/head", W);
+  first_rows("dhidden", dh, R);
+  first_rows("dhead", dW, V);
+  FILE* f = open_file(to + "/request.json");
+  std::fprintf(f, "{\"work\": \"loss\", \"peer\": \"liger\", \"dtype\": \"bf16\", \"seconds\": 1, \"threads\": 2, \"tolerance\": 0.02, \"clip\": [0.2, 0.26]");
+  std::fprintf(f, ", \"B\": %lld, \"T\": %lld, \"C\": %lld, \"V\": %lld", static_cast<long long>(B), static_cast<long long>(R), static_cast<long long>(C), static_cast<long long>(V));
+  std::fprintf(f, ", \"hidden\": \"%s/hidden\", \"head\": \"%s/head\"", to.c_str(), to.c_str());
+  std::fprintf(f, ", \"ours\": {\"loss\": %.9g, \"dhidden\": \"%s/dhidden\", \"dhead\": \"%s/dhead\"}", loss, to.c_str(), to.c_str());
+  list(f, "targets", targets);
+  list(f, "old", old);
+  list(f, "advantages", advantages);
+  std::fprintf(f, "}\n");
+  std::fclose(f);
 }
 
 void bench_objective(const Options& options, Backend& b, double bandwidth) {
@@ -397,6 +503,7 @@ bool bench(const Options& options) {
   bench_logits(options, *backend, bandwidth);
   bench_objective(options, *backend, bandwidth);
   bench_head(options, *backend);
+  bench_loss(options, *backend);
   bench_model(options, backend, bandwidth);
   return true;
 }
@@ -410,6 +517,7 @@ int main(int argc, char** argv) {
     if (!std::strcmp(argv[i], "--small")) options.small = true;
     if (!std::strcmp(argv[i], "--json") && i + 1 < argc) options.json = argv[++i];
     if (!std::strcmp(argv[i], "--model") && i + 1 < argc) options.model = argv[++i];
+    if (!std::strcmp(argv[i], "--peer") && i + 1 < argc) options.peer = argv[++i];
   }
   try {
     for (const auto& device : list_devices())

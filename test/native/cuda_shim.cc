@@ -69,8 +69,10 @@ TEST(cuda_shim_out_of_memory_is_an_error_and_the_backend_lives) {
   auto& b = cuda();
   shim::settings().memory_limit = shim::allocated_bytes() + (size_t{1} << 20);
   CHECK_THROWS(b.allocate(size_t{2} << 20), "OUT_OF_MEMORY");
+  CHECK(b.available_bytes() == size_t{1} << 20);
   DeviceBuffer fits(b, size_t{1} << 19);
   CHECK(fits.data() != nullptr);
+  CHECK(b.available_bytes() <= size_t{1} << 19);
 }
 
 TEST(cuda_shim_devices_that_cannot_be_used) {
