@@ -62,6 +62,7 @@ struct AttentionGroups {
 
 struct AttentionShape {
   int heads, kv_heads, head_dim;                                   // H, Hkv, D
+  Compute compute = Compute::f32;                                  // bf16: a backend may keep and multiply keys and values as bf16
   int width() const { return (heads + 2 * kv_heads) * head_dim; }  // of a qkv row: [q heads | k heads | v heads]
 };
 

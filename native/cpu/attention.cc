@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <string>
 
 #include "../core/error.h"
@@ -16,15 +17,34 @@ namespace {
 
 constexpr int kTaskRows = 64;  // query rows of one task: small enough to balance, large enough to claim
 
+// In 4-byte words; see AttentionKernels.
 struct PageLayout {
-  explicit PageLayout(const AttentionShape& shape) : kv_heads(shape.kv_heads), D(shape.head_dim), Dp(padded(D)) {}
-  int64_t page() const { return int64_t{kv_heads} * kPageSize * (D + Dp); }  // floats
-  int64_t keys(int64_t page, int head) const { return page * this->page() + int64_t{head} * kPageSize * D; }
-  int64_t values(int64_t page, int head) const {
-    return page * this->page() + int64_t{kv_heads} * kPageSize * D + int64_t{head} * kPageSize * Dp;
-  }
-  int kv_heads, D, Dp;
+  PageLayout(const AttentionShape& shape, bool pairs)
+      : kv_heads(shape.kv_heads),
+        key_words(pairs ? (shape.head_dim + 1) / 2 * kPageSize : shape.head_dim * kPageSize),
+        value_words(kPageSize / (pairs ? 2 : 1) * padded(shape.head_dim)) {}
+  int64_t page() const { return int64_t{kv_heads} * (key_words + value_words); }
+  int64_t keys(int64_t page, int head) const { return page * this->page() + int64_t{head} * key_words; }
+  int64_t values(int64_t page, int head) const { return page * this->page() + int64_t{kv_heads} * key_words + int64_t{head} * value_words; }
+  int kv_heads, key_words, value_words;
 };
+
+// Key `key` of a page: column of the keys, row of the values.
+void write_floats(float* keys, float* values, int key, const float* k, const float* v, int D) {
+  for (int d = 0; d < D; ++d) keys[d * kPageSize + key] = k[d];
+  std::copy(v, v + D, values + key * padded(D));
+}
+// The same as halves of pairs: of two channels of the key, of two keys of the page.
+void write_pairs(const MatmulKernels& kernels, float* keys, float* values, int key, const float* k, const float* v, int D) {
+  alignas(64) uint32_t words[kMaxHeadDim];
+  uint32_t* columns = reinterpret_cast<uint32_t*>(keys) + key;
+  kernels.to_pairs(words, k, D);
+  for (int d = 0; d < (D + 1) / 2; ++d) columns[d * kPageSize] = words[d];
+  uint16_t half[kMaxHeadDim], *row = reinterpret_cast<uint16_t*>(values) + key / 2 * padded(D) * 2 + key % 2;
+  kernels.to_pairs(words, v, D);
+  std::memcpy(half, words, static_cast<size_t>(D) * sizeof(uint16_t));
+  for (int d = 0; d < D; ++d) row[2 * d] = half[d];
+}
 
 // A token of a span.
 struct Query {
@@ -62,13 +82,16 @@ int shared_pages(const AttentionPlan& plan, int first, int last) {
 
 }  // namespace
 
+bool CpuBackend::in_pairs(const AttentionShape& shape) const { return shape.compute == Compute::bf16 && kernels_.bf16; }
+
 size_t CpuBackend::cache_bytes(int64_t pages, const AttentionShape& shape) const {
-  return static_cast<size_t>(pages * PageLayout(shape).page()) * sizeof(float);
+  return static_cast<size_t>(pages * PageLayout(shape, in_pairs(shape)).page()) * sizeof(float);
 }
 
 void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages, const AttentionPlan& plan,
                                    const AttentionShape& shape) {
-  const PageLayout layout(shape);
+  const bool pairs = in_pairs(shape);
+  const PageLayout layout(shape, pairs);
   const int D = shape.head_dim, H = shape.heads, width = shape.width(), group = H / shape.kv_heads;
   const float scale = 1.f / std::sqrt(static_cast<float>(D));
   float* memory = static_cast<float*>(cache);
@@ -83,10 +106,12 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
       const float* k = qkv + int64_t{write.token} * width + int64_t{H} * D;
       const float* v = k + int64_t{shape.kv_heads} * D;
       for (int h = 0; h < shape.kv_heads; ++h) {
-        float* keys = memory + layout.keys(page, h) + key;
-        for (int d = 0; d < D; ++d) keys[int64_t{d} * kPageSize] = k[h * D + d];
-        float* values = memory + layout.values(page, h) + int64_t{key} * layout.Dp;
-        std::copy(v + h * D, v + (h + 1) * D, values);
+        float *keys = memory + layout.keys(page, h), *values = memory + layout.values(page, h);
+        if (pairs) {
+          write_pairs(*kernels_.matmul, keys, values, key, k + h * D, v + h * D, D);
+        } else {
+          write_floats(keys, values, key, k + h * D, v + h * D, D);
+        }
       }
     }
   });
@@ -105,6 +130,7 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
     for (int64_t first = begin; first < end; first += most)
       for (int h = 0; h < shape.kv_heads; ++h) tasks.push_back({h, first, static_cast<int>(std::min<int64_t>(most, end - first)), height});
   }
+  const auto forward = pairs ? kernels_.attention->pairs.forward : kernels_.attention->floats.forward;
   pool_.run(static_cast<int>(tasks.size()), [&](int t) {
     const ForwardTask& task = tasks[static_cast<size_t>(t)];
     for (int64_t first = task.first; first < task.first + task.count; first += task.height) {
@@ -127,7 +153,7 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
       const int from = queries[static_cast<size_t>(first / group)].span,
                 to = queries[static_cast<size_t>((first + tile.rows - 1) / group)].span;
       tile.shared = from == to ? 0 : shared_pages(plan, from, to);
-      kernels_.attention->forward(tile, D, scale);
+      forward(tile, D, scale);
     }
   });
 }
@@ -138,7 +164,7 @@ namespace {
 // with room for their gradients.
 class KeyBlocks {
  public:
-  void load(const MatmulKernels& kernels, const float* qkv, int token, int count, int head, const AttentionShape& shape) {
+  void load(const MatmulKernels& kernels, const float* qkv, int token, int count, int head, const AttentionShape& shape, bool round) {
     const int D = shape.head_dim;
     Dp_ = padded(D);
     count_ = count;
@@ -152,6 +178,9 @@ class KeyBlocks {
       kernels.pack_transposed(kt, kPageSize, k, width, keys, D, false);
       kernels.pack_transposed(kt + kPageSize * D, kPageSize, k + int64_t{shape.kv_heads} * D, width, keys, D, false);
       for (int i = 0; i < keys; ++i) std::copy_n(k + i * width, D, row + i * Dp_);
+      if (!round) continue;
+      kernels.to_rounded(kt, kt, int64_t{2} * kPageSize * D);
+      kernels.to_rounded(row, row, int64_t{kPageSize} * Dp_);
     }
   }
   // Appends the blocks, whose first key has this position.
@@ -191,6 +220,8 @@ void CpuBackend::attention_backward(float* dqkv, const float* dout, const float*
                                     const AttentionGroups& groups, const AttentionShape& shape) {
   const int D = shape.head_dim, H = shape.heads, Hkv = shape.kv_heads, width = shape.width(), per_kv = H / Hkv;
   const float scale = 1.f / std::sqrt(static_cast<float>(D));
+  const bool pairs = in_pairs(shape);
+  const auto backward = pairs ? kernels_.attention->pairs.backward : kernels_.attention->floats.backward;
   float* delta = scratch_attention_.floats(*this, T * H);  // [T, H]: dout . out
   pool_.run(static_cast<int>((T + 63) / 64), [&](int chunk) {
     for (int64_t i = int64_t{chunk} * 64 * H; i < std::min<int64_t>(T, int64_t{chunk + 1} * 64) * H; ++i)
@@ -239,7 +270,7 @@ void CpuBackend::attention_backward(float* dqkv, const float* dout, const float*
           tile.delta[r] = delta[row * H + head];
           tile.last[r] = position + index;
         }
-        kernels_.attention->backward(tile, blocks.data(), static_cast<int>(blocks.size()), D, scale);
+        backward(tile, blocks.data(), static_cast<int>(blocks.size()), D, scale);
       }
     };
     auto store = [&](KeyBlocks& keys, int token, int count) {
@@ -249,14 +280,14 @@ void CpuBackend::attention_backward(float* dqkv, const float* dout, const float*
         std::copy_n(keys.dv(i), D, dk + int64_t{Hkv} * D);
       }
     };
-    prompt.load(*kernels_.matmul, qkv, group.prompt, group.prompt_count, kv, shape);
+    prompt.load(*kernels_.matmul, qkv, group.prompt, group.prompt_count, kv, shape, pairs);
     prompt.append(blocks, 0);
     const size_t shared = blocks.size();
     if (piece.prompt) sequence(group.prompt, group.prompt_count, 0);
     for (int c = piece.first; c < piece.last; ++c) {
       const auto& completion = groups.completions[static_cast<size_t>(c)];
       if (completion.count == 0) continue;
-      own.load(*kernels_.matmul, qkv, completion.token, completion.count, kv, shape);
+      own.load(*kernels_.matmul, qkv, completion.token, completion.count, kv, shape, pairs);
       blocks.resize(shared);
       own.append(blocks, group.prompt_count);
       sequence(completion.token, completion.count, group.prompt_count);

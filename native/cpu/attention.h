@@ -12,8 +12,8 @@ constexpr int kMaxHeadDim = 256;  // local buffers are sized by it
 // One tile of queries that share a key/value head. Row r attends to positions 0 .. last[r] of its sequence. Rows of one sequence lie side
 // by side; sequences that begin with the same pages read those together.
 struct AttentionTile {
-  const float *keys, *values;       // of page 0 and this head: [D][kPageSize], [kPageSize][Dp]
-  int64_t page;                     // floats from one page to the next
+  const float *keys, *values;       // of page 0 and this head, in words: see AttentionKernels
+  int64_t page;                     // words from one page to the next
   const int32_t* table[kTileRows];  // the sequence's pages, up to that of its largest last[r]; one pointer for all rows of a sequence
   int shared;                       // first pages that all tables have in common and every row sees whole
   int rows;                         // 1 .. kTileRows
@@ -42,9 +42,14 @@ struct KeyBlock {
   int first, keys;       // position of the first, count
 };
 
+// Pages of floats: keys [D][kPageSize], values [kPageSize][Dp]. Pages of pairs of bf16: keys [ceil(D / 2)][kPageSize][2], values
+// [kPageSize / 2][Dp][2], and queries and weights are rounded too (null without the instruction). The gradient takes blocks of floats, which
+// hold what the pages held.
 struct AttentionKernels {
-  void (*forward)(const AttentionTile& tile, int D, float scale);
-  void (*backward)(const AttentionBackwardTile& tile, const KeyBlock* blocks, int count, int D, float scale);
+  struct {
+    void (*forward)(const AttentionTile& tile, int D, float scale);
+    void (*backward)(const AttentionBackwardTile& tile, const KeyBlock* blocks, int count, int D, float scale);
+  } floats, pairs;
   float (*dot)(const float* a, const float* b, int n);
 };
 

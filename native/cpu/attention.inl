@@ -10,8 +10,31 @@ constexpr int kGroupRows = 2;
 #endif
 constexpr int kPages = 4;  // pages whose scores are computed together, for few rows: their sums hide each other's latency
 
-// s [R][stride] = a [R][D] . bt[p] [D][kPageSize], for P pages side by side; ahead[p] [D][kPageSize] (or null) is fetched meanwhile
-template <int R, int P>
+// What a 4-byte word of pages, queries and weights holds: a float, or two of bf16 that lie side by side along what is summed over.
+struct Floats {
+  static constexpr int per_word = 1;
+  static Vec multiply(Vec a, Vec b, Vec c) { return fma(a, b, c); }  // a b + c
+  static float rounded(float x) { return x; }
+  static void to_words(float* out, const float* x, int n) { std::copy(x, x + n, out); }
+  static void store_weights(float* out, Vec p0, Vec p1) {
+    store(out, p0);
+    store(out + kVec, p1);
+  }
+};
+#if defined(RANK_GRPO_AVX512)
+struct Pairs {
+  static constexpr int per_word = 2;
+  static Vec multiply(Vec a, Vec b, Vec c) { return {_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v)}; }
+  static float rounded(float x) { return bf16_round(x); }
+  static void to_words(float* out, const float* x, int n) { to_pairs(reinterpret_cast<uint32_t*>(out), x, n); }
+  static void store_weights(float* out, Vec p0, Vec p1) { _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(p1.v, p0.v)); }
+  static Vec first(Vec b) { return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(b.v), _mm512_set1_epi32(0xffff)))}; }
+};
+#endif
+
+// s [R][stride] = a [R][D] . bt[p] [D][kPageSize], for P pages side by side; ahead[p] [D][kPageSize] (or null) is fetched meanwhile. D counts
+// words.
+template <class Kind, int R, int P>
 inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const float* const* bt, int D, const float* const* ahead) {
   Vec c[R][P][2];
 #pragma GCC unroll 8
@@ -31,8 +54,8 @@ inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const fl
       const Vec b0 = load(bt[p] + d * kPageSize), b1 = load(bt[p] + d * kPageSize + kVec);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        c[r][p][0] = fma(x[r], b0, c[r][p][0]);
-        c[r][p][1] = fma(x[r], b1, c[r][p][1]);
+        c[r][p][0] = Kind::multiply(x[r], b0, c[r][p][0]);
+        c[r][p][1] = Kind::multiply(x[r], b1, c[r][p][1]);
       }
     }
   }
@@ -45,8 +68,9 @@ inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const fl
     }
 }
 
-// y [R][d .. d + 16 V) = y * scale[r] + sum over j < n of p [R][j] x [j][Dp]; p rows are `stride` apart
-template <int R, int V>
+// y [R][d .. d + 16 V) = y * scale[r] + sum over j < n of p [R][j] x [j][Dp]; p rows are `stride` apart. Of a pair whose second is beyond n
+// the second is not read: nobody may have written it.
+template <class Kind, int R, int V>
 inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp, int d,
                              const float* ahead) {
   Vec c[R][V];
@@ -54,33 +78,38 @@ inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const 
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) c[r][v] = load(y[r] + d + v * kVec) * set1(scale[r]);
-  for (int j = 0; j < n; ++j) {
+  auto add = [&](int j, bool whole) {
     Vec b[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       if (ahead) __builtin_prefetch(ahead + j * Dp + d + v * kVec);
       b[v] = load(x + j * Dp + d + v * kVec);
+      if constexpr (Kind::per_word == 2)
+        if (!whole) b[v] = Kind::first(b[v]);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Vec w = set1(p[r * stride + j]);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) c[r][v] = fma(w, b[v], c[r][v]);
+      for (int v = 0; v < V; ++v) c[r][v] = Kind::multiply(w, b[v], c[r][v]);
     }
-  }
+  };
+  const int whole = n / Kind::per_word;
+  for (int j = 0; j < whole; ++j) add(j, true);
+  if (whole * Kind::per_word < n) add(whole, false);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) store(y[r] + d + v * kVec, c[r][v]);
 }
-template <int R>
+template <class Kind, int R>
 inline void weighted_rows(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp,
                           const float* ahead) {
   int d = 0;
   if (R * 4 <= 2 * kGroupRows)
-    for (; d + 4 * kVec <= Dp; d += 4 * kVec) weighted_columns<R, 4>(y, scale, p, stride, x, n, Dp, d, ahead);
-  for (; d + 2 * kVec <= Dp; d += 2 * kVec) weighted_columns<R, 2>(y, scale, p, stride, x, n, Dp, d, ahead);
-  if (d < Dp) weighted_columns<R, 1>(y, scale, p, stride, x, n, Dp, d, ahead);
+    for (; d + 4 * kVec <= Dp; d += 4 * kVec) weighted_columns<Kind, R, 4>(y, scale, p, stride, x, n, Dp, d, ahead);
+  for (; d + 2 * kVec <= Dp; d += 2 * kVec) weighted_columns<Kind, R, 2>(y, scale, p, stride, x, n, Dp, d, ahead);
+  if (d < Dp) weighted_columns<Kind, R, 1>(y, scale, p, stride, x, n, Dp, d, ahead);
 }
 
 // Scores of keys that a row does not see count as e^-infinity = 0.
@@ -101,10 +130,10 @@ struct NextPages {
 };
 
 // Pages begin .. end of the table of rows first .. first + R of a group that starts at tile row `group`.
-template <int R>
+template <class Kind, int R>
 inline void attend_pages(const AttentionTile& tile, int group, int first, Attending& state, int begin, int end, int D, NextPages then) {
   constexpr int P = R == 1 ? kPages : R <= 3 ? 2 : 1, stride = P * kPageSize;
-  const int Dp = padded(D);
+  const int Dp = padded(D), words = (D + Kind::per_word - 1) / Kind::per_word;
   const int* last = tile.last + group + first;
   const int32_t* table = tile.table[group + first];
   const auto q = state.q + first;
@@ -126,9 +155,9 @@ inline void attend_pages(const AttentionTile& tile, int group, int first, Attend
       value_ahead[i] = tile.values + page * tile.page;
     }
     if (count == P) {
-      scores<R, P>(p, stride, q, keys, D, key_ahead);
+      scores<Kind, R, P>(p, stride, q, keys, words, key_ahead);
     } else {
-      for (int i = 0; i < count; ++i) scores<R, 1>(p + i * kPageSize, stride, q, keys + i, D, key_ahead + i);
+      for (int i = 0; i < count; ++i) scores<Kind, R, 1>(p + i * kPageSize, stride, q, keys + i, words, key_ahead + i);
     }
     for (int i = 0; i < count; ++i) {
       const int page = start + i;
@@ -144,12 +173,11 @@ inline void attend_pages(const AttentionTile& tile, int group, int first, Attend
       for (int r = 0; r < R; ++r) {
         const Vec m = set1(now[r]), p0 = exp(load(s + r * stride) - m), p1 = exp(load(s + r * stride + kVec) - m);
         sum[r] = sum[r] * factor[r] + reduce_add(p0 + p1);
-        store(s + r * stride, p0);
-        store(s + r * stride + kVec, p1);
+        Kind::store_weights(s + r * stride, p0, p1);
       }
       // Keys beyond the tile's last one may never have been written: they are not read.
-      weighted_rows<R>(state.y + first, factor, s, stride, tile.values + table[page] * tile.page,
-                       std::min(kPageSize, most + 1 - page * kPageSize), Dp, value_ahead[i]);
+      weighted_rows<Kind, R>(state.y + first, factor, s, stride, tile.values + table[page] * tile.page,
+                             std::min(kPageSize, most + 1 - page * kPageSize), Dp, value_ahead[i]);
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -158,11 +186,13 @@ inline void attend_pages(const AttentionTile& tile, int group, int first, Attend
   }
 }
 
-template <int R>
+template <class Kind, int R>
 inline void attend(const AttentionTile& tile, int group, int D, float scale) {
   alignas(64) Attending state;
   for (int r = 0; r < R; ++r) {
-    for (int d = 0; d < D; ++d) state.q[r][d] = tile.query[group + r][d] * scale;
+    float q[kMaxHeadDim];
+    for (int d = 0; d < D; ++d) q[d] = tile.query[group + r][d] * scale;
+    Kind::to_words(state.q[r], q, D);
     for (int d = 0; d < padded(D); ++d) state.y[r][d] = 0;
     state.top[r] = -std::numeric_limits<float>::infinity();
     state.sum[r] = 0;
@@ -179,20 +209,20 @@ inline void attend(const AttentionTile& tile, int group, int D, float scale) {
     return n == 0 ? NextPages{nullptr, 0}
                   : NextPages{tile.table[group + first] + begin, *std::max_element(last, last + n) / kPageSize + 1 - begin};
   };
-  if (begin > 0) attend_pages<R>(tile, group, 0, state, 0, begin, D, pages(0, alike(0)));
+  if (begin > 0) attend_pages<Kind, R>(tile, group, 0, state, 0, begin, D, pages(0, alike(0)));
   for (int first = 0, n; first < R; first += n) {
     n = alike(first);
     const int end = begin + pages(first, n).count;
     const NextPages then = pages(first + n, alike(first + n));
     switch (n) {
-      case 1: attend_pages<1>(tile, group, first, state, begin, end, D, then); break;
-      case 2: attend_pages < R<2 ? R : 2>(tile, group, first, state, begin, end, D, then); break;
-      case 3: attend_pages < R<3 ? R : 3>(tile, group, first, state, begin, end, D, then); break;
-      case 4: attend_pages < R<4 ? R : 4>(tile, group, first, state, begin, end, D, then); break;
-      case 5: attend_pages < R<5 ? R : 5>(tile, group, first, state, begin, end, D, then); break;
-      case 6: attend_pages < R<6 ? R : 6>(tile, group, first, state, begin, end, D, then); break;
-      case 7: attend_pages < R<7 ? R : 7>(tile, group, first, state, begin, end, D, then); break;
-      default: attend_pages<R>(tile, group, first, state, begin, end, D, then); break;
+      case 1: attend_pages<Kind, 1>(tile, group, first, state, begin, end, D, then); break;
+      case 2: attend_pages<Kind, (R < 2 ? R : 2)>(tile, group, first, state, begin, end, D, then); break;
+      case 3: attend_pages<Kind, (R < 3 ? R : 3)>(tile, group, first, state, begin, end, D, then); break;
+      case 4: attend_pages<Kind, (R < 4 ? R : 4)>(tile, group, first, state, begin, end, D, then); break;
+      case 5: attend_pages<Kind, (R < 5 ? R : 5)>(tile, group, first, state, begin, end, D, then); break;
+      case 6: attend_pages<Kind, (R < 6 ? R : 6)>(tile, group, first, state, begin, end, D, then); break;
+      case 7: attend_pages<Kind, (R < 7 ? R : 7)>(tile, group, first, state, begin, end, D, then); break;
+      default: attend_pages<Kind, R>(tile, group, first, state, begin, end, D, then); break;
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -231,7 +261,7 @@ inline void outer_rows(float* dx, const float* w, const float (*a)[kMaxHeadDim],
   if (d < Dp) outer_columns<R, 1>(dx, w, a, n, Dp, d);
 }
 
-template <int R>
+template <class Kind, int R>
 inline void attend_backward(const AttentionBackwardTile& tile, int first_row, const KeyBlock* blocks, int count, int D, float scale) {
   const int Dp = padded(D);
   alignas(64) float q[R][kMaxHeadDim], dy[R][kMaxHeadDim], dq[R][kMaxHeadDim], p[R * kPageSize], ds[R * kPageSize];
@@ -239,7 +269,7 @@ inline void attend_backward(const AttentionBackwardTile& tile, int first_row, co
   int last = 0;
   for (int r = 0; r < R; ++r) {
     for (int d = 0; d < D; ++d) {
-      q[r][d] = tile.query[first_row + r][d] * scale;
+      q[r][d] = Kind::rounded(tile.query[first_row + r][d] * scale);
       dy[r][d] = tile.dout[first_row + r][d];
     }
     for (int d = D; d < Dp; ++d) q[r][d] = dy[r][d] = 0;
@@ -248,8 +278,8 @@ inline void attend_backward(const AttentionBackwardTile& tile, int first_row, co
     last = std::max(last, tile.last[first_row + r]);
   }
   for (const KeyBlock* b = blocks; b != blocks + count && b->first <= last; ++b) {
-    scores<R, 1>(p, kPageSize, q, &b->kt, D, nullptr);
-    scores<R, 1>(ds, kPageSize, dy, &b->vt, D, nullptr);
+    scores<Floats, R, 1>(p, kPageSize, q, &b->kt, D, nullptr);
+    scores<Floats, R, 1>(ds, kPageSize, dy, &b->vt, D, nullptr);
     for (int r = 0; r < R; ++r) {
       float *weight = p + r * kPageSize, *slope = ds + r * kPageSize;
       hide(weight, std::min(b->keys, tile.last[first_row + r] + 1 - b->first));
@@ -260,7 +290,7 @@ inline void attend_backward(const AttentionBackwardTile& tile, int first_row, co
       }
     }
     const int keys = std::min(b->keys, last + 1 - b->first);
-    weighted_rows<R>(dq, one, ds, kPageSize, b->k, keys, Dp, nullptr);
+    weighted_rows<Floats, R>(dq, one, ds, kPageSize, b->k, keys, Dp, nullptr);
     outer_rows<R>(b->dk, ds, q, keys, Dp);  // q carries the scale
     outer_rows<R>(b->dv, p, dy, keys, Dp);
   }
@@ -268,19 +298,23 @@ inline void attend_backward(const AttentionBackwardTile& tile, int first_row, co
     for (int d = 0; d < D; ++d) tile.dquery[first_row + r][d] = dq[r][d] * scale;
 }
 
-#define RANK_GRPO_ROWS(function, ...)                                              \
-  for (int row = 0; row < tile.rows; row += kGroupRows) switch (tile.rows - row) { \
-      case 1: function<1>(__VA_ARGS__); break;                                     \
-      case 2: function<2>(__VA_ARGS__); break;                                     \
-      case 3: function < kGroupRows<3 ? kGroupRows : 3>(__VA_ARGS__); break;       \
-      case 4: function < kGroupRows<4 ? kGroupRows : 4>(__VA_ARGS__); break;       \
-      case 5: function < kGroupRows<5 ? kGroupRows : 5>(__VA_ARGS__); break;       \
-      case 6: function < kGroupRows<6 ? kGroupRows : 6>(__VA_ARGS__); break;       \
-      case 7: function < kGroupRows<7 ? kGroupRows : 7>(__VA_ARGS__); break;       \
-      default: function<kGroupRows>(__VA_ARGS__); break;                           \
+#define RANK_GRPO_ROWS(function, ...)                                                \
+  for (int row = 0; row < tile.rows; row += kGroupRows) switch (tile.rows - row) {   \
+      case 1: function<Kind, 1>(__VA_ARGS__); break;                                 \
+      case 2: function<Kind, 2>(__VA_ARGS__); break;                                 \
+      case 3: function<Kind, (kGroupRows < 3 ? kGroupRows : 3)>(__VA_ARGS__); break; \
+      case 4: function<Kind, (kGroupRows < 4 ? kGroupRows : 4)>(__VA_ARGS__); break; \
+      case 5: function<Kind, (kGroupRows < 5 ? kGroupRows : 5)>(__VA_ARGS__); break; \
+      case 6: function<Kind, (kGroupRows < 6 ? kGroupRows : 6)>(__VA_ARGS__); break; \
+      case 7: function<Kind, (kGroupRows < 7 ? kGroupRows : 7)>(__VA_ARGS__); break; \
+      default: function<Kind, kGroupRows>(__VA_ARGS__); break;                       \
     }
 
-inline void attention_tile(const AttentionTile& tile, int D, float scale) { RANK_GRPO_ROWS(attend, tile, row, D, scale) }
+template <class Kind>
+inline void attention_tile(const AttentionTile& tile, int D, float scale) {
+  RANK_GRPO_ROWS(attend, tile, row, D, scale)
+}
+template <class Kind>
 inline void attention_backward_tile(const AttentionBackwardTile& tile, const KeyBlock* blocks, int count, int D, float scale) {
   RANK_GRPO_ROWS(attend_backward, tile, row, blocks, count, D, scale)
 }
@@ -292,7 +326,15 @@ inline float dot(const float* a, const float* b, int n) {
   return reduce_add(c);
 }
 
-constexpr AttentionKernels attention_kernels{attention_tile, attention_backward_tile, dot};
+constexpr AttentionKernels attention_kernels {
+  {attention_tile<Floats>, attention_backward_tile<Floats>},
+#if defined(RANK_GRPO_AVX512)
+      {attention_tile<Pairs>, attention_backward_tile<Pairs>},
+#else
+      {nullptr, nullptr},
+#endif
+      dot
+};
 
 }  // namespace RANK_GRPO_ISA
 }  // namespace rank_grpo

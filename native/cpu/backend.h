@@ -74,7 +74,7 @@ class CpuBackend final : public Backend {
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* device, size_t bytes) override;
   int64_t slab_rows(int64_t floats) const override { return std::max<int64_t>(1, (kSlabFloats / floats + 64) / 128) * 128; }
-  int64_t activation_budget() const override { return int64_t{1} << 30; }  // 1 GiB: half of what SmolLM2-135M's optimizer holds
+  int64_t activation_budget() const override { return int64_t{256} << 20; }  // as bf16 weights of SmolLM2-135M
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
@@ -131,6 +131,7 @@ class CpuBackend final : public Backend {
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;
 
  private:
+  bool in_pairs(const AttentionShape& shape) const;  // keys and values are kept as pairs of bf16
   // x [M, K] as the left operand: where it lies, or in bf16 in `scratch`
   Rows rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute);
   void move_rows(CpuPanels& panels, const uint16_t* W, int64_t n);  // the first n rows of panels of pairs from bf16 [n, K], K even

@@ -52,7 +52,7 @@ class Transformer {
   const Panels& head() const { return *head_; }
   // The head's rows as they lie in memory, null where panels alone hold them.
   const float* head_rows() const { return held_.head < 0 ? nullptr : at(held_.head); }
-  AttentionShape attention() const { return {config_.heads, config_.kv_heads, config_.head_dim}; }
+  AttentionShape attention() const { return {config_.heads, config_.kv_heads, config_.head_dim, compute_}; }
   size_t bytes() const { return rotary_.bytes() + arena_.bytes() + indices_.bytes(); }  // held besides weights and panels
   size_t growth(int64_t T, bool keep, int whole) const;  // bytes that a forward pass over so many tokens will add
 

@@ -26,7 +26,8 @@ async function decode(
   const { layers, head } = tokenFlops(model);
   const perWeight = compute === "bf16" ? 2 : 4;
   const { shape: s } = model;
-  const cache = 8 * s.num_hidden_layers * s.num_key_value_heads * s.head_dim; // bytes a token, keys and values in f32
+  const halves = compute === "bf16" && harness.bounds.flopsBf16 > 0; // then keys and values are kept as bf16, too
+  const cache = (halves ? 4 : 8) * s.num_hidden_layers * s.num_key_value_heads * s.head_dim; // bytes a token
   const seen = rows * (newTokens / 2) + prompts.length * model.promptTokens;
   const stepBytes = ((layers + head) / 2) * perWeight + cache * seen;
   const { promptTokens } = model;

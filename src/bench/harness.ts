@@ -24,7 +24,7 @@ export interface Row {
   spreadMs: number;
   gflops?: number;
   gbps?: number;
-  /** What the machine allows, in ms, by the probes of this run; of a row that moves memory, by the probes around its samples. */
+  /** What the machine allows, in ms, by the probes around the row's samples. */
   boundMs?: number;
   /** Time over bound, the median of the samples' own: 1 is the bound. */
   ratio?: number;
@@ -79,8 +79,8 @@ interface Sample {
   bounds: NativeBounds;
 }
 
-/** How often a row that moves memory takes turns with the probes: bandwidth differs from one second to the next. */
-const turns = 5;
+/** How often a row takes turns with the probes, at most: what a machine gives differs from one second to the next. */
+const mostTurns = 5;
 
 /** A suite makes its work one after the other, so that what a row needs is freed before the next. */
 export type Suite = (harness: Harness) => Promise<void>;
@@ -128,6 +128,8 @@ export class Harness {
   readonly #print: (line: string) => void;
   #suite = "";
   #bounds: NativeBounds | undefined;
+  /** The latest probe. */
+  #now: NativeBounds | undefined;
 
   constructor(options: BenchOptions = {}) {
     this.seconds = options.seconds ?? 1;
@@ -135,7 +137,7 @@ export class Harness {
     this.#print = options.print ?? (() => {});
   }
 
-  /** The best of all probes of this run: another process can only make a bound look lower. */
+  /** The best of all probes of this run. */
   get bounds(): NativeBounds {
     return this.#bounds!;
   }
@@ -166,24 +168,15 @@ export class Harness {
     const begun = performance.now();
     const memory = await peakOf(work.run); // warms up, too
     const slow = performance.now() - begun > 10_000;
-    if (!work.readBytes && !work.updateBytes) {
-      const times = await this.#time(work, this.seconds, slow ? 2 : 3);
-      return this.#add(
-        work,
-        times.map((ms) => ({ ms, bounds: this.bounds })),
-        error,
-        memory,
-      );
-    }
+    const bounded = work.flops || work.readBytes || work.updateBytes;
+    const turns = !bounded ? 1 : slow ? 2 : Math.max(1, Math.min(mostTurns, Math.round(this.seconds / 0.2)));
     const samples: Sample[] = [];
-    let before = await addon.benchProbe();
     for (let turn = 0; turn < turns; turn++) {
-      const times = await this.#time(work, this.seconds / turns, 1);
-      const after = await addon.benchProbe();
-      const bounds = { ...this.bounds, readBytes: Math.max(before.readBytes, after.readBytes) };
-      bounds.updateBytes = Math.max(before.updateBytes, after.updateBytes);
+      const before = this.#now!;
+      const times = await this.#time(work, this.seconds / turns, Math.ceil((slow ? 2 : 3) / turns));
+      if (bounded) await this.#probe();
+      const bounds = better(before, this.#now!);
       samples.push(...times.map((ms) => ({ ms, bounds })));
-      before = after;
     }
     return this.#add(work, samples, error, memory);
   }
@@ -237,14 +230,8 @@ export class Harness {
   }
 
   async #probe(): Promise<void> {
-    const now = await addon.benchProbe();
-    const best = this.#bounds ?? now;
-    this.#bounds = {
-      readBytes: Math.max(best.readBytes, now.readBytes),
-      updateBytes: Math.max(best.updateBytes, now.updateBytes),
-      flopsF32: Math.max(best.flopsF32, now.flopsF32),
-      flopsBf16: Math.max(best.flopsBf16, now.flopsBf16),
-    };
+    this.#now = await addon.benchProbe();
+    this.#bounds = better(this.#now, this.#bounds ?? this.#now);
   }
 
   #add(
@@ -282,6 +269,14 @@ export class Harness {
     return row;
   }
 }
+
+/** Of two probes the better: another process can only make a bound look lower. */
+const better = (a: NativeBounds, b: NativeBounds): NativeBounds => ({
+  readBytes: Math.max(a.readBytes, b.readBytes),
+  updateBytes: Math.max(a.updateBytes, b.updateBytes),
+  flopsF32: Math.max(a.flopsF32, b.flopsF32),
+  flopsBf16: Math.max(a.flopsBf16, b.flopsBf16),
+});
 
 /** Seconds that flops and bytes take at best: they overlap, so the longer of the two. */
 function lowerBound(work: Pick<Work, "dtype" | "flops" | "readBytes" | "updateBytes">, bounds: NativeBounds): number {

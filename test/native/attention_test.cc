@@ -1,5 +1,6 @@
 // Attention over ragged [prompt][completions] groups, forward and backward, as training and as decoding call it.
 #include <algorithm>
+#include <cmath>
 
 #include "backends.h"
 #include "reference.h"
@@ -87,6 +88,25 @@ const std::vector<Group> kGroups = {{5, {3, 1}}, {32, {4}}, {37, {30, 0, 7}}, {1
 // Scores have errors of sqrt(D) roundings of |q| |k|, and a weight's relative error is its score's.
 double tolerance(const AttentionShape& s) { return 2e-7 * (4 + std::sqrt(static_cast<double>(s.head_dim))); }
 
+// Whether a backend keeps keys and values as bf16 when it may.
+bool halves(Backend& backend, AttentionShape shape) {
+  const size_t given = backend.cache_bytes(1, shape);
+  shape.compute = rank_grpo::Compute::f32;
+  return given < backend.cache_bytes(1, shape);
+}
+
+// What is multiplied then: scaled queries, keys and values, each rounded.
+Values rounded(const std::vector<float>& qkv, const AttentionShape& s) {
+  Values out(qkv.size());
+  const float scale = 1.f / std::sqrt(static_cast<float>(s.head_dim));
+  for (size_t i = 0; i < qkv.size(); ++i) {
+    const bool query = static_cast<int>(i % static_cast<size_t>(s.width())) < s.heads * s.head_dim;
+    const double x = reference::bf16(static_cast<double>(query ? qkv[i] * scale : qkv[i]));
+    out[i] = query ? x * std::sqrt(static_cast<double>(s.head_dim)) : x;
+  }
+  return out;
+}
+
 void forward_and_backward(Backend& backend, const AttentionShape& shape, double size) {
   const Case c(shape, kGroups);
   const int64_t T = c.T(), HD = int64_t{shape.heads} * shape.head_dim;
@@ -95,9 +115,13 @@ void forward_and_backward(Backend& backend, const AttentionShape& shape, double 
   check::Floats in(backend, qkv), out(backend, static_cast<size_t>(T * HD), NAN), lse(backend, static_cast<size_t>(T * shape.heads), NAN);
   Cache cache(backend, c.pages, shape);
   backend.attention_forward(out, lse, in, cache.memory.data(), c.pages, c.plan, shape);
-  const auto expected = reference::attention(widen(qkv), c.sees, shape);
+  const bool pairs = halves(backend, shape);
+  const Values operands = pairs ? rounded(qkv, shape) : widen(qkv);
+  const auto expected = reference::attention(operands, c.sees, shape);
   const double bound = tolerance(shape) * std::max(1.0, size * size), scale = check::largest(expected.out);
-  check::close(out.read(), expected.out, bound * std::max(1.0, scale), what + "out");
+  // weights are rounded too, each by at most 2^-9 of itself; out's error reaches every gradient through dout . out
+  const double of_weights = pairs ? std::ldexp(check::largest(operands), -9) : 0;
+  check::close(out.read(), expected.out, of_weights + bound * std::max(1.0, scale), what + "out");
   check::close(lse.read(), expected.lse, bound * std::max(1.0, check::largest(expected.lse)), what + "lse");
   cache.memory.read();
 
@@ -108,22 +132,27 @@ void forward_and_backward(Backend& backend, const AttentionShape& shape, double 
 
   check::Floats din(backend, dout), dqkv(backend, static_cast<size_t>(T * shape.width()), NAN);
   backend.attention_backward(dqkv, din, in, out, lse, T, c.groups, shape);
-  const Values wanted = reference::attention_backward(widen(dout), widen(qkv), c.sees, shape);
-  check::close(dqkv.read(), wanted, bound * std::max(1.0, check::largest(wanted)), what + "dqkv");
+  const Values wanted = reference::attention_backward(widen(dout), operands, c.sees, shape);
+  check::close(dqkv.read(), wanted, (of_weights + bound) * std::max(1.0, check::largest(wanted)), what + "dqkv");
   check::same_bits(in.read(), qkv, "qkv");
 }
 
 }  // namespace
 
 BACKEND_TEST(attention_against_reference) {
-  for (const auto& shape : kShapes) forward_and_backward(backend, shape, 1);
+  for (AttentionShape shape : kShapes)
+    for (const auto compute : {rank_grpo::Compute::f32, rank_grpo::Compute::bf16}) {
+      shape.compute = compute;
+      forward_and_backward(backend, shape, 1);
+    }
 }
 // Peaked weights: scores up to a few dozen, so that most keys weigh nothing and one or two everything.
 BACKEND_TEST(attention_with_large_scores) { forward_and_backward(backend, {4, 2, 16}, 4); }
 
+namespace {
+
 // What a row gives depends on nothing but itself: a prompt alone, its completions decoded token by token, and the whole batch at once.
-BACKEND_TEST(attention_decode_is_prefill_is_training) {
-  const AttentionShape shape{6, 2, 24};
+void decode_is_prefill_is_training(Backend& backend, const AttentionShape& shape) {
   const Case c(shape, kGroups);
   const int64_t T = c.T(), HD = int64_t{shape.heads} * shape.head_dim;
   const auto qkv = check::normal(static_cast<size_t>(T * shape.width()), 3);
@@ -151,6 +180,13 @@ BACKEND_TEST(attention_decode_is_prefill_is_training) {
       if (!step.spans.empty()) backend.attention_forward(decoded, nullptr, in, slowly.memory.data(), c.pages, step, shape);
     }
   check::same_bits(decoded.read(), together, "decoded");
+}
+
+}  // namespace
+
+BACKEND_TEST(attention_decode_is_prefill_is_training) {
+  for (const auto compute : {rank_grpo::Compute::f32, rank_grpo::Compute::bf16})
+    decode_is_prefill_is_training(backend, {6, 2, 24, compute});
 }
 
 BACKEND_TEST(attention_of_nothing) {
