@@ -33,7 +33,7 @@ export interface PolicyOptions {
   /** The day that the chat template prints, and its variables, such as { enable_thinking: false } for Qwen3. Default: neither. */
   chat?: ChatOptions;
   /**
-   * Memory for what a pass keeps for its backward pass, in MiB; default 256 on the CPU, all of it on a GPU. As many layers as fit are
+   * Memory for what a pass keeps for its backward pass, in MiB; default 192 on the CPU, all of it on a GPU. As many layers as fit are
    * kept whole, the others are computed again (0: all of them, a third more work for a few percent of the memory).
    */
   activationMiB?: number;

@@ -74,7 +74,7 @@ class CpuBackend final : public Backend {
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* device, size_t bytes) override;
   int64_t slab_rows(int64_t floats) const override { return std::max<int64_t>(1, (kSlabFloats / floats + 64) / 128) * 128; }
-  int64_t activation_budget() const override { return int64_t{256} << 20; }  // as bf16 weights of SmolLM2-135M
+  int64_t activation_budget() const override { return int64_t{192} << 20; }
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;

@@ -107,7 +107,7 @@ const common = {
     .number()
     .int()
     .min(0)
-    .default(256)
+    .default(192)
     .describe("memory of a pass's activations; layers that do not fit are computed again (0: all, a third more work)"),
   microBatchTokens: positive
     .default(2048)
