@@ -191,8 +191,8 @@ export function performancePages(root: string): Record<string, string> {
   );
   const text = `# Performance
 
-Made from bench/results by \`npm run docs\`; recorded by \`npm run bench:record\` (some half an hour; with a model, its peers too). Every row's result was checked before it was timed. The bound is
-the longer of what its operations take at the machine's peak and what its bytes take at the machine's bandwidth, both probed around every sample, since both change from one second to the next; ± is half the distance between the quartiles.
+Made from bench/results by \`npm run docs\`; recorded by \`npm run bench:record\` (with a model, its peers too). Every row's result was checked before it was timed. The bound is
+the longer of what its operations take at the machine's peak and what its bytes take at the machine's bandwidth, both probed in the same run, in recordings from 2026-11-26 on around the row's own samples, since both change from one second to the next; ± is half the distance between the quartiles.
 
 ${sections.join("\n")}
 ${peerSection(recordings)}
