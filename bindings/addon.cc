@@ -20,7 +20,6 @@ Napi::Value device_info(const Napi::CallbackInfo& info) {
     const Kernels& kernels = select_kernels();
     out.Set("device", "cpu");
     out.Set("isa", kernels.name);
-    out.Set("bf16", kernels.bf16);
   } catch (const Error& error) {
     throw to_js_error(env, error.code(), error.what());
   }

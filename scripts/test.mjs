@@ -1,5 +1,5 @@
 // Runs every test: the native kernel table, the CUDA kernels on the host, the TypeScript tests, and what depends on the kernels once more for
-// each lesser instruction set; one closing line counts all.
+// each other instruction set; one closing line counts all.
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 
@@ -34,15 +34,23 @@ step("cmake", [
   "-DRANK_GRPO_ADDON=OFF",
 ]);
 step("cmake", ["--build", "build-tests", "--parallel", "2", "--target", "native_tests", "cuda_shim_tests"]);
-// Every instruction set that this machine has; what it is without a word is tested with one thread and two.
-const flags = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8") : "";
-const lesser = [...(/\bavx512_bf16\b/.test(flags) && /\bavx2\b/.test(flags) ? ["avx2"] : []), "plain"];
-const settings = ["RANK_GRPO_THREADS=1", "RANK_GRPO_THREADS=2", ...lesser.map((isa) => `RANK_GRPO_ISA=${isa}`)];
+// Every instruction set that this machine has. The one it takes without a word is tested with one thread and two, and in all of vitest.
+const flags = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8").split(/\s+/) : [];
+const has = (...names) => names.every((name) => flags.includes(name));
+const avx512 = has("avx512f", "avx512bw", "avx512vl", "avx512dq");
+const devices = spawnSync("node", ["dist/cli/main.js", "devices"], { encoding: "utf8" }).stdout;
+const others = [
+  ...(avx512 && has("avx512_bf16") ? ["avx512bf16"] : []),
+  ...(avx512 ? ["avx512"] : []),
+  ...(has("avx2", "fma") ? ["avx2"] : []),
+  "plain",
+].filter((isa) => !devices.includes(` ${isa} `));
+const settings = ["RANK_GRPO_THREADS=1", "RANK_GRPO_THREADS=2", ...others.map((isa) => `RANK_GRPO_ISA=${isa}`)];
 for (const setting of settings) add(run("env", [setting, "build-tests/native_tests"]));
 // The CUDA kernels on the host, their threads in permuted order between two barriers.
 add(run("env", ["RANK_GRPO_SHIM_SCHEDULE=3", "build-tests/cuda_shim_tests"]));
 add(run("npx", ["vitest", "run"]));
-for (const isa of lesser)
+for (const isa of others)
   add(run("env", [`RANK_GRPO_ISA=${isa}`, "npx", "vitest", "run", "test/kernels.test.ts", "test/model.test.ts"]));
 console.log(`${totals[0]} passed, ${totals[1]} failed, ${totals[2]} skipped`);
 process.exit(totals[1] > 0 || totals[0] === 0 ? 1 : 0);

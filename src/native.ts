@@ -292,7 +292,6 @@ export interface DeviceInfo {
   devices: DeviceStatus[];
   device: string;
   isa: string;
-  bf16: boolean;
   threads: number;
 }
 

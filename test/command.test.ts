@@ -577,7 +577,7 @@ describe("objectives, devices, quickstart", () => {
     const json = JSON.parse((await succeeds("objectives", "--json")).stdout) as { presets: Row; rules: Row[] };
     expect(json.presets["rank-grpo"]).toMatchObject({ rule: "clip", ratio: "rank" });
     expect(json.rules.length).toBeGreaterThanOrEqual(7);
-    expect((await succeeds("devices")).stdout).toMatch(/^cpu +\d+ threads, (avx512|avx2|plain)/);
+    expect((await succeeds("devices")).stdout).toMatch(/^cpu +\d+ threads, (avx512bf16|avx512|avx2|plain)/);
   });
 
   it("quickstart shows before, after and the best possible, and is whole", async () => {

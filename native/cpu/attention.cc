@@ -82,7 +82,7 @@ int shared_pages(const AttentionPlan& plan, int first, int last) {
 
 }  // namespace
 
-bool CpuBackend::in_pairs(const AttentionShape& shape) const { return shape.compute == Compute::bf16 && kernels_.bf16; }
+bool CpuBackend::in_pairs(const AttentionShape& shape) const { return shape.compute == Compute::bf16 && kernels_.matmul->dot; }
 
 size_t CpuBackend::cache_bytes(int64_t pages, const AttentionShape& shape) const {
   return static_cast<size_t>(pages * PageLayout(shape, in_pairs(shape)).page()) * sizeof(float);
@@ -175,8 +175,8 @@ class KeyBlocks {
       const int keys = static_cast<int>(std::min<int64_t>(kPageSize, count - b * kPageSize));
       const float* k = qkv + (token + b * kPageSize) * width + int64_t{shape.heads + head} * D;
       float *kt = &transposed_[static_cast<size_t>(b * 2 * kPageSize * D)], *row = this->row(b, 0);
-      kernels.pack_transposed(kt, kPageSize, k, width, keys, D, false);
-      kernels.pack_transposed(kt + kPageSize * D, kPageSize, k + int64_t{shape.kv_heads} * D, width, keys, D, false);
+      kernels.pack_transposed(kt, kPageSize, k, width, keys, D);
+      kernels.pack_transposed(kt + kPageSize * D, kPageSize, k + int64_t{shape.kv_heads} * D, width, keys, D);
       for (int i = 0; i < keys; ++i) std::copy_n(k + i * width, D, row + i * Dp_);
       if (!round) continue;
       kernels.to_rounded(kt, kt, int64_t{2} * kPageSize * D);

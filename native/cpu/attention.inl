@@ -21,7 +21,7 @@ struct Floats {
     store(out + kVec, p1);
   }
 };
-#if defined(RANK_GRPO_AVX512)
+#if defined(RANK_GRPO_BF16_DOT)
 struct Pairs {
   static constexpr int per_word = 2;
   static Vec multiply(Vec a, Vec b, Vec c) { return {_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v)}; }
@@ -328,7 +328,7 @@ inline float dot(const float* a, const float* b, int n) {
 
 constexpr AttentionKernels attention_kernels {
   {attention_tile<Floats>, attention_backward_tile<Floats>},
-#if defined(RANK_GRPO_AVX512)
+#if defined(RANK_GRPO_BF16_DOT)
       {attention_tile<Pairs>, attention_backward_tile<Pairs>},
 #else
       {nullptr, nullptr},

@@ -23,7 +23,7 @@ const float* float_rows(Operand x, int64_t first, int64_t n, int64_t width, std:
 
 // bf16 that is multiplied as bf16 becomes panels as it is: its pairs only change places.
 bool moves(const CpuPanels& panels, Operand W) {
-  return panels.pairs && !W.f32 && panels.columns % 2 == 0 && reinterpret_cast<uintptr_t>(W.bf16) % sizeof(float) == 0;
+  return panels.pairs() && !W.f32 && panels.columns % 2 == 0 && reinterpret_cast<uintptr_t>(W.bf16) % sizeof(float) == 0;
 }
 
 }  // namespace
@@ -33,7 +33,7 @@ void CpuBackend::move_rows(CpuPanels& p, const uint16_t* W, int64_t n) {
   pool_.run(static_cast<int>((n + kPanel - 1) / kPanel), [&](int j) {
     kernels_.matmul->pack_transposed(reinterpret_cast<float*>(p.data + j * p.stride()), kPanel,
                                      reinterpret_cast<const float*>(W + int64_t{j} * kPanel * p.columns), steps,
-                                     static_cast<int>(std::min<int64_t>(kPanel, n - int64_t{j} * kPanel)), steps, false);
+                                     static_cast<int>(std::min<int64_t>(kPanel, n - int64_t{j} * kPanel)), steps);
   });
 }
 

@@ -1,6 +1,6 @@
 // The table of kernels that exist once per instruction set, and which of them this machine runs.
 // A kernel works on one tile or one row range, on the calling thread; matmul.cc, attention.cc, ... split the work and
-// call through the table. RANK_GRPO_ISA=avx512|avx2|plain in the environment forces a set (tests use it).
+// call through the table. RANK_GRPO_ISA=avx512bf16|avx512|avx2|plain in the environment forces a set (tests use it).
 #pragma once
 #include <cstdint>
 
@@ -16,8 +16,7 @@ struct ScoreKernels;      // score.inl
 struct ProbeKernels;      // probe.inl
 
 struct Kernels {
-  const char* name;  // "avx512", "avx2", "plain"
-  bool bf16;         // has the bf16 dot product
+  const char* name;  // "avx512bf16", "avx512", "avx2", "plain"
   const MatmulKernels* matmul;
   const LogprobKernels* logprob;
   const AttentionKernels* attention;
@@ -26,6 +25,7 @@ struct Kernels {
   const ProbeKernels* probe;
 };
 
+const Kernels& avx512bf16_kernels();
 const Kernels& avx512_kernels();
 const Kernels& avx2_kernels();
 const Kernels& plain_kernels();

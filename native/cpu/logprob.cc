@@ -42,7 +42,7 @@ void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, 
     float* logits = out ? out + row * ld + column : tile;
     const int64_t stride = out ? ld : kLseBlock;
     Product product{*kernels_.matmul,
-                    panels.pairs,
+                    panels.compute,
                     rows,
                     n,
                     panels.columns,

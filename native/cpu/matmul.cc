@@ -10,8 +10,7 @@
 
 namespace rank_grpo {
 
-CpuPanels::CpuPanels(Backend& backend, int64_t N, int64_t K, Compute compute, bool pairs)
-    : Panels(N, K, compute), pairs(pairs), data(nullptr), backend_(backend) {
+CpuPanels::CpuPanels(Backend& backend, int64_t N, int64_t K, Compute compute) : Panels(N, K, compute), data(nullptr), backend_(backend) {
   data = static_cast<uint32_t*>(backend.allocate(static_cast<size_t>(count() * stride()) * 4));
 }
 CpuPanels::~CpuPanels() {
@@ -24,31 +23,34 @@ void CpuPanels::keep_master() {
 }
 
 void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next) const {
-  const int64_t total = steps(), depth = pairs ? kDepth / 2 : kDepth, height = kernels.rows;
+  const bool pairs = compute == Compute::bf16;
+  const int64_t total = panel_steps(K, compute), depth = panel_steps(kDepth, compute), height = kernels.rows, tiles = i1 - i0;
+  const int words = pairs && !kernels.dot ? 2 : 1;  // of A for one of B
   const auto tile = pairs ? kernels.tile_bf16 : kernels.tile_f32;
+  // Three tiles or more share the work of bringing in what is read next, as many of them as will.
+  const int64_t sharing = tiles >= 12 ? 12 : tiles >= 6 ? 6 : tiles >= 3 ? 3 : 1;
   for (int64_t k = 0; k < total; k += depth) {
     const int64_t n = std::min(depth, total - k);
     for (int64_t j = j0; j < j1; ++j) {
-      const uint32_t* b = B + (j * total + k) * kPanel;
+      const uint32_t *b = B + (j * total + k) * kPanel, *then = j + 1 < j1          ? b + total * kPanel
+                                                                : k + depth < total ? B + (j0 * total + k + depth) * kPanel
+                                                                                    : B + next * total * kPanel;
+      Tile t;
+      t.columns = static_cast<int>(std::min<int64_t>(kPanel, N - j * kPanel));
+      t.steps = n;
+      t.row = A.row;
+      t.step = A.step;
+      t.B = b;
+      t.ldc = ldc;
+      t.accumulate = accumulate || k > 0;
       for (int64_t i = i0; i < i1; ++i) {
-        Tile t;
+        const int64_t own = i - i0;
         t.rows = static_cast<int>(std::min(height, M - i * height));
-        t.columns = static_cast<int>(std::min<int64_t>(kPanel, N - j * kPanel));
-        t.steps = n;
-        t.A = A.at(i * height) + k * A.step;
-        t.row = A.row;
-        t.step = A.step;
-        t.B = b;
-        // Three tiles or more share the work of bringing in the next panel, as many of them as will; fewer run at the speed of memory
-        // and look a little ahead in their own.
-        const int64_t tiles = i1 - i0, sharing = tiles >= 12 ? 12 : tiles >= 6 ? 6 : tiles >= 3 ? 3 : 1, after = j + 1 < j1 ? j + 1 : next;
-        t.ahead_step = kPanel * 4 / sharing;
-        t.ahead = reinterpret_cast<const char*>(sharing == 1       ? b + 64 * kPanel
-                                                : i - i0 < sharing ? B + (after * total + k + (i - i0) * n / sharing) * kPanel
-                                                                   : b);
+        t.A = A.at(i * height) + k * words * A.step;
+        t.ahead = sharing > 1   ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, kPanel * 4 / static_cast<int>(sharing), 0}
+                  : kernels.far ? Ahead{then, 64, n * 64}
+                                : Ahead{b + 64 * kPanel, kPanel * 4, 64};
         t.C = C + i * height * ldc + j * kPanel;
-        t.ldc = ldc;
-        t.accumulate = accumulate || k > 0;
         tile(t);
       }
     }
@@ -79,43 +81,65 @@ namespace {
 
 constexpr int64_t kPackColumns = 96;  // columns one packing task goes through
 
-int64_t panel_words(int64_t columns, int64_t K, bool pairs) { return (columns + kPanel - 1) / kPanel * kPanel * (pairs ? (K + 1) / 2 : K); }
+int64_t panel_words(int64_t columns, int64_t steps) { return (columns + kPanel - 1) / kPanel * kPanel * steps; }
 
 }  // namespace
 
+int64_t CpuBackend::left_words(int64_t K, Compute compute) const {
+  return panel_steps(K, compute) * (compute == Compute::bf16 && !kernels_.matmul->dot ? 2 : 1);
+}
+
 Rows CpuBackend::rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute) {
   if (compute == Compute::f32) return {reinterpret_cast<const uint32_t*>(x), K, 1, 0};
-  const bool pairs = kernels_.bf16;
-  const int64_t row = pairs ? (K + 1) / 2 : K, chunk = std::max<int64_t>(1, 16384 / K);
+  const auto& kernels = *kernels_.matmul;
+  const int64_t row = left_words(K, compute), chunk = std::max<int64_t>(1, 16384 / K);
   uint32_t* out = scratch.words(*this, M * row);
   pool_.run(static_cast<int>((M + chunk - 1) / chunk), [&](int task) {
     for (int64_t i = task * chunk; i < std::min(M, (task + 1) * chunk); ++i) {
-      if (pairs) {
-        kernels_.matmul->to_pairs(out + i * row, x + i * K, K);
+      uint32_t* to = out + i * row;
+      if (kernels.dot) {
+        kernels.to_pairs(to, x + i * K, K);
       } else {
-        kernels_.matmul->to_rounded(reinterpret_cast<float*>(out + i * row), x + i * K, K);
+        kernels.to_rounded(reinterpret_cast<float*>(to), x + i * K, K);
+        std::fill(to + K, to + row, 0u);
       }
     }
   });
   return {out, row, 1, 0};
 }
 
+Rows CpuBackend::columns_of(Scratch& scratch, const float* x, int64_t N, int64_t K, Compute compute) {
+  const auto& kernels = *kernels_.matmul;
+  const int64_t words = left_words(K, compute), panel = words * kPanel;
+  uint32_t* out = scratch.words(*this, panel_words(N, words));
+  if (compute == Compute::f32 || kernels.dot) {
+    pack_columns(out, x, N, K, compute);
+  } else {
+    pool_.run(static_cast<int>((N + kPanel - 1) / kPanel), [&](int j) {
+      auto* to = reinterpret_cast<float*>(out + j * panel);
+      kernels.pack(to, x + int64_t{j} * kPanel, N, static_cast<int>(std::min<int64_t>(kPanel, N - int64_t{j} * kPanel)), K);
+      kernels.to_rounded(to, to, K * kPanel);
+      std::fill(to + K * kPanel, to + panel, 0.f);
+    });
+  }
+  return {out, 1, kPanel, panel};
+}
+
 void CpuBackend::pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute) {
-  const bool pairs = compute == Compute::bf16 && kernels_.bf16, round = compute == Compute::bf16 && !pairs;
   pool_.run(static_cast<int>((N + kPackColumns - 1) / kPackColumns), [&](int task) {
     const int64_t first = task * kPackColumns;
     const int columns = static_cast<int>(std::min(kPackColumns, N - first));
-    uint32_t* to = out + panel_words(first, K, pairs);
-    if (pairs) {
+    uint32_t* to = out + panel_words(first, panel_steps(K, compute));
+    if (compute == Compute::bf16) {
       kernels_.matmul->pack_bf16(to, x + first, N, columns, K);
     } else {
-      kernels_.matmul->pack(reinterpret_cast<float*>(to), x + first, N, columns, K, round);
+      kernels_.matmul->pack(reinterpret_cast<float*>(to), x + first, N, columns, K);
     }
   });
 }
 
 std::unique_ptr<Panels> CpuBackend::make_panels(int64_t N, int64_t K, Compute compute) {
-  return std::make_unique<CpuPanels>(*this, N, K, compute, compute == Compute::bf16 && kernels_.bf16);
+  return std::make_unique<CpuPanels>(*this, N, K, compute);
 }
 
 void CpuBackend::pack(Panels& panels, const float* W) { pack_rows(panels, W, 0, panels.rows); }
@@ -127,10 +151,10 @@ void CpuBackend::write_panel(CpuPanels& p, int64_t j, const float* W, int offset
   const int64_t K = p.columns;
   const auto& kernels = *kernels_.matmul;
   auto fill = [&](uint32_t* to) {
-    if (p.pairs) {
+    if (p.pairs()) {
       kernels.pack_transposed_bf16(to, W, K, rows, K);
     } else {
-      kernels.pack_transposed(reinterpret_cast<float*>(to), kPanel, W, K, rows, K, p.compute == Compute::bf16);
+      kernels.pack_transposed(reinterpret_cast<float*>(to), kPanel, W, K, rows, K);
     }
   };
   if (p.rest) kernels.split(p.rest + (j * kPanel + offset) * K, W, rows * K);
@@ -146,26 +170,12 @@ void CpuBackend::read_panel(float* W, const CpuPanels& p, int64_t j) const {
   const int64_t K = p.columns, steps = p.stride() / kPanel;
   const auto& kernels = *kernels_.matmul;
   const float* from = reinterpret_cast<const float*>(p.data + j * p.stride());  // or the bits of pairs: they are moved, not read
-  if (!p.pairs) kernels.pack_transposed(W, static_cast<int>(K), from, kPanel, static_cast<int>(K), kPanel, false);
-  if (p.compute == Compute::f32) return;
-  std::vector<uint32_t> words(static_cast<size_t>(kPanel * steps));
-  if (p.pairs) {
-    kernels.pack_transposed(reinterpret_cast<float*>(words.data()), static_cast<int>(steps), from, kPanel, static_cast<int>(steps), kPanel,
-                            false);
-  } else if (!p.rest) {
-    return;
-  }
+  if (!p.pairs()) return kernels.pack_transposed(W, static_cast<int>(K), from, kPanel, static_cast<int>(K), kPanel);
+  std::vector<float> words(static_cast<size_t>(kPanel * steps));
+  kernels.pack_transposed(words.data(), static_cast<int>(steps), from, kPanel, static_cast<int>(steps), kPanel);
   std::vector<uint16_t> high(static_cast<size_t>(2 * steps));
   for (int64_t r = 0; r < std::min<int64_t>(kPanel, p.rows - j * kPanel); ++r) {
-    if (p.pairs) {
-      std::memcpy(high.data(), &words[static_cast<size_t>(r * steps)], static_cast<size_t>(steps) * 4);
-    } else {
-      for (int64_t k = 0; k < K; ++k) {
-        uint32_t bits;
-        std::memcpy(&bits, W + r * K + k, 4);
-        high[static_cast<size_t>(k)] = static_cast<uint16_t>(bits >> 16);
-      }
-    }
+    std::memcpy(high.data(), &words[static_cast<size_t>(r * steps)], static_cast<size_t>(steps) * 4);
     kernels.join(W + r * K, high.data(), p.rest ? p.rest + (j * kPanel + r) * K : nullptr, K);
   }
 }
@@ -211,7 +221,7 @@ void CpuBackend::embedding_from_panels(float* x, const Panels& panels, const int
       const uint32_t* from = p.data + ids[t] / kPanel * p.stride() + ids[t] % kPanel;
       float* to = x + t * p.columns;
       for (int64_t k = 0; k < p.columns; ++k) {
-        const uint32_t word = from[(p.pairs ? k / 2 : k) * kPanel], bits = !p.pairs ? word : k % 2 ? word & 0xffff0000u : word << 16;
+        const uint32_t word = from[(p.pairs() ? k / 2 : k) * kPanel], bits = !p.pairs() ? word : k % 2 ? word & 0xffff0000u : word << 16;
         std::memcpy(to + k, &bits, sizeof bits);
       }
     }
@@ -221,16 +231,15 @@ void CpuBackend::embedding_from_panels(float* x, const Panels& panels, const int
 void CpuBackend::linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) {
   const auto& p = static_cast<const CpuPanels&>(W);
   const Rows a = rows_of(scratch_a_, x, T, p.columns, p.compute);
-  Product{*kernels_.matmul, p.pairs, T, p.rows, p.columns, a, p.data, y, p.rows, false, bias}.run(pool_);
+  Product{*kernels_.matmul, p.compute, T, p.rows, p.columns, a, p.data, y, p.rows, false, bias}.run(pool_);
 }
 
 void CpuBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                                        bool accumulate) {
-  const bool pairs = compute == Compute::bf16 && kernels_.bf16;
   const Rows a = rows_of(scratch_a_, dy, T, N, compute);
-  uint32_t* b = scratch_b_.words(*this, panel_words(K, N, pairs));
+  uint32_t* b = scratch_b_.words(*this, panel_words(K, panel_steps(N, compute)));
   pack_columns(b, W, K, N, compute);
-  Product{*kernels_.matmul, pairs, T, K, N, a, b, dx, K, accumulate, nullptr}.run(pool_);
+  Product{*kernels_.matmul, compute, T, K, N, a, b, dx, K, accumulate, nullptr}.run(pool_);
 }
 
 void CpuBackend::panels_backward_input(float* dx, const float* dy, const Panels& W, int64_t T, bool accumulate) {
@@ -238,10 +247,10 @@ void CpuBackend::panels_backward_input(float* dx, const float* dy, const Panels&
 }
 
 void CpuBackend::rows_backward_input(float* dx, const float* dy, const CpuPanels& p, int64_t first, int64_t n, int64_t T, bool accumulate) {
-  const int64_t K = p.columns, blocks = (K + kPanel - 1) / kPanel, steps = p.pairs ? (n + 1) / 2 : n;
+  const int64_t K = p.columns, blocks = (K + kPanel - 1) / kPanel, steps = panel_steps(n, p.compute);
   const auto& kernels = *kernels_.matmul;
   const Rows a = rows_of(scratch_a_, dy, T, n, p.compute);
-  uint32_t* b = scratch_b_.words(*this, panel_words(K, n, p.pairs));
+  uint32_t* b = scratch_b_.words(*this, panel_words(K, steps));
   // Each block of 48 x 48 turned over: panels along k become panels along n.
   pool_.run(static_cast<int>((n + kPanel - 1) / kPanel), [&](int task) {
     const int64_t row = int64_t{task} * kPanel;
@@ -249,32 +258,30 @@ void CpuBackend::rows_backward_input(float* dx, const float* dy, const CpuPanels
     const uint32_t* from = p.data + (first + row) / kPanel * p.stride();
     for (int64_t k = 0; k < blocks; ++k) {
       const int columns = static_cast<int>(std::min<int64_t>(kPanel, K - k * kPanel));
-      uint32_t* to = b + (k * steps + (p.pairs ? row / 2 : row)) * kPanel;
-      if (!p.pairs) {
+      uint32_t* to = b + (k * steps + panel_steps(row, p.compute)) * kPanel;
+      if (!p.pairs()) {
         kernels.pack_transposed(reinterpret_cast<float*>(to), kPanel, reinterpret_cast<const float*>(from + k * kPanel * kPanel), kPanel,
-                                columns, rows, false);
+                                columns, rows);
         continue;
       }
       alignas(64) uint32_t words[kPanel * kPanel / 2];  // rows of bf16
       kernels.pack_transposed(reinterpret_cast<float*>(words), kPanel / 2, reinterpret_cast<const float*>(from + k * kPanel / 2 * kPanel),
-                              kPanel, (columns + 1) / 2, kPanel, false);
+                              kPanel, (columns + 1) / 2, kPanel);
       kernels.interleave(to, reinterpret_cast<const uint16_t*>(words), rows);
     }
   });
-  Product{kernels, p.pairs, T, K, n, a, b, dx, K, accumulate, nullptr}.run(pool_);
+  Product{kernels, p.compute, T, K, n, a, b, dx, K, accumulate, nullptr}.run(pool_);
 }
 
 void CpuBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                                         Compute compute) {
-  const bool pairs = compute == Compute::bf16 && kernels_.bf16;
   // In pieces of one pass: both operands' panels stay in the last-level cache.
   for (int64_t t = 0; t < T; t += kDepth) {
-    const int64_t n = std::min<int64_t>(kDepth, T - t), steps = pairs ? (n + 1) / 2 : n;
-    uint32_t* a = scratch_a_.words(*this, panel_words(N, n, pairs));
-    uint32_t* b = scratch_b_.words(*this, panel_words(K, n, pairs));
-    pack_columns(a, dy + t * N, N, n, compute);
+    const int64_t n = std::min<int64_t>(kDepth, T - t);
+    const Rows a = columns_of(scratch_a_, dy + t * N, N, n, compute);
+    uint32_t* b = scratch_b_.words(*this, panel_words(K, panel_steps(n, compute)));
     pack_columns(b, x + t * K, K, n, compute);
-    Product{*kernels_.matmul, pairs, N, K, n, {a, 1, kPanel, steps * kPanel}, b, dW, K, true, nullptr}.run(pool_);
+    Product{*kernels_.matmul, compute, N, K, n, a, b, dW, K, true, nullptr}.run(pool_);
   }
   if (!dbias) return;
   pool_.run(static_cast<int>((N + 63) / 64), [&](int task) {

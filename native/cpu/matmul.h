@@ -10,17 +10,20 @@ namespace rank_grpo {
 constexpr int kPanel = 48;   // columns of a B panel: three vectors
 constexpr int kDepth = 768;  // k steps of one pass over C, for any number of rows
 
+// Words along k of a column: floats, or pairs of bf16.
+inline int64_t panel_steps(int64_t K, Compute compute) { return compute == Compute::bf16 ? (K + 1) / 2 : K; }
+
 // B panels [ceil(N / 48)][K][48] f32, or pairs of bf16 [ceil(N / 48)][ceil(K / 2)][48][2]; zero padded.
 class CpuPanels final : public Panels {
  public:
-  CpuPanels(Backend& backend, int64_t N, int64_t K, Compute compute, bool pairs);
+  CpuPanels(Backend& backend, int64_t N, int64_t K, Compute compute);
   ~CpuPanels() override;
   CpuPanels(const CpuPanels&) = delete;
   CpuPanels& operator=(const CpuPanels&) = delete;
   int64_t count() const { return (rows + kPanel - 1) / kPanel; }
-  int64_t stride() const { return pairs ? (columns + 1) / 2 * kPanel : columns * kPanel; }  // 4-byte words of a panel
+  bool pairs() const { return compute == Compute::bf16; }
+  int64_t stride() const { return panel_steps(columns, compute) * kPanel; }  // 4-byte words of a panel
   void keep_master();
-  const bool pairs;  // bf16 pairs; otherwise floats (bf16-rounded where compute asks for it)
   uint32_t* data;
   uint64_t version = 0;  // of what is in them: no two panels of a backend ever had the same
   // What rounding to bf16 took from the bits of each f32 value: bits = bf16 << 16 + rest. [rows, columns], null: not kept.
@@ -30,12 +33,19 @@ class CpuPanels final : public Panels {
   Backend& backend_;
 };
 
-// The left operand in 4-byte words (a float, or a pair of bf16 along k): row-major where it lies (row = K, step = 1), or in
-// panels as the right operand (row = 1, step = 48, then the next panel).
+// The left operand in 4-byte words along k (floats, in bf16 rounded ones; with a dot product pairs of bf16): row-major (step = 1), or in
+// panels as the right operand (row = 1, step = 48, then the next panel). For pairs of the right operand there are whole pairs of floats.
 struct Rows {
   const uint32_t* data;
   int64_t row, step, panel;  // panel: words from one panel to the next, 0 where row-major
   const uint32_t* at(int64_t r) const { return panel ? data + r / kPanel * panel + r % kPanel : data + r * row; }
+};
+
+// What a tile prefetches: `step` bytes more at every step of k, in three streams `stream` bytes apart (0: in one, at most a line a step).
+struct Ahead {
+  const void* first;
+  int step;
+  int64_t stream;
 };
 
 // One tile of C, at most MatmulKernels::rows x 48: C = (accumulate ? C : 0) + A B over `steps` words of k.
@@ -44,9 +54,8 @@ struct Tile {
   int64_t steps;
   const uint32_t* A;
   int64_t row, step;  // as in Rows
-  const uint32_t* B;  // [steps][48]
-  const char* ahead;  // prefetched while the tile runs, so many bytes a step: a whole row of a panel, or a part of at most a line
-  int ahead_step;
+  const uint32_t* B;  // [steps][48]; for pairs of bf16 without a dot product A has two words a step
+  Ahead ahead;
   float* C;
   int64_t ldc;
   bool accumulate;
@@ -54,16 +63,20 @@ struct Tile {
 
 struct MatmulKernels {
   int rows;  // of a tile; divides 48
+  bool dot;  // pairs of bf16 are multiplied as such; otherwise one half after the other, by floats
+  // One or two tiles run at the speed of memory. They bring in what is read next in three streams, in each of which the processor looks
+  // ahead by itself (Intel: 8 rows 1.1 times as fast), or look 64 steps ahead.
+  bool far;
   void (*tile_f32)(const Tile& tile);
   void (*tile_bf16)(const Tile& tile);
   // x [n] to bf16 pairs [ceil(n / 2)], or to floats that hold bf16 values
   void (*to_pairs)(uint32_t* out, const float* x, int64_t n);
   void (*to_rounded)(float* out, const float* x, int64_t n);
   // Panels from X [K, columns]
-  void (*pack)(float* out, const float* x, int64_t ldx, int columns, int64_t K, bool round);
+  void (*pack)(float* out, const float* x, int64_t ldx, int columns, int64_t K);
   void (*pack_bf16)(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K);
   // One panel from W [columns, K], `width` wide: columns beyond are zero
-  void (*pack_transposed)(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K, bool round);
+  void (*pack_transposed)(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K);
   void (*pack_transposed_bf16)(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K);
   // f32 values from the bits of bf16 ones and what rounding took (null: nothing), and that from f32 values
   void (*join)(float* out, const uint16_t* high, const int16_t* rest, int64_t n);
@@ -76,7 +89,7 @@ struct MatmulKernels {
 // passes of kDepth, whatever M, N and the split into tasks.
 struct Product {
   const MatmulKernels& kernels;
-  bool pairs;
+  Compute compute;
   int64_t M, N, K;
   Rows A;
   const uint32_t* B;
@@ -84,7 +97,6 @@ struct Product {
   int64_t ldc;
   bool accumulate;
   const float* bias;  // [N] or null
-  int64_t steps() const { return pairs ? (K + 1) / 2 : K; }
   // Tile rows [i0, i1) x panels [j0, j1), on this thread; panel `next` is brought in during the last one.
   void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next) const;
   void run(ThreadPool& pool) const;

@@ -15,51 +15,76 @@ inline float bf16_round(float x) {
   std::memcpy(&y, &u, 4);
   return y;
 }
-inline float value(float x, bool round) { return round ? bf16_round(x) : x; }
+// Two of them, side by side along k.
+inline uint32_t bf16_pair(float x, float y) { return bf16_bits(x) | bf16_bits(y) << 16; }
 
 #if defined(RANK_GRPO_AVX512)
 constexpr int kRows = 8;
 
-struct ProductF32 {
-  using B = __m512;
-  static B load_b(const uint32_t* p) { return _mm512_loadu_ps(p); }
-  static __m512 step(__m512 c, uint32_t a, B b) {
+// What a word of B is: a float, a pair of bf16 that the processor multiplies by a pair of A, or one whose halves are multiplied one after
+// the other by two floats of A.
+struct ProductFloats {
+  static constexpr int words = 1;  // of A for one of B
+  template <int W>
+  static __m512 part(__m512i b) {
+    return _mm512_castsi512_ps(b);
+  }
+  static __m512 step(__m512 c, uint32_t a, __m512 b) {
     float x;
     std::memcpy(&x, &a, 4);
     return _mm512_fmadd_ps(_mm512_set1_ps(x), b, c);
   }
 };
-struct ProductBf16 {
-  using B = __m512bh;
-  static B load_b(const uint32_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
-  static __m512 step(__m512 c, uint32_t a, B b) { return _mm512_dpbf16_ps(c, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), b); }
+#if defined(RANK_GRPO_BF16_DOT)
+struct ProductPairs {
+  static constexpr int words = 1;
+  template <int W>
+  static __m512i part(__m512i b) {
+    return b;
+  }
+  static __m512 step(__m512 c, uint32_t a, __m512i b) {
+    return _mm512_dpbf16_ps(c, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), (__m512bh)b);
+  }
 };
+#else
+struct ProductPairs : ProductFloats {
+  static constexpr int words = 2;
+  template <int W>
+  static __m512 part(__m512i b) {
+    return _mm512_castsi512_ps(W == 0 ? _mm512_slli_epi32(b, 16) : _mm512_and_si512(b, _mm512_set1_epi32(-65536)));
+  }
+};
+#endif
 
 // R x 48: 24 accumulators at most. Every loop over them is unrolled, or they would live on the stack.
-template <class Kind, int R, bool WholeRow>
+template <class Kind, int R, bool Streams>
 inline void tile_rows(const Tile& t) {
   __m512 c[R][3];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) c[r][0] = c[r][1] = c[r][2] = _mm512_setzero_ps();
   const uint32_t *a = t.A, *upper = t.A + 4 * t.row, *b = t.B;
-  const char* ahead = t.ahead;
-  const int64_t row = t.row, step = t.step, ahead_step = WholeRow ? kPanel * 4 : t.ahead_step;
+  const char* ahead = static_cast<const char*>(t.ahead.first);
+  const int64_t row = t.row, step = t.step, ahead_step = t.ahead.step, stream = t.ahead.stream;
   for (int64_t k = 0; k < t.steps; ++k) {
     _mm_prefetch(ahead, _MM_HINT_T0);
-    if (WholeRow) {
-      _mm_prefetch(ahead + 64, _MM_HINT_T0);
-      _mm_prefetch(ahead + 128, _MM_HINT_T0);
+    if (Streams) {
+      _mm_prefetch(ahead + stream, _MM_HINT_T0);
+      _mm_prefetch(ahead + 2 * stream, _MM_HINT_T0);
     }
-    const typename Kind::B b0 = Kind::load_b(b), b1 = Kind::load_b(b + 16), b2 = Kind::load_b(b + 32);
+    const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 16), b2 = _mm512_loadu_si512(b + 32);
+    auto multiply = [&](auto w0, auto w1, auto w2) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const uint32_t x = r < 4 ? a[r * row] : upper[(r - 4) * row];
-      c[r][0] = Kind::step(c[r][0], x, b0);
-      c[r][1] = Kind::step(c[r][1], x, b1);
-      c[r][2] = Kind::step(c[r][2], x, b2);
-    }
-    a += step;
-    upper += step;
+      for (int r = 0; r < R; ++r) {
+        const uint32_t x = r < 4 ? a[r * row] : upper[(r - 4) * row];
+        c[r][0] = Kind::step(c[r][0], x, w0);
+        c[r][1] = Kind::step(c[r][1], x, w1);
+        c[r][2] = Kind::step(c[r][2], x, w2);
+      }
+      a += step;
+      upper += step;
+    };
+    multiply(Kind::template part<0>(b0), Kind::template part<0>(b1), Kind::template part<0>(b2));
+    if constexpr (Kind::words == 2) multiply(Kind::template part<1>(b0), Kind::template part<1>(b1), Kind::template part<1>(b2));
     b += kPanel;
     ahead += ahead_step;
   }
@@ -77,7 +102,7 @@ inline void tile_rows(const Tile& t) {
 }
 template <class Kind, int R>
 inline void tile_ahead(const Tile& t) {
-  if (t.ahead_step == kPanel * 4) return tile_rows<Kind, R, true>(t);
+  if (t.ahead.stream) return tile_rows<Kind, R, true>(t);
   tile_rows<Kind, R, false>(t);
 }
 template <class Kind>
@@ -96,33 +121,40 @@ inline void tile(const Tile& t) {
     default: return tile_ahead<Kind, 8>(t);
   }
 }
-inline void tile_f32(const Tile& t) { tile<ProductF32>(t); }
-inline void tile_bf16(const Tile& t) { tile<ProductBf16>(t); }
+inline void tile_f32(const Tile& t) { tile<ProductFloats>(t); }
+inline void tile_bf16(const Tile& t) { tile<ProductPairs>(t); }
 
 #elif defined(RANK_GRPO_AVX2)
 constexpr int kRows = 4;
 
-// R x 24 of the panel's 48 columns at a time: 12 accumulators, three of B, one of A.
-template <int R>
+// R x 24 of the panel's 48 columns at a time: 12 accumulators, three of B, one of A. Pairs: words of B are two of bf16 along k.
+template <bool Pairs, int R>
 inline void tile_half(const Tile& t, int first) {
   __m256 c[R][3];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) c[r][0] = c[r][1] = c[r][2] = _mm256_setzero_ps();
   const float *a = reinterpret_cast<const float*>(t.A), *b = reinterpret_cast<const float*>(t.B) + first;
-  const char* ahead = t.ahead + (first ? t.ahead_step / 2 : 0);
+  const char* ahead = static_cast<const char*>(t.ahead.first) + (first ? 64 : 0);
   for (int64_t k = 0; k < t.steps; ++k) {
     _mm_prefetch(ahead, _MM_HINT_T0);
-    const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8), b2 = _mm256_loadu_ps(b + 16);
+    auto part = [&](int j, int word) {
+      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + j * 8));
+      return _mm256_castsi256_ps(!Pairs ? x : word == 0 ? _mm256_slli_epi32(x, 16) : _mm256_and_si256(x, _mm256_set1_epi32(-65536)));
+    };
+#pragma GCC unroll 2
+    for (int word = 0; word < (Pairs ? 2 : 1); ++word) {
+      const __m256 b0 = part(0, word), b1 = part(1, word), b2 = part(2, word);
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const __m256 x = _mm256_broadcast_ss(a + r * t.row);
-      c[r][0] = _mm256_fmadd_ps(x, b0, c[r][0]);
-      c[r][1] = _mm256_fmadd_ps(x, b1, c[r][1]);
-      c[r][2] = _mm256_fmadd_ps(x, b2, c[r][2]);
+      for (int r = 0; r < R; ++r) {
+        const __m256 x = _mm256_broadcast_ss(a + r * t.row);
+        c[r][0] = _mm256_fmadd_ps(x, b0, c[r][0]);
+        c[r][1] = _mm256_fmadd_ps(x, b1, c[r][1]);
+        c[r][2] = _mm256_fmadd_ps(x, b2, c[r][2]);
+      }
+      a += t.step;
     }
-    a += t.step;
     b += kPanel;
-    ahead += t.ahead_step;
+    ahead += t.ahead.step;
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
@@ -139,33 +171,46 @@ inline void tile_half(const Tile& t, int first) {
       }
     }
 }
-template <int R>
+template <bool Pairs, int R>
 inline void tile_rows(const Tile& t) {
-  tile_half<R>(t, 0);
-  if (t.columns > kPanel / 2) tile_half<R>(t, kPanel / 2);
+  tile_half<Pairs, R>(t, 0);
+  if (t.columns > kPanel / 2) tile_half<Pairs, R>(t, kPanel / 2);
 }
-inline void tile_f32(const Tile& t) {
+template <bool Pairs>
+inline void tile(const Tile& t) {
   switch (t.rows) {
-    case 1: return tile_rows<1>(t);
-    case 2: return tile_rows<2>(t);
-    case 3: return tile_rows<3>(t);
-    default: return tile_rows<4>(t);
+    case 1: return tile_rows<Pairs, 1>(t);
+    case 2: return tile_rows<Pairs, 2>(t);
+    case 3: return tile_rows<Pairs, 3>(t);
+    default: return tile_rows<Pairs, 4>(t);
   }
 }
+inline void tile_f32(const Tile& t) { tile<false>(t); }
+inline void tile_bf16(const Tile& t) { tile<true>(t); }
 
 #else
 constexpr int kRows = 4;
 
-inline void tile_f32(const Tile& t) {
+template <bool Pairs>
+inline void tile(const Tile& t) {
   for (int r = 0; r < t.rows; ++r) {
     float c[kPanel] = {};
-    const float *a = reinterpret_cast<const float*>(t.A) + r * t.row, *b = reinterpret_cast<const float*>(t.B);
-    for (int64_t k = 0; k < t.steps; ++k, a += t.step, b += kPanel)
-      for (int j = 0; j < kPanel; ++j) c[j] += *a * b[j];
+    const float* a = reinterpret_cast<const float*>(t.A) + r * t.row;
+    const uint32_t* b = t.B;
+    for (int64_t k = 0; k < t.steps; ++k, b += kPanel)
+      for (int word = 0; word < (Pairs ? 2 : 1); ++word, a += t.step)
+        for (int j = 0; j < kPanel; ++j) {
+          const uint32_t bits = !Pairs ? b[j] : word == 0 ? b[j] << 16 : b[j] & 0xffff0000u;
+          float x;
+          std::memcpy(&x, &bits, sizeof x);
+          c[j] += *a * x;
+        }
     float* out = t.C + r * t.ldc;
     for (int j = 0; j < t.columns; ++j) out[j] = t.accumulate ? out[j] + c[j] : c[j];
   }
 }
+inline void tile_f32(const Tile& t) { tile<false>(t); }
+inline void tile_bf16(const Tile& t) { tile<true>(t); }
 #endif
 
 inline void to_rounded(float* out, const float* x, int64_t n) {
@@ -173,8 +218,8 @@ inline void to_rounded(float* out, const float* x, int64_t n) {
 }
 
 // Goes through the steps once: X is read line by line, each panel is written from start to end.
-inline void pack(float* out, const float* x, int64_t ldx, int columns, int64_t K, bool round) {
-  const int whole = round ? 0 : columns / kPanel * kPanel;
+inline void pack(float* out, const float* x, int64_t ldx, int columns, int64_t K) {
+  const int whole = columns / kPanel * kPanel;
   for (int64_t k = 0; k < K; ++k) {
     const float* from = x + k * ldx;
     float* to = out + k * kPanel;
@@ -185,45 +230,43 @@ inline void pack(float* out, const float* x, int64_t ldx, int columns, int64_t K
       store(to + 2 * kVec, load(from + c + 2 * kVec));
     }
     for (; c < columns; c += kPanel, to += K * kPanel)
-      for (int i = 0; i < kPanel; ++i) to[i] = c + i < columns ? value(from[c + i], round) : 0.f;
+      for (int i = 0; i < kPanel; ++i) to[i] = c + i < columns ? from[c + i] : 0.f;
   }
 }
 
-inline void pack_transposed(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K, bool round) {
+inline void pack_transposed(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K) {
   int c = 0;
 #if defined(RANK_GRPO_AVX512) || defined(RANK_GRPO_AVX2)
-  if (!round) {  // 8 x 8 transposes in registers
-    for (; c + 8 <= columns; c += 8) {
-      int64_t k = 0;
-      for (; k + 8 <= K; k += 8) {
-        __m256 v[8], t[8];
+  for (; c + 8 <= columns; c += 8) {  // 8 x 8 transposes in registers
+    int64_t k = 0;
+    for (; k + 8 <= K; k += 8) {
+      __m256 v[8], t[8];
 #pragma GCC unroll 8
-        for (int r = 0; r < 8; ++r) v[r] = _mm256_loadu_ps(x + (c + r) * ldx + k);
+      for (int r = 0; r < 8; ++r) v[r] = _mm256_loadu_ps(x + (c + r) * ldx + k);
 #pragma GCC unroll 4
-        for (int r = 0; r < 8; r += 2) {
-          t[r] = _mm256_unpacklo_ps(v[r], v[r + 1]);
-          t[r + 1] = _mm256_unpackhi_ps(v[r], v[r + 1]);
-        }
-#pragma GCC unroll 2
-        for (int r = 0; r < 8; r += 4) {
-          v[r] = _mm256_shuffle_ps(t[r], t[r + 2], 0x44);
-          v[r + 1] = _mm256_shuffle_ps(t[r], t[r + 2], 0xee);
-          v[r + 2] = _mm256_shuffle_ps(t[r + 1], t[r + 3], 0x44);
-          v[r + 3] = _mm256_shuffle_ps(t[r + 1], t[r + 3], 0xee);
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) {
-          _mm256_storeu_ps(out + (k + r) * width + c, _mm256_permute2f128_ps(v[r], v[r + 4], 0x20));
-          _mm256_storeu_ps(out + (k + r + 4) * width + c, _mm256_permute2f128_ps(v[r], v[r + 4], 0x31));
-        }
+      for (int r = 0; r < 8; r += 2) {
+        t[r] = _mm256_unpacklo_ps(v[r], v[r + 1]);
+        t[r + 1] = _mm256_unpackhi_ps(v[r], v[r + 1]);
       }
-      for (; k < K; ++k)
-        for (int r = 0; r < 8; ++r) out[k * width + c + r] = x[(c + r) * ldx + k];
+#pragma GCC unroll 2
+      for (int r = 0; r < 8; r += 4) {
+        v[r] = _mm256_shuffle_ps(t[r], t[r + 2], 0x44);
+        v[r + 1] = _mm256_shuffle_ps(t[r], t[r + 2], 0xee);
+        v[r + 2] = _mm256_shuffle_ps(t[r + 1], t[r + 3], 0x44);
+        v[r + 3] = _mm256_shuffle_ps(t[r + 1], t[r + 3], 0xee);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r) {
+        _mm256_storeu_ps(out + (k + r) * width + c, _mm256_permute2f128_ps(v[r], v[r + 4], 0x20));
+        _mm256_storeu_ps(out + (k + r + 4) * width + c, _mm256_permute2f128_ps(v[r], v[r + 4], 0x31));
+      }
     }
+    for (; k < K; ++k)
+      for (int r = 0; r < 8; ++r) out[k * width + c + r] = x[(c + r) * ldx + k];
   }
 #endif
   for (; c < columns; ++c)
-    for (int64_t k = 0; k < K; ++k) out[k * width + c] = value(x[c * ldx + k], round);
+    for (int64_t k = 0; k < K; ++k) out[k * width + c] = x[c * ldx + k];
   for (; c < width; ++c)
     for (int64_t k = 0; k < K; ++k) out[k * width + c] = 0;
 }
@@ -248,49 +291,54 @@ inline void interleave(uint32_t* out, const uint16_t* x, int rows) {
       out[r / 2 * kPanel + c] = x[r * kPanel + c] | (r + 1 < rows ? uint32_t{x[(r + 1) * kPanel + c]} << 16 : 0u);
 }
 
-#if defined(RANK_GRPO_AVX512)
-// 16 pairs of a row of which `left` floats remain, zero beyond.
-inline __m512i pair_row(const float* x, int64_t left) {
-  const Vec lo = left >= kVec ? load(x) : left > 0 ? load_part(x, static_cast<int>(left), 0.f) : zero();
-  const Vec hi = left >= 2 * kVec ? load(x + kVec) : left > kVec ? load_part(x + kVec, static_cast<int>(left - kVec), 0.f) : zero();
-  return (__m512i)_mm512_cvtne2ps_pbh(hi.v, lo.v);
-}
 inline void to_pairs(uint32_t* out, const float* x, int64_t n) {
   int64_t i = 0;
-  for (; i + 2 * kVec <= n; i += 2 * kVec) _mm512_storeu_si512(out + i / 2, pair_row(x + i, 2 * kVec));
-  if (i < n) _mm512_mask_storeu_epi32(out + i / 2, static_cast<__mmask16>((1u << (n - i + 1) / 2) - 1), pair_row(x + i, n - i));
+#if defined(RANK_GRPO_BF16_DOT)
+  for (; i + 2 * kVec <= n; i += 2 * kVec)
+    _mm512_storeu_si512(out + i / 2, (__m512i)_mm512_cvtne2ps_pbh(load(x + i + kVec).v, load(x + i).v));
+#endif
+  for (; i < n; i += 2) out[i / 2] = bf16_pair(x[i], i + 1 < n ? x[i + 1] : 0.f);
 }
-// Interleaves two steps.
+// One step of a panel from `columns` of two steps of k; zero beyond.
+inline void pair_steps(uint32_t* out, const float* even, const float* odd, int columns) {
+  int c = 0;
+#if defined(RANK_GRPO_BF16_DOT)
+  for (; c + kVec <= columns; c += kVec) {
+    const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(load(even + c).v)),
+                  h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(load(odd + c).v));
+    _mm512_storeu_si512(out + c, _mm512_or_si512(l, _mm512_slli_epi32(h, 16)));
+  }
+#endif
+  for (; c < columns; ++c) out[c] = bf16_pair(even[c], odd[c]);
+  for (; c < kPanel; ++c) out[c] = 0;
+}
 inline void pack_bf16(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K) {
   const int64_t steps = (K + 1) / 2;
+  const float none[kPanel] = {};
   for (int64_t k = 0; k < steps; ++k) {
-    const float* from = x + 2 * k * ldx;
+    const float *even = x + 2 * k * ldx, *odd = even + ldx;
     uint32_t* to = out + k * kPanel;
     for (int p = 0; p < columns; p += kPanel, to += steps * kPanel)
-      for (int c = 0; c < kPanel; c += kVec) {
-        const int left = columns - p - c < 0 ? 0 : columns - p - c, n = left < kVec ? left : kVec;
-        const Vec lo = load_n(from + p + c, n), hi = 2 * k + 1 < K ? load_n(from + ldx + p + c, n) : zero();
-        const __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(lo.v)),
-                      h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(hi.v));
-        _mm512_storeu_si512(to + c, _mm512_or_si512(l, _mm512_slli_epi32(h, 16)));
-      }
+      pair_steps(to, even + p, 2 * k + 1 < K ? odd + p : none, std::min(kPanel, columns - p));
   }
 }
 inline void pack_transposed_bf16(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K) {
   const int64_t steps = (K + 1) / 2;
   alignas(64) uint32_t pairs[kPanel][kVec];  // of sixteen steps, still by column
   for (int64_t k = 0; k < steps; k += kVec) {
-    for (int c = 0; c < columns; ++c) _mm512_store_si512(pairs[c], pair_row(x + c * ldx + 2 * k, K - 2 * k));
+    for (int c = 0; c < columns; ++c) to_pairs(pairs[c], x + c * ldx + 2 * k, std::min<int64_t>(2 * kVec, K - 2 * k));
     pack_transposed(reinterpret_cast<float*>(out + k * kPanel), kPanel, reinterpret_cast<const float*>(pairs), kVec, columns,
-                    steps - k < kVec ? steps - k : kVec, false);
+                    std::min<int64_t>(kVec, steps - k));
   }
 }
-constexpr MatmulKernels matmul_kernels{
-    kRows, tile_f32, tile_bf16, to_pairs, to_rounded, pack, pack_bf16, pack_transposed, pack_transposed_bf16, join, split, interleave};
+#if defined(RANK_GRPO_BF16_DOT)
+constexpr bool kDot = true, kFar = false;
 #else
-constexpr MatmulKernels matmul_kernels{kRows,   tile_f32,        nullptr, nullptr, to_rounded, pack,
-                                       nullptr, pack_transposed, nullptr, join,    split,      interleave};
+constexpr bool kDot = false, kFar = kRows == 8;
 #endif
+constexpr MatmulKernels matmul_kernels{
+    kRows, kDot,  kFar,      tile_f32, tile_bf16, to_pairs, to_rounded, pack, pack_bf16, pack_transposed, pack_transposed_bf16,
+    join,  split, interleave};
 
 }  // namespace RANK_GRPO_ISA
 }  // namespace rank_grpo

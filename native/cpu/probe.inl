@@ -23,7 +23,7 @@ struct ProbeFloats {
   static constexpr double flops = 2. * sizeof(ProbeVec) / sizeof(float);
   static ProbeVec step(ProbeVec c, ProbeVec a) { return probe_step(c, a); }
 };
-#if defined(RANK_GRPO_AVX512)
+#if defined(RANK_GRPO_BF16_DOT)
 struct ProbePairs {
   static constexpr double flops = 64;
   static ProbeVec step(ProbeVec c, ProbeVec a) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)a); }
@@ -62,7 +62,7 @@ inline void probe_update(float* x, int64_t n) {
   for_vectors(n, [&](int64_t i, int m) { store_n(x + i, m, load_n(x + i, m) * a); });
 }
 
-#if defined(RANK_GRPO_AVX512)
+#if defined(RANK_GRPO_BF16_DOT)
 constexpr ProbeKernels probe_kernels{probe_multiply<ProbeFloats>, probe_multiply<ProbePairs>, probe_read, probe_update};
 #else
 constexpr ProbeKernels probe_kernels{probe_multiply<ProbeFloats>, nullptr, probe_read, probe_update};

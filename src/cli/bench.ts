@@ -38,7 +38,7 @@ export function benchCommand(): Command {
     .addHelpText(
       "after",
       `
-Threads and instruction set: RANK_GRPO_THREADS, RANK_GRPO_ISA=avx512|avx2|plain. A wrong result ends the bench with an error.
+Threads and instruction set: RANK_GRPO_THREADS, RANK_GRPO_ISA=avx512bf16|avx512|avx2|plain. A wrong result ends the bench with an error.
 
 Examples:
   rank-grpo bench kernels --json before.json

@@ -74,7 +74,7 @@ export function withModelFlags(command: Command): Command {
     .addOption(
       new Option(
         "--compute <type>",
-        "matrix products in f32, or with bf16 operands: faster where the processor has them",
+        "matrix products in f32, or with bf16 operands: half the memory to read, and faster where the processor multiplies pairs of them",
       )
         .choices(["f32", "bf16"])
         .default("f32"),
