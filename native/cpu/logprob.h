@@ -11,7 +11,7 @@ namespace rank_grpo {
 
 constexpr int kLseBlock = 8 * kPanel;  // vocabulary columns of one log-sum-exp block: sampler and trainer share it
 constexpr int kHeadRows = 64;          // rows of one tile of logits
-constexpr int kLogitsBlock = 2048;     // the same for logits that are given: 8 KiB, read from memory once
+constexpr int kLogitsBlock = 4096;     // the same for logits that are given: 16 KiB, read from memory once
 
 // Log-sum-exp pieces of one block of scaled logits x: max, sum of e^(x - base), and (where wanted) sum of e^(x - base) x. The base is 0, or the
 // largest x of a block whose sums would leave the range of a float otherwise.

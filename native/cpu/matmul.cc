@@ -28,7 +28,7 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
   const int words = pairs && !kernels.dot ? 2 : 1;  // of A for one of B
   const auto tile = pairs ? kernels.tile_bf16 : kernels.tile_f32;
   // Three tiles or more share the work of bringing in what is read next, as many of them as will.
-  const int64_t sharing = tiles >= 12 ? 12 : tiles >= 6 ? 6 : tiles >= 3 ? 3 : 1;
+  const int64_t sharing = kernels.streams ? (tiles >= 16 ? 16 : tiles >= 8 ? 8 : tiles >= 4 ? 4 : tiles >= 2 ? 2 : 1) : tiles >= 12 ? 12 : tiles >= 6 ? 6 : tiles >= 3 ? 3 : 1;
   for (int64_t k = 0; k < total; k += depth) {
     const int64_t n = std::min(depth, total - k);
     for (int64_t j = j0; j < j1; ++j) {
@@ -47,8 +47,8 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
         const int64_t own = i - i0;
         t.rows = static_cast<int>(std::min(height, M - i * height));
         t.A = A.at(i * height) + k * words * A.step;
-        t.ahead = sharing > 1   ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, kPanel * 4 / static_cast<int>(sharing), 0}
-                  : kernels.far ? Ahead{then, 64, n * 64}
+        t.ahead = kernels.streams ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, 64 / static_cast<int>(sharing), n * 64 / sharing}
+                  : sharing > 1   ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, kPanel * 4 / static_cast<int>(sharing), 0}
                                 : Ahead{b + 64 * kPanel, kPanel * 4, 64};
         t.C = C + i * height * ldc + j * kPanel;
         tile(t);

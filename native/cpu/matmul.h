@@ -62,11 +62,9 @@ struct Tile {
 };
 
 struct MatmulKernels {
-  int rows;  // of a tile; divides 48
-  bool dot;  // pairs of bf16 are multiplied as such; otherwise one half after the other, by floats
-  // One or two tiles run at the speed of memory. They bring in what is read next in three streams, in each of which the processor looks
-  // ahead by itself (Intel: 8 rows 1.1 times as fast), or look 64 steps ahead.
-  bool far;
+  int rows;      // of a tile; divides 48
+  bool dot;      // pairs of bf16 are multiplied as such; otherwise one half after the other, by floats
+  bool streams;  // one or two tiles run at the speed of memory: they bring in what is read next in streams, or look 64 steps ahead
   void (*tile_f32)(const Tile& tile);
   void (*tile_bf16)(const Tile& tile);
   // x [n] to bf16 pairs [ceil(n / 2)], or to floats that hold bf16 values

@@ -332,13 +332,24 @@ inline void pack_transposed_bf16(uint32_t* out, const float* x, int64_t ldx, int
   }
 }
 #if defined(RANK_GRPO_BF16_DOT)
-constexpr bool kDot = true, kFar = false;
+constexpr bool kDot = true;
 #else
-constexpr bool kDot = false, kFar = kRows == 8;
+constexpr bool kDot = false;
 #endif
-constexpr MatmulKernels matmul_kernels{
-    kRows, kDot,  kFar,      tile_f32, tile_bf16, to_pairs, to_rounded, pack, pack_bf16, pack_transposed, pack_transposed_bf16,
-    join,  split, interleave};
+constexpr MatmulKernels matmul_kernels{kRows,
+                                       kDot,
+                                       kStreams&& kRows == 8,
+                                       tile_f32,
+                                       tile_bf16,
+                                       to_pairs,
+                                       to_rounded,
+                                       pack,
+                                       pack_bf16,
+                                       pack_transposed,
+                                       pack_transposed_bf16,
+                                       join,
+                                       split,
+                                       interleave};
 
 }  // namespace RANK_GRPO_ISA
 }  // namespace rank_grpo
