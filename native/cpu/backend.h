@@ -133,16 +133,18 @@ class CpuBackend final : public Backend {
  private:
   bool in_pairs(const AttentionShape& shape) const;      // keys and values are kept as pairs of bf16
   int64_t left_words(int64_t K, Compute compute) const;  // of a row of the left operand
-  // x [M, K], or the columns of x [K, N], as the left operand: where it lies, or in `scratch`
+  // x [M, K] as the left operand: where it lies, or in bf16 in `scratch`
   Rows rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute);
-  Rows columns_of(Scratch& scratch, const float* x, int64_t N, int64_t K, Compute compute);
   void move_rows(CpuPanels& panels, const uint16_t* W, int64_t n);  // the first n rows of panels of pairs from bf16 [n, K], K even
   void write_panel(CpuPanels& panels, int64_t j, const float* W, int offset, int rows) const;
   void read_panel(float* W, const CpuPanels& panels, int64_t j) const;
   // dx [T, K] (+)= dy [T, n] W of rows first .. first + n of the panels, first a multiple of 48
   void rows_backward_input(float* dx, const float* dy, const CpuPanels& panels, int64_t first, int64_t n, int64_t T, bool accumulate);
-  // Panels from x [K, N]
+  // What operands that are packed for one product are kept as: bf16 without a dot product is rounded floats.
+  Compute multiplied(Compute compute) const;
+  // Panels from x [K, N]; a piece: of its first columns and of steps k .. k + steps, k even
   void pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute);
+  void pack_piece(uint32_t* out, const float* x, int64_t N, int64_t columns, int64_t K, int64_t k, int64_t steps, Compute compute) const;
 
   // Logits of all rows of A for columns first .. first + columns, tile by tile; `use` sees each tile on its thread. Into
   // `out` [R, ld] where given, else into a buffer of the tile's own.

@@ -28,7 +28,15 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
   const int words = pairs && !kernels.dot ? 2 : 1;  // of A for one of B
   const auto tile = pairs ? kernels.tile_bf16 : kernels.tile_f32;
   // Three tiles or more share the work of bringing in what is read next, as many of them as will.
-  const int64_t sharing = kernels.streams ? (tiles >= 16 ? 16 : tiles >= 8 ? 8 : tiles >= 4 ? 4 : tiles >= 2 ? 2 : 1) : tiles >= 12 ? 12 : tiles >= 6 ? 6 : tiles >= 3 ? 3 : 1;
+  const int64_t sharing = kernels.streams ? (tiles >= 16  ? 16
+                                             : tiles >= 8 ? 8
+                                             : tiles >= 4 ? 4
+                                             : tiles >= 2 ? 2
+                                                          : 1)
+                          : tiles >= 12   ? 12
+                          : tiles >= 6    ? 6
+                          : tiles >= 3    ? 3
+                                          : 1;
   for (int64_t k = 0; k < total; k += depth) {
     const int64_t n = std::min(depth, total - k);
     for (int64_t j = j0; j < j1; ++j) {
@@ -47,8 +55,9 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
         const int64_t own = i - i0;
         t.rows = static_cast<int>(std::min(height, M - i * height));
         t.A = A.at(i * height) + k * words * A.step;
-        t.ahead = kernels.streams ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, 64 / static_cast<int>(sharing), n * 64 / sharing}
-                  : sharing > 1   ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, kPanel * 4 / static_cast<int>(sharing), 0}
+        t.ahead = kernels.streams
+                      ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, 64 / static_cast<int>(sharing), n * 64 / sharing}
+                  : sharing > 1 ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, kPanel * 4 / static_cast<int>(sharing), 0}
                                 : Ahead{b + 64 * kPanel, kPanel * 4, 64};
         t.C = C + i * height * ldc + j * kPanel;
         tile(t);
@@ -79,7 +88,7 @@ void Product::run(ThreadPool& pool) const {
 
 namespace {
 
-constexpr int64_t kPackColumns = 96;  // columns one packing task goes through
+constexpr int64_t kPackColumns = 96, kPackSteps = 256;  // what one packing task goes through
 
 int64_t panel_words(int64_t columns, int64_t steps) { return (columns + kPanel - 1) / kPanel * kPanel * steps; }
 
@@ -108,33 +117,28 @@ Rows CpuBackend::rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K,
   return {out, row, 1, 0};
 }
 
-Rows CpuBackend::columns_of(Scratch& scratch, const float* x, int64_t N, int64_t K, Compute compute) {
+Compute CpuBackend::multiplied(Compute compute) const { return kernels_.matmul->dot ? compute : Compute::f32; }
+
+void CpuBackend::pack_piece(uint32_t* out, const float* x, int64_t N, int64_t columns, int64_t K, int64_t k, int64_t steps,
+                            Compute compute) const {
   const auto& kernels = *kernels_.matmul;
-  const int64_t words = left_words(K, compute), panel = words * kPanel;
-  uint32_t* out = scratch.words(*this, panel_words(N, words));
-  if (compute == Compute::f32 || kernels.dot) {
-    pack_columns(out, x, N, K, compute);
-  } else {
-    pool_.run(static_cast<int>((N + kPanel - 1) / kPanel), [&](int j) {
-      auto* to = reinterpret_cast<float*>(out + j * panel);
-      kernels.pack(to, x + int64_t{j} * kPanel, N, static_cast<int>(std::min<int64_t>(kPanel, N - int64_t{j} * kPanel)), K);
-      kernels.to_rounded(to, to, K * kPanel);
-      std::fill(to + K * kPanel, to + panel, 0.f);
-    });
-  }
-  return {out, 1, kPanel, panel};
+  const Compute kept = multiplied(compute);
+  const int64_t panel = panel_steps(K, kept) * kPanel;
+  out += panel_steps(k, kept) * kPanel;
+  x += k * N;
+  if (kept == Compute::bf16) return kernels.pack_bf16(out, panel, x, N, static_cast<int>(columns), steps);
+  auto* floats = reinterpret_cast<float*>(out);
+  kernels.pack(floats, panel, x, N, static_cast<int>(columns), steps);
+  if (compute == Compute::bf16)
+    for (int64_t c = 0; c < columns; c += kPanel, floats += panel) kernels.to_rounded(floats, floats, steps * kPanel);
 }
 
 void CpuBackend::pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute) {
-  pool_.run(static_cast<int>((N + kPackColumns - 1) / kPackColumns), [&](int task) {
-    const int64_t first = task * kPackColumns;
-    const int columns = static_cast<int>(std::min(kPackColumns, N - first));
-    uint32_t* to = out + panel_words(first, panel_steps(K, compute));
-    if (compute == Compute::bf16) {
-      kernels_.matmul->pack_bf16(to, x + first, N, columns, K);
-    } else {
-      kernels_.matmul->pack(reinterpret_cast<float*>(to), x + first, N, columns, K);
-    }
+  const int64_t pieces = (K + kPackSteps - 1) / kPackSteps, words = panel_steps(K, multiplied(compute));
+  pool_.run(static_cast<int>((N + kPackColumns - 1) / kPackColumns * pieces), [&](int task) {
+    const int64_t first = task / pieces * kPackColumns, k = task % pieces * kPackSteps;
+    pack_piece(out + panel_words(first, words), x + first, N, std::min(kPackColumns, N - first), K, k, std::min(kPackSteps, K - k),
+               compute);
   });
 }
 
@@ -236,10 +240,11 @@ void CpuBackend::linear_forward(float* y, const float* x, const Panels& W, const
 
 void CpuBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                                        bool accumulate) {
+  const Compute kept = multiplied(compute);
   const Rows a = rows_of(scratch_a_, dy, T, N, compute);
-  uint32_t* b = scratch_b_.words(*this, panel_words(K, panel_steps(N, compute)));
+  uint32_t* b = scratch_b_.words(*this, panel_words(K, panel_steps(N, kept)));
   pack_columns(b, W, K, N, compute);
-  Product{*kernels_.matmul, compute, T, K, N, a, b, dx, K, accumulate, nullptr}.run(pool_);
+  Product{*kernels_.matmul, kept, T, K, N, a, b, dx, K, accumulate, nullptr}.run(pool_);
 }
 
 void CpuBackend::panels_backward_input(float* dx, const float* dy, const Panels& W, int64_t T, bool accumulate) {
@@ -247,7 +252,8 @@ void CpuBackend::panels_backward_input(float* dx, const float* dy, const Panels&
 }
 
 void CpuBackend::rows_backward_input(float* dx, const float* dy, const CpuPanels& p, int64_t first, int64_t n, int64_t T, bool accumulate) {
-  const int64_t K = p.columns, blocks = (K + kPanel - 1) / kPanel, steps = panel_steps(n, p.compute);
+  const Compute kept = multiplied(p.compute);
+  const int64_t K = p.columns, blocks = (K + kPanel - 1) / kPanel, steps = panel_steps(n, kept);
   const auto& kernels = *kernels_.matmul;
   const Rows a = rows_of(scratch_a_, dy, T, n, p.compute);
   uint32_t* b = scratch_b_.words(*this, panel_words(K, steps));
@@ -258,7 +264,7 @@ void CpuBackend::rows_backward_input(float* dx, const float* dy, const CpuPanels
     const uint32_t* from = p.data + (first + row) / kPanel * p.stride();
     for (int64_t k = 0; k < blocks; ++k) {
       const int columns = static_cast<int>(std::min<int64_t>(kPanel, K - k * kPanel));
-      uint32_t* to = b + (k * steps + panel_steps(row, p.compute)) * kPanel;
+      uint32_t* to = b + (k * steps + panel_steps(row, kept)) * kPanel;
       if (!p.pairs()) {
         kernels.pack_transposed(reinterpret_cast<float*>(to), kPanel, reinterpret_cast<const float*>(from + k * kPanel * kPanel), kPanel,
                                 columns, rows);
@@ -267,21 +273,33 @@ void CpuBackend::rows_backward_input(float* dx, const float* dy, const CpuPanels
       alignas(64) uint32_t words[kPanel * kPanel / 2];  // rows of bf16
       kernels.pack_transposed(reinterpret_cast<float*>(words), kPanel / 2, reinterpret_cast<const float*>(from + k * kPanel / 2 * kPanel),
                               kPanel, (columns + 1) / 2, kPanel);
-      kernels.interleave(to, reinterpret_cast<const uint16_t*>(words), rows);
+      const auto* halves = reinterpret_cast<const uint16_t*>(words);
+      if (kept == Compute::bf16) {
+        kernels.interleave(to, halves, rows);
+      } else {
+        kernels.join(reinterpret_cast<float*>(to), halves, nullptr, int64_t{rows} * kPanel);
+      }
     }
   });
-  Product{kernels, p.compute, T, K, n, a, b, dx, K, accumulate, nullptr}.run(pool_);
+  Product{kernels, kept, T, K, n, a, b, dx, K, accumulate, nullptr}.run(pool_);
 }
 
 void CpuBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                                         Compute compute) {
-  // In pieces of one pass: both operands' panels stay in the last-level cache.
+  const Compute kept = multiplied(compute);
+  // In pieces of one pass. A thread packs its rows of dW, a panel or two, just before it multiplies them: they stay in its own cache.
+  const int64_t group = N > kPackColumns * pool_.threads() ? kPackColumns : kPanel, tile = kernels_.matmul->rows;
   for (int64_t t = 0; t < T; t += kDepth) {
-    const int64_t n = std::min<int64_t>(kDepth, T - t);
-    const Rows a = columns_of(scratch_a_, dy + t * N, N, n, compute);
-    uint32_t* b = scratch_b_.words(*this, panel_words(K, panel_steps(n, compute)));
+    const int64_t n = std::min<int64_t>(kDepth, T - t), words = panel_steps(n, kept);
+    uint32_t* a = scratch_a_.words(*this, panel_words(N, words));
+    uint32_t* b = scratch_b_.words(*this, panel_words(K, words));
     pack_columns(b, x + t * K, K, n, compute);
-    Product{*kernels_.matmul, compute, N, K, n, a, b, dW, K, true, nullptr}.run(pool_);
+    const Product product{*kernels_.matmul, kept, N, K, n, {a, 1, kPanel, words * kPanel}, b, dW, K, true, nullptr};
+    pool_.run(static_cast<int>((N + group - 1) / group), [&](int task) {
+      const int64_t first = task * group, columns = std::min(group, N - first);
+      pack_piece(a + panel_words(first, words), dy + t * N + first, N, columns, n, 0, n, compute);
+      product.block(first / tile, (first + columns + tile - 1) / tile, 0, (K + kPanel - 1) / kPanel, 0);
+    });
   }
   if (!dbias) return;
   pool_.run(static_cast<int>((N + 63) / 64), [&](int task) {

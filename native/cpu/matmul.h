@@ -70,9 +70,9 @@ struct MatmulKernels {
   // x [n] to bf16 pairs [ceil(n / 2)], or to floats that hold bf16 values
   void (*to_pairs)(uint32_t* out, const float* x, int64_t n);
   void (*to_rounded)(float* out, const float* x, int64_t n);
-  // Panels from X [K, columns]
-  void (*pack)(float* out, const float* x, int64_t ldx, int columns, int64_t K);
-  void (*pack_bf16)(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K);
+  // Panels from X [K, columns]; `panel`: words from one to the next
+  void (*pack)(float* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K);
+  void (*pack_bf16)(uint32_t* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K);
   // One panel from W [columns, K], `width` wide: columns beyond are zero
   void (*pack_transposed)(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K);
   void (*pack_transposed_bf16)(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K);

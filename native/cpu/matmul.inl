@@ -218,18 +218,18 @@ inline void to_rounded(float* out, const float* x, int64_t n) {
 }
 
 // Goes through the steps once: X is read line by line, each panel is written from start to end.
-inline void pack(float* out, const float* x, int64_t ldx, int columns, int64_t K) {
+inline void pack(float* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K) {
   const int whole = columns / kPanel * kPanel;
   for (int64_t k = 0; k < K; ++k) {
     const float* from = x + k * ldx;
     float* to = out + k * kPanel;
     int c = 0;
-    for (; c < whole; c += kPanel, to += K * kPanel) {
+    for (; c < whole; c += kPanel, to += panel) {
       store(to, load(from + c));
       store(to + kVec, load(from + c + kVec));
       store(to + 2 * kVec, load(from + c + 2 * kVec));
     }
-    for (; c < columns; c += kPanel, to += K * kPanel)
+    for (; c < columns; c += kPanel, to += panel)
       for (int i = 0; i < kPanel; ++i) to[i] = c + i < columns ? from[c + i] : 0.f;
   }
 }
@@ -312,13 +312,13 @@ inline void pair_steps(uint32_t* out, const float* even, const float* odd, int c
   for (; c < columns; ++c) out[c] = bf16_pair(even[c], odd[c]);
   for (; c < kPanel; ++c) out[c] = 0;
 }
-inline void pack_bf16(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K) {
+inline void pack_bf16(uint32_t* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K) {
   const int64_t steps = (K + 1) / 2;
   const float none[kPanel] = {};
   for (int64_t k = 0; k < steps; ++k) {
     const float *even = x + 2 * k * ldx, *odd = even + ldx;
     uint32_t* to = out + k * kPanel;
-    for (int p = 0; p < columns; p += kPanel, to += steps * kPanel)
+    for (int p = 0; p < columns; p += kPanel, to += panel)
       pair_steps(to, even + p, 2 * k + 1 < K ? odd + p : none, std::min(kPanel, columns - p));
   }
 }
