@@ -16,14 +16,7 @@ struct PolicyState {
 };
 using State = std::shared_ptr<PolicyState>;
 
-std::string read_device(const Napi::Value& value) {
-  if (value.IsUndefined()) return "cpu";
-  const Fields f(value, "options");
-  const std::string device = f.text("device", "cpu");
-  if (device != "auto" && device != "cpu" && device != "cuda")
-    type_error(value.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", f.get("device"));
-  return device;
-}
+std::string read_device(const Napi::Value& value) { return value.IsUndefined() ? "cpu" : Fields(value, "options").device(); }
 
 PolicyOptions read_options(const Napi::Value& value) {
   PolicyOptions options;

@@ -86,6 +86,16 @@ struct Sampling {
   bool greedy = false;
 };
 
+// A matrix somebody else owns, row-major, on the host: one of the two is set.
+struct Operand {
+  const float* f32 = nullptr;
+  const uint16_t* bf16 = nullptr;  // bits
+};
+
+struct ObjectiveSpec;  // native/objectives/objective.h
+struct ObjectiveInputs;
+struct ObjectiveResult;
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -185,6 +195,25 @@ class Backend {
   // The log-prob of every allowed token of every row, beside its id: bit-equal to head_forward's for it as the target. On the host.
   virtual void head_allowed(float* logprobs, const float* h, const Panels& W, const float* rows, const AllowedTokens& allowed, int64_t R,
                             float temperature) = 0;
+
+  // -- the kernels export (src/kernels.ts): everything lies on the host and is somebody else's; nothing is kept
+  // logprob[t], entropy[t] (null: not wanted) and lse[t] as the head's, of logits [T, V] that are given.
+  virtual void given_logits_forward(float* logprob, float* entropy, float* lse, Operand logits, const int32_t* targets, int64_t T,
+                                    int64_t V, float temperature) = 0;
+  // dlogits [T, V] = gradient; it may be the f32 logits themselves: then they are overwritten. entropy and dentropy may be null together.
+  virtual void given_logits_backward(float* dlogits, Operand logits, const int32_t* targets, const float* lse, const float* entropy,
+                                     const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) = 0;
+  // The head over h [R, C] and W [V, C]; the same bits as head_forward's over panels of W.
+  virtual void given_head_forward(float* logprob, float* entropy, float* lse, Operand h, Operand W, const int32_t* targets, int64_t R,
+                                  int64_t C, int64_t V, float temperature, Compute compute) = 0;
+  // dh [R, C] = gradient, dW [V, C] += gradient (null: not wanted); entropy and dentropy may be null together.
+  virtual void given_head_backward(float* dh, float* dW, Operand h, Operand W, const int32_t* targets, const float* lse,
+                                   const float* entropy, const float* dlogprob, const float* dentropy, int64_t R, int64_t C, int64_t V,
+                                   float temperature, Compute compute) = 0;
+  // Policy loss and gradient, and the mean log-ratio of every segment (CSR over `tokens`; 0 for an empty one). By default the host's own.
+  virtual ObjectiveResult objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs);
+  virtual std::vector<double> mean_log_ratios(const float* logprobs, const float* old_logprobs, const std::vector<int32_t>& offsets,
+                                              const std::vector<int32_t>& tokens);
 
   // -- optimizer
   virtual double squared_norm(const float* x, int64_t n) = 0;

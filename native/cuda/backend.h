@@ -1,8 +1,10 @@
 // The GPU's Backend: owns a stream, grow-only scratch memory and what it uploaded last; each method's body is in the file of its
-// room (matmul.cu, attention.cu, pointwise.cu, logprob.cu, sample.cu, optimizer.cu, memory.cu).
+// room (matmul.cu, attention.cu, pointwise.cu, logprob.cu, sample.cu, given.cu, objective.cu, optimizer.cu, memory.cu).
 //
 // Everything runs on one stream, in order; only download, head_sample and squared_norm wait for it.
 #pragma once
+#include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "../core/backend.h"
@@ -48,6 +50,28 @@ class Uploaded {
   Backend& backend_;
   DeviceScratch scratch_;
   std::vector<unsigned char> held_;
+};
+
+// Arrays of the host on the device for the length of a call.
+class Lent {
+ public:
+  explicit Lent(Backend& backend) : backend_(backend) {}
+  template <class T>
+  T* room(int64_t count) {
+    held_.push_back(std::make_unique<DeviceScratch>(backend_));
+    return held_.back()->template reserve<T>(std::max<int64_t>(1, count));
+  }
+  template <class T>
+  T* get(const T* values, int64_t count) {  // null stays null
+    if (!values) return nullptr;
+    T* const device = room<T>(count);
+    backend_.upload(device, values, static_cast<size_t>(count) * sizeof(T));
+    return device;
+  }
+
+ private:
+  Backend& backend_;
+  std::vector<std::unique_ptr<DeviceScratch>> held_;
 };
 
 class CudaBackend final : public Backend {
@@ -108,6 +132,19 @@ class CudaBackend final : public Backend {
                    const uint32_t* random, int64_t R, const Sampling& sampling) override;
   void head_allowed(float* logprobs, const float* h, const Panels& W, const float* rows, const AllowedTokens& allowed, int64_t R,
                     float temperature) override;
+
+  void given_logits_forward(float* logprob, float* entropy, float* lse, Operand logits, const int32_t* targets, int64_t T, int64_t V,
+                            float temperature) override;
+  void given_logits_backward(float* dlogits, Operand logits, const int32_t* targets, const float* lse, const float* entropy,
+                             const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) override;
+  void given_head_forward(float* logprob, float* entropy, float* lse, Operand h, Operand W, const int32_t* targets, int64_t R, int64_t C,
+                          int64_t V, float temperature, Compute compute) override;
+  void given_head_backward(float* dh, float* dW, Operand h, Operand W, const int32_t* targets, const float* lse, const float* entropy,
+                           const float* dlogprob, const float* dentropy, int64_t R, int64_t C, int64_t V, float temperature,
+                           Compute compute) override;
+  ObjectiveResult objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs) override;
+  std::vector<double> mean_log_ratios(const float* logprobs, const float* old_logprobs, const std::vector<int32_t>& offsets,
+                                      const std::vector<int32_t>& tokens) override;
 
   double squared_norm(const float* x, int64_t n) override;
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;

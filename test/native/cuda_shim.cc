@@ -75,6 +75,19 @@ TEST(cuda_shim_out_of_memory_is_an_error_and_the_backend_lives) {
   CHECK(b.available_bytes() <= size_t{1} << 19);
 }
 
+TEST(cuda_shim_a_head_that_does_not_fit_is_refused_before_it_goes_up) {
+  const Restore restore;
+  auto& b = cuda();
+  const int64_t V = 300, C = 1000;
+  const Floats h(static_cast<size_t>(C)), W(static_cast<size_t>(V * C));
+  const int32_t target = 0;
+  float logprob, lse;
+  shim::settings().memory_limit = shim::allocated_bytes() + (size_t{1} << 20);
+  CHECK_THROWS(b.given_head_forward(&logprob, nullptr, &lse, {h.data(), nullptr}, {W.data(), nullptr}, &target, 1, C, V, 1, Compute::f32),
+               "OUT_OF_MEMORY");
+  CHECK(b.available_bytes() == size_t{1} << 20);
+}
+
 TEST(cuda_shim_devices_that_cannot_be_used) {
   const Restore restore;
   auto& s = shim::settings();
