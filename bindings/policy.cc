@@ -26,6 +26,9 @@ PolicyOptions read_options(const Napi::Value& value) {
   if (compute != "f32" && compute != "bf16") type_error(value.Env(), "\"f32\" or \"bf16\"", "compute", f.get("compute"));
   options.compute = compute == "bf16" ? Compute::bf16 : Compute::f32;
   options.trainable = f.boolean("trainable", true);
+  const std::string state = f.text("optimizerState", "device");
+  if (state != "device" && state != "host") type_error(value.Env(), "\"device\" or \"host\"", "optimizerState", f.get("optimizerState"));
+  options.state_on_host = state == "host";
   const int64_t mib = f.integer("activationMiB", -1, 0, int64_t{1} << 30);
   options.activation_bytes = mib < 0 ? -1 : mib << 20;
   return options;
@@ -414,6 +417,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     memory.Set("gradients", static_cast<double>(use.gradients));
     memory.Set("optimizer", static_cast<double>(use.moments));
     memory.Set("activations", static_cast<double>(use.activations));
+    memory.Set("onHost", static_cast<double>(use.host));
     out.Set("memory", memory);
     out.Set("optimizerSteps", static_cast<double>(p.optimizer_steps()));
     out.Set("stopIds", from_vector(env, p.config().stop_ids));

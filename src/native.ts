@@ -140,6 +140,7 @@ export interface NativePolicyOptions extends NativePlacement {
   compute?: "f32" | "bf16";
   trainable?: boolean;
   activationMiB?: number;
+  optimizerState?: "device" | "host";
 }
 
 export interface NativeOptimizerOptions {
@@ -158,8 +159,15 @@ export interface NativePolicyInfo {
   vocabSize: number;
   maxPositions: number;
   bytes: number;
-  /** What training will hold, in bytes; activations is the most a pass may keep. */
-  memory: { weights: number; packedWeights: number; gradients: number; optimizer: number; activations: number };
+  /** What training will hold, in bytes; activations is the most a pass may keep, onHost what of it lies in the host's memory instead of a GPU's. */
+  memory: {
+    weights: number;
+    packedWeights: number;
+    gradients: number;
+    optimizer: number;
+    activations: number;
+    onHost: number;
+  };
   optimizerSteps: number;
   stopIds: Int32Array;
   parameters: string[];

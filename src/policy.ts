@@ -37,6 +37,11 @@ export interface PolicyOptions {
    * kept whole, the others are computed again (0: all of them, a third more work for a few percent of the memory).
    */
   activationMiB?: number;
+  /**
+   * Where AdamW's moments live, 8 bytes a weight. Default "device". "host": in the host's memory; each step sends them to the GPU and back, which
+   * gives the same bits and takes about a second for a billion weights. On the CPU the two are the same memory.
+   */
+  optimizerState?: "device" | "host";
 }
 
 /** Shape of a model made from scratch, in the names of a Hugging Face config.json. */
@@ -69,6 +74,8 @@ export interface PolicyMemory {
   workspace: number;
   /** Free on the device; infinite where the system does not tell. */
   available: number;
+  /** Held beside the device: optimizer state in the host's memory; 0 on the CPU, whose memory is the host's. */
+  onHost: number;
 }
 
 /** A prompt with its completions: the prompt is computed once. Token ids lie in [0, vocabSize); neither may be empty. */
@@ -357,6 +364,7 @@ export class Policy {
       promised,
       workspace,
       available: available < Number.MAX_SAFE_INTEGER ? available : Number.POSITIVE_INFINITY,
+      onHost: memory.onHost,
     };
   }
 

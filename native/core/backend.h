@@ -74,8 +74,9 @@ struct AllowedTokens {
 
 struct AdamW {
   float learning_rate, beta1, beta2, epsilon, weight_decay;
-  int64_t step;      // 1 for the first update (bias correction)
-  float grad_scale;  // gradients are multiplied by it (global norm clipping)
+  int64_t step;                // 1 for the first update (bias correction)
+  float grad_scale;            // gradients are multiplied by it (global norm clipping)
+  bool state_on_host = false;  // the moments lie in memory of allocate_host
 };
 
 struct Sampling {
@@ -109,6 +110,11 @@ class Backend {
   virtual void download(void* host, const void* device, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;  // device to device
   virtual void zero(void* device, size_t bytes) = 0;
+  // Memory of the host for what visits the device now and then: zeroed, pinned where the system allows. Where the device has no memory of its
+  // own, this is the same as all other.
+  virtual bool has_own_memory() const { return false; }
+  virtual void* allocate_host(size_t bytes) { return allocate(bytes); }
+  virtual void release_host(void* pointer, size_t bytes) noexcept { release(pointer, bytes); }
   // Activations a pass keeps for its backward pass where the caller names no budget: what does not fit is computed again.
   virtual int64_t activation_budget() const { return INT64_MAX; }
   // Rows of so many floats that operations on rows alone take at a time, one after the other, so that each finds in the cache what the one

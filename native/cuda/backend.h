@@ -93,6 +93,9 @@ class CudaBackend final : public Backend {
   void download(void* host, const void* device, size_t bytes) override;
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* device, size_t bytes) override;
+  bool has_own_memory() const override { return true; }
+  void* allocate_host(size_t bytes) override;
+  void release_host(void* pointer, size_t bytes) noexcept override;
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
@@ -152,6 +155,10 @@ class CudaBackend final : public Backend {
  private:
   void forget_step() noexcept;  // memory moved: what was recorded may point to what is gone
 
+  // f(first, count, m, v) of the moments on the device: all of them where they lie there, else piece by piece, there and back
+  template <class F>
+  void each_state(float* m, float* v, int64_t n, bool on_host, F&& f);
+
   // += of the sums over `rows` of each column, in partial sums of fixed ranges of rows
   void add_column_sums(float* out, const float* x, int64_t rows, int64_t columns);
 
@@ -166,6 +173,7 @@ class CudaBackend final : public Backend {
   DeviceScratch logits_{*this};                                           // a chunk of the head's logits or their gradient
   DeviceScratch rows_{*this};                                             // gathered rows of the head and their gradient
   DeviceScratch sampled_{*this};                                          // what head_sample brings back
+  DeviceScratch state_{*this};                                            // moments that visit from the host
   Uploaded writes_{*this}, spans_{*this}, tables_{*this}, tasks_{*this};  // of the attention plan
   Uploaded sequences_{*this}, query_tiles_{*this}, key_blocks_{*this};    // of the attention groups
   Uploaded targets_{*this}, live_{*this}, slopes_{*this}, entropy_slopes_{*this}, allowed_{*this}, pieces_{*this},

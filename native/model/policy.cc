@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
+#include "../core/host.h"
 #include "../core/philox.h"
 #include "live.h"
 #include "policy_impl.h"
@@ -22,14 +24,29 @@ MemoryUse plan_memory(const Backend& backend, const ModelConfig& config, const P
   if (options.trainable) {
     use.gradients = static_cast<int64_t>(parameter_bytes(full));
     use.moments = 2 * use.gradients;
+    use.host = options.state_on_host && backend.has_own_memory() ? use.moments : 0;
     use.activations = options.activation_bytes < 0 ? backend.activation_budget() : options.activation_bytes;
   }
   const int64_t rotary = int64_t{config.max_positions} * config.head_dim * static_cast<int64_t>(sizeof(float));
-  expect_memory(backend, static_cast<size_t>(use.weights + use.gradients + use.moments + use.panels + rotary),
-                options.trainable ? "the model's weights, gradients and optimizer state" : "the model's weights",
-                options.trainable ? "Use a smaller model, or trainable: false for a model that is not trained."
-                                  : "Use a smaller model, or compute: bf16.");
+  const bool apart = use.host > 0, may_part = use.moments > 0 && backend.has_own_memory() && !apart;
+  expect_memory(backend, static_cast<size_t>(use.weights + use.gradients + use.moments - use.host + use.panels + rotary),
+                !options.trainable ? "the model's weights"
+                : apart            ? "the model's weights and gradients"
+                                   : "the model's weights, gradients and optimizer state",
+                !options.trainable ? "Use a smaller model, or compute: bf16."
+                : may_part ? "Use a smaller model, optimizer state in host memory (optimizerState: host), or trainable: false for a "
+                             "model that is not trained."
+                           : "Use a smaller model, or trainable: false for a model that is not trained.");
+  if (apart)
+    expect_memory(free_host_bytes(), static_cast<size_t>(use.host), "the optimizer state",
+                  "Use a smaller model, or leave it on the device.");
   return use;
+}
+
+DeviceBuffer make_moments(Backend& backend, const ParameterTable& table, const MemoryUse& memory) {
+  if (memory.moments == 0) return {};
+  if (memory.host > 0) return DeviceBuffer::on_host(backend, parameter_bytes(table));
+  return DeviceBuffer(backend, parameter_bytes(table));
 }
 
 std::vector<float> slice(const std::vector<float>& values, int64_t first, int64_t count) {
@@ -125,8 +142,8 @@ Policy::Impl::Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o)
       memory(plan_memory(*backend, config, table, held, o)),
       weights(*backend, parameter_bytes(held)),
       gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
+      m(make_moments(*backend, table, memory)),
+      v(make_moments(*backend, table, memory)),
       transformer(*backend, config, table, held, weights.floats(), o.compute, o.trainable) {}
 
 Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options)
@@ -173,7 +190,8 @@ MemoryUse Policy::memory() const { return impl_->memory; }
 int64_t Policy::bytes() const {
   const auto& i = *impl_;
   size_t bytes = static_cast<size_t>(i.memory.panels);
-  for (const auto* buffer : {&i.weights, &i.gradients, &i.m, &i.v, &i.cache, &i.head, &i.store}) bytes += buffer->bytes();
+  for (const auto* buffer : {&i.weights, &i.gradients, &i.m, &i.v, &i.cache, &i.head, &i.store})
+    if (!buffer->on_host()) bytes += buffer->bytes();
   return static_cast<int64_t>(bytes) + static_cast<int64_t>(i.transformer.bytes());
 }
 
@@ -397,6 +415,7 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   adamw.weight_decay = static_cast<float>(o.weight_decay);
   adamw.step = ++i.steps;
   adamw.grad_scale = o.max_grad_norm > 0 ? static_cast<float>(std::min(1.0, o.max_grad_norm / (norm + 1e-6))) : 1.f;
+  adamw.state_on_host = i.memory.host > 0;
   float *w = i.weights.floats(), *m = i.m.floats(), *v = i.v.floats();
   const float* g = i.gradients.floats();
   if (i.held.total == i.table.total) {
@@ -453,14 +472,26 @@ void Policy::get_gradient(size_t index, float* out) const {
 void Policy::get_moments(size_t index, float* m, float* v) const {
   const auto& p = checked(impl_->table, index);
   expect(impl_->options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
-  impl_->backend->download(m, impl_->m.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
-  impl_->backend->download(v, impl_->v.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  for (const auto& [to, from] : {std::pair{m, impl_->m.floats()}, {v, impl_->v.floats()}}) {
+    if (impl_->memory.host > 0) {
+      std::memcpy(to, from + p.offset, bytes);
+    } else {
+      impl_->backend->download(to, from + p.offset, bytes);
+    }
+  }
 }
 void Policy::set_moments(size_t index, const float* m, const float* v) {
   const auto& p = checked(impl_->table, index);
   expect(impl_->options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
-  impl_->backend->upload(impl_->m.floats() + p.offset, m, static_cast<size_t>(p.size()) * sizeof(float));
-  impl_->backend->upload(impl_->v.floats() + p.offset, v, static_cast<size_t>(p.size()) * sizeof(float));
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  for (const auto& [to, from] : {std::pair{impl_->m.floats(), m}, {impl_->v.floats(), v}}) {
+    if (impl_->memory.host > 0) {
+      std::memcpy(to + p.offset, from, bytes);
+    } else {
+      impl_->backend->upload(to + p.offset, from, bytes);
+    }
+  }
 }
 int64_t Policy::optimizer_steps() const { return impl_->steps; }
 void Policy::set_optimizer_steps(int64_t steps) { impl_->steps = steps; }

@@ -9,7 +9,7 @@ import type { Run } from "./run.ts";
 export async function openModel(
   config: ResolvedSftConfig | ResolvedTrainConfig,
   run: Pick<Run, "resumed">,
-  options: PolicyOptions = { activationMiB: config.activationMiB },
+  options: PolicyOptions = { activationMiB: config.activationMiB, optimizerState: config.optimizer.state },
 ): Promise<Policy> {
   const { device, compute, chat } = config;
   const all = { device, compute, ...options };
