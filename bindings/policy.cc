@@ -25,6 +25,9 @@ PolicyOptions read_options(const Napi::Value& value) {
   const std::string compute = f.text("compute", "f32");
   if (compute != "f32" && compute != "bf16") type_error(value.Env(), "\"f32\" or \"bf16\"", "compute", f.get("compute"));
   options.compute = compute == "bf16" ? Compute::bf16 : Compute::f32;
+  const std::string weights = f.text("weights", "f32");
+  if (weights != "f32" && weights != "bf16") type_error(value.Env(), "\"f32\" or \"bf16\"", "weights", f.get("weights"));
+  options.weights = weights == "bf16" ? Compute::bf16 : Compute::f32;
   options.trainable = f.boolean("trainable", true);
   const std::string state = f.text("optimizerState", "device");
   if (state != "device" && state != "host") type_error(value.Env(), "\"device\" or \"host\"", "optimizerState", f.get("optimizerState"));
@@ -289,6 +292,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     o.epsilon = f.number("epsilon", o.epsilon);
     o.weight_decay = f.number("weightDecay", o.weight_decay);
     o.max_grad_norm = f.number("maxGradNorm", o.max_grad_norm);
+    o.seed = static_cast<uint64_t>(f.integer("seed", 0, 0, int64_t{1} << 53));
     return operate<double>(
         info.Env(), [o](Policy& p) { return p.optimizer_step(o); },
         [](Napi::Env env, double& norm) -> Napi::Value { return Napi::Number::New(env, norm); });

@@ -138,6 +138,8 @@ export interface NativePlacement {
 
 export interface NativePolicyOptions extends NativePlacement {
   compute?: "f32" | "bf16";
+  /** INVALID_ARGUMENT for "bf16" without bf16 compute, and on the CPU. */
+  weights?: "f32" | "bf16";
   trainable?: boolean;
   activationMiB?: number;
   optimizerState?: "device" | "host";
@@ -150,6 +152,8 @@ export interface NativeOptimizerOptions {
   epsilon?: number;
   weightDecay?: number;
   maxGradNorm?: number;
+  /** Of the rounding of weights that are kept in bf16 alone; default 0. */
+  seed?: number;
 }
 
 export interface NativePolicyInfo {

@@ -26,8 +26,13 @@ import type { Tokenizer } from "./text/types.ts";
 export interface PolicyOptions {
   /** Default "cpu". "cuda": an NVIDIA GPU (NO_DEVICE with the reason where it cannot be used). "auto": cuda where it can be used. */
   device?: "auto" | "cpu" | "cuda";
-  /** Matrix products in f32 (default), or with bf16 operands and f32 accumulation; master weights are f32 either way. */
+  /** Matrix products in f32 (default), or with bf16 operands and f32 accumulation; what is trained is f32 unless `weights` says else. */
   compute?: "f32" | "bf16";
+  /**
+   * What is kept of matrices between steps. Default "f32". "bf16", on a GPU in bf16 compute: nothing but the bf16, 2 bytes a weight for 6; AdamW
+   * rounds each step up or down by chance (keyed by seed, step and weight), so that steps below a bf16's last bit count on average.
+   */
+  weights?: "f32" | "bf16";
   /** Default true. false: no gradients or optimizer state (a reference, or inference). */
   trainable?: boolean;
   /** The day that the chat template prints, and its variables, such as { enable_thinking: false } for Qwen3. Default: neither. */

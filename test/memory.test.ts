@@ -5,7 +5,7 @@ import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 
 import { addon, type NativeBatch, type NativePolicyOptions } from "../src/native.ts";
-import { Policy } from "../src/policy.ts";
+import { Policy, type PolicyOptions } from "../src/policy.ts";
 import { describePlan, planMemory, planned } from "../src/training/memory.ts";
 import { hasShared, shared } from "./shared.ts";
 
@@ -116,6 +116,19 @@ describe.skipIf(!hasShared)("a trained policy in bf16 keeps every weight in f32"
       }
       policy.dispose();
     }
+  });
+});
+
+describe("weights kept in bf16 alone", () => {
+  const shape = { model_type: "llama", hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2 } as const;
+  const sizes = { ...shape, num_attention_heads: 4, vocab_size: 100, max_position_embeddings: 64 };
+  const create = (options: PolicyOptions) => Policy.create(sizes, { seed: 1, std: 0.02, ...options });
+  it("are refused on the CPU and in f32 compute, in words", async () => {
+    await expect(create({ weights: "bf16", compute: "bf16" })).rejects.toThrow(
+      "Expected f32 on device cpu (weights in bf16 are for a GPU) for weights, got bf16.",
+    );
+    await expect(create({ weights: "bf16" })).rejects.toThrow("weights in bf16 need bf16 compute");
+    await expect(create({ weights: "f16" as "f32" })).rejects.toThrow(/"f32" or "bf16" for weights/);
   });
 });
 

@@ -77,6 +77,9 @@ struct AdamW {
   int64_t step;                // 1 for the first update (bias correction)
   float grad_scale;            // gradients are multiplied by it (global norm clipping)
   bool state_on_host = false;  // the moments lie in memory of allocate_host
+  // Of weights that are kept in bf16: what decides whether one is rounded up or down is keyed by (seed, step, first + its place in the matrix).
+  uint64_t seed = 0;
+  int64_t first = 0;
 };
 
 struct Sampling {
@@ -124,11 +127,13 @@ class Backend {
   // -- matrix products (matmul)
   virtual std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) = 0;
   virtual void pack(Panels& panels, const float* W) = 0;  // W [N, K] row-major
-  // Where panels hold all there is of a weight, nothing else is kept of it, and these take the place of what reads or writes rows.
+  // Where panels hold all there is of a weight, nothing else is kept of it, and these take the place of what reads or writes rows. `kept`:
+  // what of a weight is to stay between steps, the f32 or (in bf16 compute alone) nothing but the bf16, which AdamW then rounds by chance;
+  // false where that is not how this backend does it.
   // keep_master: from now on they hold the f32 values, for training (a value half way between two bf16 may lose its last bit). pack_rows
   // and unpack_rows move rows first .. first + count between W [count, K] and the panels; embedding_from_panels: x [T, K] = rows ids[t]
   // as products read them; the others as linear_backward_input and adamw on [N, K].
-  virtual bool panels_hold_weights() const { return false; }
+  virtual bool panels_hold_weights(Compute /*kept*/) const { return false; }
   virtual void keep_master(Panels&) {}
   virtual void pack_rows(Panels&, const float* /*W*/, int64_t /*first*/, int64_t /*count*/) {}
   virtual void unpack_rows(float* /*W*/, const Panels&, int64_t /*first*/, int64_t /*count*/) {}

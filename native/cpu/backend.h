@@ -72,7 +72,7 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
-  bool panels_hold_weights() const override { return true; }
+  bool panels_hold_weights(Compute kept) const override { return kept == Compute::f32; }
   void keep_master(Panels& panels) override;
   void pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) override;
   void unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) override;

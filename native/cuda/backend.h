@@ -74,6 +74,8 @@ class Lent {
   std::vector<std::unique_ptr<DeviceScratch>> held_;
 };
 
+class CudaPanels;  // matmul.h
+
 class CudaBackend final : public Backend {
  public:
   CudaBackend();  // throws NO_DEVICE with the reason
@@ -99,6 +101,12 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
+  bool panels_hold_weights(Compute kept) const override { return kept == Compute::bf16; }
+  void pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) override;
+  void unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) override;
+  void embedding_from_panels(float* x, const Panels& panels, const int32_t* ids, int64_t T) override;
+  void panels_backward_input(float* dx, const float* dy, const Panels& panels, int64_t T, bool accumulate) override;
+  void adamw_panels(Panels& panels, float* m, float* v, const float* g, const AdamW& options) override;
   void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) override;
   void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                              bool accumulate) override;
@@ -154,6 +162,9 @@ class CudaBackend final : public Backend {
 
  private:
   void forget_step() noexcept;  // memory moved: what was recorded may point to what is gone
+
+  // dx [T, K] (+)= dy [T, n] W of rows first .. first + n of panels that hold bf16
+  void rows_backward_input(float* dx, const float* dy, const CudaPanels& panels, int64_t first, int64_t n, int64_t T, bool accumulate);
 
   // f(first, count, m, v) of the moments on the device: all of them where they lie there, else piece by piece, there and back
   template <class F>

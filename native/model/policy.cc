@@ -16,11 +16,20 @@ size_t parameter_bytes(const ParameterTable& table) { return static_cast<size_t>
 
 MemoryUse plan_memory(const Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held,
                       const PolicyOptions& options) {
+  if (options.weights == Compute::bf16) {
+    expect(options.compute == Compute::bf16, "f32 (weights in bf16 need bf16 compute)", "weights", "bf16");
+    expect(backend.panels_hold_weights(options.weights),
+           std::string("f32 on device ") + backend.name() + " (weights in bf16 are for a GPU)", "weights", "bf16");
+  }
   MemoryUse use;
   use.weights = static_cast<int64_t>(parameter_bytes(held));
-  // in bf16, panels that are trained hold the other half of each f32 too
-  const bool both = options.compute == Compute::f32 || (options.trainable && backend.panels_hold_weights());
-  use.panels = full.total * (both ? 4 : 2);
+  if (backend.panels_hold_weights(options.weights)) {
+    // in bf16, panels that are trained hold the other half of each f32 too, where it is kept
+    const bool both = options.compute == Compute::f32 || (options.trainable && options.weights == Compute::f32);
+    use.panels = full.total * (both ? 4 : 2);
+  } else {
+    use.panels = options.compute == Compute::bf16 ? full.total * 2 : 0;  // copies; f32 products read the weights
+  }
   if (options.trainable) {
     use.gradients = static_cast<int64_t>(parameter_bytes(full));
     use.moments = 2 * use.gradients;
@@ -138,13 +147,13 @@ Policy::Impl::Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o)
       config((c.validate(), std::move(c))),
       table(config),
       options(o),
-      held(config, !backend->panels_hold_weights()),
+      held(config, !backend->panels_hold_weights(o.weights)),
       memory(plan_memory(*backend, config, table, held, o)),
       weights(*backend, parameter_bytes(held)),
       gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
       m(make_moments(*backend, table, memory)),
       v(make_moments(*backend, table, memory)),
-      transformer(*backend, config, table, held, weights.floats(), o.compute, o.trainable) {}
+      transformer(*backend, config, table, held, weights.floats(), o.compute, o.trainable && o.weights == Compute::f32) {}
 
 Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options)
     : impl_(std::make_unique<Impl>(std::move(backend), std::move(config), options)) {}
@@ -416,13 +425,16 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   adamw.step = ++i.steps;
   adamw.grad_scale = o.max_grad_norm > 0 ? static_cast<float>(std::min(1.0, o.max_grad_norm / (norm + 1e-6))) : 1.f;
   adamw.state_on_host = i.memory.host > 0;
+  adamw.seed = o.seed;
   float *w = i.weights.floats(), *m = i.m.floats(), *v = i.v.floats();
   const float* g = i.gradients.floats();
   if (i.held.total == i.table.total) {
     i.backend->adamw(w, m, v, g, i.table.total, adamw);
   } else {
-    for (const auto& [panels, offset] : i.transformer.matrices())
+    for (const auto& [panels, offset] : i.transformer.matrices()) {
+      adamw.first = offset;
       i.backend->adamw_panels(*panels, m + offset, v + offset, g + offset, adamw);
+    }
     for (size_t p = 0; p < i.table.parameters.size(); ++p) {
       const int64_t from = i.held.parameters[p].offset, at = i.table.parameters[p].offset;
       if (from >= 0) i.backend->adamw(w + from, m + at, v + at, g + at, i.table.parameters[p].size(), adamw);

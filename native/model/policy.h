@@ -92,6 +92,9 @@ struct Recommendations {
 
 struct PolicyOptions {
   Compute compute = Compute::f32;
+  // What is kept of the matrices that products read. bf16: nothing but the bf16 (needs bf16 compute and a backend that can), and AdamW rounds its
+  // steps up or down by chance.
+  Compute weights = Compute::f32;
   bool trainable = true;  // false: no gradients or optimizer state (a reference, or inference)
   // Memory for what a pass keeps for its backward pass, in bytes; -1: the device's default. As many layers as fit are kept whole, the
   // others keep their input and are computed again (all of them: a third more work). Where not even the inputs fit, passes get shorter.
@@ -118,6 +121,7 @@ struct Workload {
 
 struct OptimizerOptions {
   double learning_rate = 1e-6, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0, max_grad_norm = 1;  // 0: no clipping
+  uint64_t seed = 0;  // of the rounding of weights that are kept in bf16
 };
 
 class Policy {

@@ -109,6 +109,12 @@ const common = {
     .enum(["f32", "bf16"])
     .default("f32")
     .describe("bf16: faster where the processor has it; master weights stay f32"),
+  weights: z
+    .enum(["f32", "bf16"])
+    .default("f32")
+    .describe(
+      "what is kept of matrices in bf16 compute; bf16 (a GPU alone): 2 bytes a weight for 6, steps rounded by chance",
+    ),
   activationMiB: z
     .number()
     .int()
