@@ -128,6 +128,12 @@ class Fields {
     return static_cast<float>(t);
   }
   std::string text(const char* key, const std::string& fallback) const { return has(key) ? to_text(get(key), key) : fallback; }
+  std::string device() const {
+    const std::string name = text("device", "cpu");
+    if (name != "auto" && name != "cpu" && name != "cuda")
+      type_error(object_.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", get("device"));
+    return name;
+  }
   std::vector<std::string> texts(const char* key) const {
     std::vector<std::string> out;
     if (!has(key)) return out;

@@ -194,14 +194,18 @@ Napi::Value start(Napi::Env env, std::shared_ptr<Operation> operation, std::func
   return promise;
 }
 
-Napi::Value finish(Napi::Env env, std::shared_ptr<Operation> operation) {
-  const auto deferred = Napi::Promise::Deferred::New(env);
+void wait_for(Operation& operation) {
   std::promise<void> done;
   Engine::instance().post([&] {
-    operation->run();
+    operation.run();
     done.set_value();
   });
   done.get_future().wait();
+}
+
+Napi::Value finish(Napi::Env env, std::shared_ptr<Operation> operation) {
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  wait_for(*operation);
   try {
     deferred.Resolve(operation->settle(env));
   } catch (const Napi::Error& error) {

@@ -101,10 +101,19 @@ Napi::Value run_async(Napi::Env env, std::function<Result()> work, std::function
 // The same while the calling thread waits, for work on the caller's own arrays: JavaScript could detach or shrink them, and so free
 // what the engine reads, but not while it stands still. The promise has settled when this returns.
 Napi::Value finish(Napi::Env env, std::shared_ptr<Operation> operation);
+void wait_for(Operation& operation);
 
 template <class Result>
 Napi::Value run_waiting(Napi::Env env, std::function<Result()> work, std::function<Napi::Value(Napi::Env, Result&)> convert) {
   return finish(env, std::make_shared<OperationOf<Result>>(std::move(work), std::move(convert)));
+}
+
+// The same without a promise: the result itself, or an exception.
+template <class Result>
+Napi::Value run_at_once(Napi::Env env, std::function<Result()> work, std::function<Napi::Value(Napi::Env, Result&)> convert) {
+  OperationOf<Result> operation(std::move(work), std::move(convert));
+  wait_for(operation);
+  return operation.settle(env);
 }
 
 }  // namespace rank_grpo

@@ -1,5 +1,5 @@
 // `rank-grpo/kernels`: log-probs from logits and from hidden states, segment ratios and policy losses, without a model.
-#include "../native/cpu/logprob.h"
+#include "../native/core/device.h"
 #include "addon.h"
 #include "engine.h"
 
@@ -138,10 +138,12 @@ struct LogitsCall {
   Fields options;
   int64_t T, V;
   float temperature;
+  std::string device;
   explicit LogitsCall(const Napi::CallbackInfo& info) : targets(to_vector<int32_t>(info[1], "targets")), options(info[2], "options") {
     T = static_cast<int64_t>(targets.size());
     V = to_integer(options.get("vocabulary"), "vocabulary", 1, 1 << 30);
     temperature = options.temperature();
+    device = options.device();
     expect_indices(info.Env(), targets, V, "targets");
   }
   void take(const Napi::CallbackInfo& info) {
@@ -159,12 +161,10 @@ Napi::Value logprob_forward(const Napi::CallbackInfo& info) {
       info.Env(),
       [&call, entropy] {
         Forward out(call.targets.size(), entropy);
-        auto& backend = *Engine::instance().backend();
-        auto run = [&](auto* x) {
-          logits_forward(backend, out.logprob.data(), out.entropies(), out.lse.data(), x, call.targets.data(), call.T, call.V,
-                         call.temperature);
-        };
-        call.logits.bf16 ? run(call.logits.bf16) : run(call.logits.f32);
+        Engine::instance()
+            .backend(call.device)
+            ->given_logits_forward(out.logprob.data(), out.entropies(), out.lse.data(), call.logits, call.targets.data(), call.T, call.V,
+                                   call.temperature);
         return out;
       },
       forward_to_js);
@@ -181,12 +181,10 @@ Napi::Value logprob_backward(const Napi::CallbackInfo& info) {
   return run_waiting<int>(
       info.Env(),
       [&call, &rows, out] {
-        auto& backend = *Engine::instance().backend();
-        auto run = [&](auto* x) {
-          logits_backward(backend, out, x, call.targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(), rows.dentropies(),
-                          call.T, call.V, call.temperature);
-        };
-        call.logits.bf16 ? run(call.logits.bf16) : run(call.logits.f32);
+        Engine::instance()
+            .backend(call.device)
+            ->given_logits_backward(out, call.logits, call.targets.data(), rows.lse.data(), rows.entropies(), rows.dlogprob.data(),
+                                    rows.dentropies(), call.T, call.V, call.temperature);
         return 0;
       },
       [](Napi::Env env, int&) -> Napi::Value { return env.Undefined(); });
@@ -199,11 +197,12 @@ struct HeadCall {
   Fields options;
   int64_t T, C = 0, V;
   float temperature;
-  std::string compute_name;
+  std::string device, compute_name;
   explicit HeadCall(const Napi::CallbackInfo& info) : targets(to_vector<int32_t>(info[2], "targets")), options(info[3], "options") {
     T = static_cast<int64_t>(targets.size());
     V = to_integer(options.get("vocabulary"), "vocabulary", 1, 1 << 30);
     temperature = options.temperature();
+    device = options.device();
     expect_indices(info.Env(), targets, V, "targets");
     compute_name = options.text("compute", "");
     if (!compute_name.empty() && compute_name != "f32" && compute_name != "bf16")
@@ -231,8 +230,10 @@ Napi::Value head_forward(const Napi::CallbackInfo& info) {
       info.Env(),
       [&call, entropy] {
         Forward out(call.targets.size(), entropy);
-        Engine::instance().backend()->given_head_forward(out.logprob.data(), out.entropies(), out.lse.data(), call.hidden, call.head,
-                                                         call.targets.data(), call.T, call.C, call.V, call.temperature, call.compute());
+        Engine::instance()
+            .backend(call.device)
+            ->given_head_forward(out.logprob.data(), out.entropies(), out.lse.data(), call.hidden, call.head, call.targets.data(), call.T,
+                                 call.C, call.V, call.temperature, call.compute());
         return out;
       },
       forward_to_js);
@@ -257,9 +258,10 @@ Napi::Value head_backward(const Napi::CallbackInfo& info) {
   return run_waiting<int>(
       env,
       [&call, &rows, dhidden, dhead] {
-        Engine::instance().backend()->given_head_backward(dhidden, dhead, call.hidden, call.head, call.targets.data(), rows.lse.data(),
-                                                          rows.entropies(), rows.dlogprob.data(), rows.dentropies(), call.T, call.C, call.V,
-                                                          call.temperature, call.compute());
+        Engine::instance()
+            .backend(call.device)
+            ->given_head_backward(dhidden, dhead, call.hidden, call.head, call.targets.data(), rows.lse.data(), rows.entropies(),
+                                  rows.dlogprob.data(), rows.dentropies(), call.T, call.C, call.V, call.temperature, call.compute());
         return 0;
       },
       [](Napi::Env e, int&) -> Napi::Value { return e.Undefined(); });
@@ -281,23 +283,43 @@ struct Segments {
   }
 };
 
+// What takes no time to speak of is computed on this thread where the host computes, else on the engine's, which has the device.
+template <class Result>
+Napi::Value compute_at_once(Napi::Env env, const std::string& device, const std::function<Result()>& on_host,
+                            const std::function<Result(Backend&)>& on_device, std::function<Napi::Value(Napi::Env, Result&)> convert) {
+  try {
+    if (resolve_device(device) == "cpu") {
+      Result result = on_host();
+      return convert(env, result);
+    }
+  } catch (const Error& error) {
+    throw to_js_error(env, error.code(), error.what());
+  }
+  return run_at_once<Result>(
+      env, [&] { return on_device(*Engine::instance().backend(device)); }, std::move(convert));
+}
+
 Napi::Value segment_ratios(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   const Fields f(info[0], "inputs");
   const auto logprobs = f.array<float>("logprobs"), old = f.array<float>("oldLogprobs");
   expect_length(env, old.size(), logprobs.size(), "oldLogprobs");
   const Segments segments(env, f, logprobs.size());
-  std::vector<float> ratios, logs;
-  for (size_t s = 0; s + 1 < segments.offsets.size(); ++s) {
-    const double mean = pool_segment(logprobs.data(), old.data(), segments.tokens.data() + segments.offsets[s],
-                                     segments.tokens.data() + segments.offsets[s + 1]);
-    logs.push_back(static_cast<float>(mean));
-    ratios.push_back(static_cast<float>(std::exp(mean)));
-  }
-  auto out = Napi::Object::New(env);
-  out.Set("ratios", from_vector(env, ratios));
-  out.Set("logRatios", from_vector(env, logs));
-  return out;
+  using Means = std::vector<double>;
+  return compute_at_once<Means>(
+      env, f.device(), [&] { return mean_log_ratios(logprobs.data(), old.data(), segments.offsets, segments.tokens); },
+      [&](Backend& backend) { return backend.mean_log_ratios(logprobs.data(), old.data(), segments.offsets, segments.tokens); },
+      [](Napi::Env e, Means& means) -> Napi::Value {
+        std::vector<float> ratios, logs;
+        for (double mean : means) {
+          logs.push_back(static_cast<float>(mean));
+          ratios.push_back(static_cast<float>(std::exp(mean)));
+        }
+        auto out = Napi::Object::New(e);
+        out.Set("ratios", from_vector(e, ratios));
+        out.Set("logRatios", from_vector(e, logs));
+        return out;
+      });
 }
 
 Napi::Value policy_loss(const Napi::CallbackInfo& info) {
@@ -324,11 +346,10 @@ Napi::Value policy_loss(const Napi::CallbackInfo& info) {
   in.weights = weights.data();
   in.segment_offsets = segments.offsets.data();
   in.segment_tokens = segments.tokens.data();
-  try {
-    return objective_to_js(env, evaluate_objective(read_objective(Fields(info[1], "objective")), in));
-  } catch (const Error& error) {
-    throw to_js_error(env, error.code(), error.what());
-  }
+  const ObjectiveSpec spec = read_objective(Fields(info[1], "objective"));
+  return compute_at_once<ObjectiveResult>(
+      env, f.device(), [&] { return evaluate_objective(spec, in); }, [&](Backend& backend) { return backend.objective(spec, in); },
+      objective_to_js);
 }
 
 Napi::Value list_objectives(const Napi::CallbackInfo& info) {

@@ -16,14 +16,7 @@ struct PolicyState {
 };
 using State = std::shared_ptr<PolicyState>;
 
-std::string read_device(const Napi::Value& value) {
-  if (value.IsUndefined()) return "cpu";
-  const Fields f(value, "options");
-  const std::string device = f.text("device", "cpu");
-  if (device != "auto" && device != "cpu" && device != "cuda")
-    type_error(value.Env(), "\"auto\", \"cpu\" or \"cuda\"", "device", f.get("device"));
-  return device;
-}
+std::string read_device(const Napi::Value& value) { return value.IsUndefined() ? "cpu" : Fields(value, "options").device(); }
 
 PolicyOptions read_options(const Napi::Value& value) {
   PolicyOptions options;
@@ -32,7 +25,13 @@ PolicyOptions read_options(const Napi::Value& value) {
   const std::string compute = f.text("compute", "f32");
   if (compute != "f32" && compute != "bf16") type_error(value.Env(), "\"f32\" or \"bf16\"", "compute", f.get("compute"));
   options.compute = compute == "bf16" ? Compute::bf16 : Compute::f32;
+  const std::string weights = f.text("weights", "f32");
+  if (weights != "f32" && weights != "bf16") type_error(value.Env(), "\"f32\" or \"bf16\"", "weights", f.get("weights"));
+  options.weights = weights == "bf16" ? Compute::bf16 : Compute::f32;
   options.trainable = f.boolean("trainable", true);
+  const std::string state = f.text("optimizerState", "device");
+  if (state != "device" && state != "host") type_error(value.Env(), "\"device\" or \"host\"", "optimizerState", f.get("optimizerState"));
+  options.state_on_host = state == "host";
   const int64_t mib = f.integer("activationMiB", -1, 0, int64_t{1} << 30);
   options.activation_bytes = mib < 0 ? -1 : mib << 20;
   return options;
@@ -293,6 +292,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     o.epsilon = f.number("epsilon", o.epsilon);
     o.weight_decay = f.number("weightDecay", o.weight_decay);
     o.max_grad_norm = f.number("maxGradNorm", o.max_grad_norm);
+    o.seed = static_cast<uint64_t>(f.integer("seed", 0, 0, int64_t{1} << 53));
     return operate<double>(
         info.Env(), [o](Policy& p) { return p.optimizer_step(o); },
         [](Napi::Env env, double& norm) -> Napi::Value { return Napi::Number::New(env, norm); });
@@ -421,6 +421,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     memory.Set("gradients", static_cast<double>(use.gradients));
     memory.Set("optimizer", static_cast<double>(use.moments));
     memory.Set("activations", static_cast<double>(use.activations));
+    memory.Set("onHost", static_cast<double>(use.host));
     out.Set("memory", memory);
     out.Set("optimizerSteps", static_cast<double>(p.optimizer_steps()));
     out.Set("stopIds", from_vector(env, p.config().stop_ids));

@@ -6,8 +6,20 @@
 //
 // The asynchronous functions read large arrays where they lie, so the calling thread waits while the engine thread works: nothing can be
 // written, transferred or freed meanwhile. Wrong kinds and lengths throw TypeError or RangeError at the call, before any work.
+//
+// With `device: "cuda"` the same arrays go to the GPU and results come back (docs/cuda.md); what the GPU gives differs from the CPU's by
+// rounding alone.
 import { addon, type NativeObjectiveResult, type NativeRule } from "./native.ts";
 import { nativeObjective, type Objective, presets, resolveObjective } from "./objectives.ts";
+
+/** Where to compute. Arrays lie on the host whatever it is. */
+export interface Placement {
+  /**
+   * Default "cpu". "cuda": an NVIDIA GPU; NO_DEVICE with the reason where it cannot be used. "auto": cuda where it can be used, else cpu.
+   * On a GPU the calling thread waits until it is free of what else the process has given it.
+   */
+  device?: "auto" | "cpu" | "cuda";
+}
 
 /** Float32Array, or bf16 bits. */
 export type Matrix = Float32Array | Uint16Array;
@@ -33,7 +45,7 @@ export function fromBf16(bits: Uint16Array): Float32Array {
   return out;
 }
 
-export interface LogitsInput {
+export interface LogitsInput extends Placement {
   /** [T, V] */
   logits: Matrix;
   /** [T], each in [0, V) */
@@ -44,7 +56,7 @@ export interface LogitsInput {
   temperature?: number;
 }
 
-export interface HeadInput {
+export interface HeadInput extends Placement {
   /** [T, C] */
   hidden: Matrix;
   /** [V, C], the checkpoint's layout of lm_head */
@@ -92,12 +104,13 @@ export function logprobs(input: LogitsInput & { entropies?: boolean }): Promise<
 export async function logprobsBackward(
   input: LogitsInput & LogprobGradient & { out?: Float32Array },
 ): Promise<Float32Array> {
-  const { logits, targets, vocabulary, temperature, forward, dlogprobs, dentropies } = input;
+  const { logits, targets, vocabulary, temperature, device, forward, dlogprobs, dentropies } = input;
   const out = input.out ?? new Float32Array(logits.length);
   const { logSumExp, entropies } = forward;
   await addon.logprobBackward(logits, targets, {
     vocabulary,
     temperature,
+    device,
     logSumExp,
     entropies,
     dlogprobs,
@@ -113,20 +126,20 @@ export function headLogprobs(input: HeadInput & { entropies?: boolean }): Promis
 }
 
 /**
- * Gradients by hidden [T, C] and head [V, C], f32, of the sum `logprobsBackward` names. Logits are computed again in chunks of 8 MiB.
+ * Gradients by hidden [T, C] and head [V, C], f32, of the sum `logprobsBackward` names. Logits are computed again in chunks of 8 MiB (64 on a GPU).
  *
  * @param input.dhead is added to, so micro-batches accumulate; by default a new array of zeros; null: not wanted (a frozen head).
  */
 export async function headLogprobsBackward(
   input: HeadInput & LogprobGradient & { dhidden?: Float32Array; dhead?: Float32Array | null },
 ): Promise<{ dhidden: Float32Array; dhead: Float32Array | null }> {
-  const { hidden, head, targets, vocabulary, temperature, compute, forward, dlogprobs, dentropies } = input;
+  const { hidden, head, targets, vocabulary, temperature, compute, device, forward, dlogprobs, dentropies } = input;
   const dhidden = input.dhidden ?? new Float32Array(hidden.length);
   const dhead = input.dhead === undefined ? new Float32Array(head.length) : input.dhead;
   const { logSumExp, entropies } = forward;
   const rows = { logSumExp, entropies, dlogprobs, dentropies };
   const outputs = { dhidden, dhead: dhead ?? undefined };
-  await addon.headBackward(hidden, head, targets, { vocabulary, temperature, compute, ...rows, ...outputs });
+  await addon.headBackward(hidden, head, targets, { vocabulary, temperature, compute, device, ...rows, ...outputs });
   return { dhidden, dhead };
 }
 
@@ -142,14 +155,14 @@ export interface Segments {
  * Geometric-mean importance ratios w = exp(mean over the segment of logprob - oldLogprob), Rank-GRPO section 2.3; summed in float64.
  * An empty segment has ratio 1. Beyond f32 (a mean log-ratio above 88.7) a ratio is Infinity; its logarithm stays exact.
  */
-export function rankRatios(input: Segments & { logprobs: Float32Array; oldLogprobs: Float32Array }): {
+export function rankRatios(input: Segments & Placement & { logprobs: Float32Array; oldLogprobs: Float32Array }): {
   ratios: Float32Array;
   logRatios: Float32Array;
 } {
   return addon.segmentRatios(input);
 }
 
-export interface PolicyLossInput extends Segments {
+export interface PolicyLossInput extends Segments, Placement {
   /** [T] under the policy */
   logprobs: Float32Array;
   /** [T] under the policy that sampled; left out: on-policy, every ratio is exactly 1 */
@@ -179,7 +192,8 @@ export type LossOptions = Partial<
  * @param objective a preset's or rule's name, or the parts of an objective that are a loss; by default `rank-grpo` without KL
  * @returns loss; `dlogp` [T]; `dentropy` [T] with a bonus; per-token `tokenLoss` and `tokenKl`; `segmentLogRatio` [S]; and counts over
  *   covered tokens (`covered`, `clippedLow`, `clippedHigh`, `clippedDual`) and over non-empty segments (`segments`, `ratioMin/Max/Sum`).
- * @throws RangeError for lengths, indices or numbers that are not finite; INVALID_ARGUMENT for a rule or parameter that is not known.
+ * @throws RangeError for lengths, indices or numbers that are not finite; INVALID_ARGUMENT for a rule or parameter that is not known;
+ *   NO_DEVICE for a GPU that cannot be used.
  */
 export function policyLoss(input: PolicyLossInput, objective: LossOptions | string = {}): NativeObjectiveResult {
   if (typeof objective === "string") return addon.policyLoss(input, nativeObjective(resolveObjective(objective)));

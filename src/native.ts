@@ -131,12 +131,18 @@ export interface NativeCompletions {
   finish: Uint8Array;
 }
 
-export interface NativePolicyOptions {
+export interface NativePlacement {
   /** Default "cpu". "cuda": an NVIDIA GPU (NO_DEVICE with the reason where it cannot be used). "auto": cuda where it can be used. */
-  device?: "auto" | "cpu" | "cuda";
+  device?: "auto" | "cpu" | "cuda" | undefined;
+}
+
+export interface NativePolicyOptions extends NativePlacement {
   compute?: "f32" | "bf16";
+  /** INVALID_ARGUMENT for "bf16" without bf16 compute, and on the CPU. */
+  weights?: "f32" | "bf16";
   trainable?: boolean;
   activationMiB?: number;
+  optimizerState?: "device" | "host";
 }
 
 export interface NativeOptimizerOptions {
@@ -146,6 +152,8 @@ export interface NativeOptimizerOptions {
   epsilon?: number;
   weightDecay?: number;
   maxGradNorm?: number;
+  /** Of the rounding of weights that are kept in bf16 alone; default 0. */
+  seed?: number;
 }
 
 export interface NativePolicyInfo {
@@ -155,8 +163,15 @@ export interface NativePolicyInfo {
   vocabSize: number;
   maxPositions: number;
   bytes: number;
-  /** What training will hold, in bytes; activations is the most a pass may keep. */
-  memory: { weights: number; packedWeights: number; gradients: number; optimizer: number; activations: number };
+  /** What training will hold, in bytes; activations is the most a pass may keep, onHost what of it lies in the host's memory instead of a GPU's. */
+  memory: {
+    weights: number;
+    packedWeights: number;
+    gradients: number;
+    optimizer: number;
+    activations: number;
+    onHost: number;
+  };
   optimizerSteps: number;
   stopIds: Int32Array;
   parameters: string[];
@@ -309,9 +324,12 @@ export interface NativeRowGradients {
   dentropies?: Float32Array | undefined;
 }
 
-export interface NativeHeadOptions {
+export interface NativeLogitsOptions extends NativePlacement {
   vocabulary: number;
   temperature?: number | undefined;
+}
+
+export interface NativeHeadOptions extends NativeLogitsOptions {
   compute?: "f32" | "bf16" | undefined;
 }
 
@@ -364,13 +382,13 @@ export interface Addon {
   logprobForward(
     logits: Float32Array | Uint16Array,
     targets: Int32Array,
-    options: { vocabulary: number; temperature?: number | undefined; entropies?: boolean | undefined },
+    options: NativeLogitsOptions & { entropies?: boolean | undefined },
   ): Promise<NativeLogprobs>;
   /** Writes dlogits into `out`, which may be `logits`. */
   logprobBackward(
     logits: Float32Array | Uint16Array,
     targets: Int32Array,
-    options: NativeRowGradients & { vocabulary: number; temperature?: number | undefined; out: Float32Array },
+    options: NativeRowGradients & NativeLogitsOptions & { out: Float32Array },
   ): Promise<void>;
   headForward(
     hidden: Float32Array | Uint16Array,
@@ -385,14 +403,16 @@ export interface Addon {
     targets: Int32Array,
     options: NativeHeadOptions & NativeRowGradients & { dhidden: Float32Array; dhead?: Float32Array | undefined },
   ): Promise<void>;
-  segmentRatios(inputs: {
-    logprobs: Float32Array;
-    oldLogprobs: Float32Array;
-    segmentOffsets: Int32Array;
-    segmentTokens: Int32Array;
-  }): { ratios: Float32Array; logRatios: Float32Array };
+  segmentRatios(
+    inputs: NativePlacement & {
+      logprobs: Float32Array;
+      oldLogprobs: Float32Array;
+      segmentOffsets: Int32Array;
+      segmentTokens: Int32Array;
+    },
+  ): { ratios: Float32Array; logRatios: Float32Array };
   policyLoss(
-    inputs: NativeStepInputs & { logprobs: Float32Array; entropies?: Float32Array | undefined },
+    inputs: NativePlacement & NativeStepInputs & { logprobs: Float32Array; entropies?: Float32Array | undefined },
     objective: NativeObjective,
   ): NativeObjectiveResult;
 }

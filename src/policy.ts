@@ -26,8 +26,13 @@ import type { Tokenizer } from "./text/types.ts";
 export interface PolicyOptions {
   /** Default "cpu". "cuda": an NVIDIA GPU (NO_DEVICE with the reason where it cannot be used). "auto": cuda where it can be used. */
   device?: "auto" | "cpu" | "cuda";
-  /** Matrix products in f32 (default), or with bf16 operands and f32 accumulation; master weights are f32 either way. */
+  /** Matrix products in f32 (default), or with bf16 operands and f32 accumulation; what is trained is f32 unless `weights` says else. */
   compute?: "f32" | "bf16";
+  /**
+   * What is kept of matrices between steps. Default "f32". "bf16", on a GPU in bf16 compute: nothing but the bf16, 2 bytes a weight for 6; AdamW
+   * rounds each step up or down by chance (keyed by seed, step and weight), so that steps below a bf16's last bit count on average.
+   */
+  weights?: "f32" | "bf16";
   /** Default true. false: no gradients or optimizer state (a reference, or inference). */
   trainable?: boolean;
   /** The day that the chat template prints, and its variables, such as { enable_thinking: false } for Qwen3. Default: neither. */
@@ -37,6 +42,11 @@ export interface PolicyOptions {
    * kept whole, the others are computed again (0: all of them, a third more work for a few percent of the memory).
    */
   activationMiB?: number;
+  /**
+   * Where AdamW's moments live, 8 bytes a weight. Default "device". "host": in the host's memory; each step sends them to the GPU and back, which
+   * gives the same bits and takes about a second for a billion weights. On the CPU the two are the same memory.
+   */
+  optimizerState?: "device" | "host";
 }
 
 /** Shape of a model made from scratch, in the names of a Hugging Face config.json. */
@@ -69,6 +79,8 @@ export interface PolicyMemory {
   workspace: number;
   /** Free on the device; infinite where the system does not tell. */
   available: number;
+  /** Held beside the device: optimizer state in the host's memory; 0 on the CPU, whose memory is the host's. */
+  onHost: number;
 }
 
 /** A prompt with its completions: the prompt is computed once. Token ids lie in [0, vocabSize); neither may be empty. */
@@ -357,6 +369,7 @@ export class Policy {
       promised,
       workspace,
       available: available < Number.MAX_SAFE_INTEGER ? available : Number.POSITIVE_INFINITY,
+      onHost: memory.onHost,
     };
   }
 

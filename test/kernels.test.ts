@@ -355,6 +355,56 @@ describe("rank ratios", () => {
   });
 });
 
+describe("device", () => {
+  const [T, C, V] = [3, 5, 11];
+  const [logits, hidden, head] = [normal(T * V, 1), normal(T * C, 2), normal(V * C, 3)];
+  const [targets, vocabulary, dlogprobs] = [targetsOf(T, V), V, normal(T, 4)];
+  const segments = { segmentOffsets: Int32Array.of(0, 2, 3), segmentTokens: Int32Array.of(0, 1, 2) };
+  const tokens = { logprobs: normal(T, 5), oldLogprobs: normal(T, 6), ...segments };
+  const loss = { ...tokens, advantages: normal(T, 7), weights: normal(T, 8) };
+  const forward = { logprobs: new Float32Array(T), logSumExp: new Float32Array(T).fill(3) };
+  const calls = (device: "auto" | "cpu" | "cuda"): [string, () => unknown][] => [
+    ["logprobs", () => logprobs({ logits, targets, vocabulary, device, entropies: true })],
+    ["logprobsBackward", () => logprobsBackward({ logits, targets, vocabulary, device, forward, dlogprobs })],
+    ["headLogprobs", () => headLogprobs({ hidden, head, targets, vocabulary, device, entropies: true })],
+    [
+      "headLogprobsBackward",
+      () => headLogprobsBackward({ hidden, head, targets, vocabulary, device, forward, dlogprobs }),
+    ],
+    ["rankRatios", () => rankRatios({ ...tokens, device })],
+    ["policyLoss", () => policyLoss({ ...loss, device }, "rank-grpo")],
+  ];
+  const gpu = addon.deviceInfo().devices.find(({ device }) => device === "cuda")!;
+
+  it.skipIf(gpu.usable).each(calls("cuda"))(
+    "%s on a GPU that is not there: NO_DEVICE with the reason",
+    async (_, call) => {
+      const outcome = await (async () => call())().catch((error: unknown) => error);
+      expect(outcome).toMatchObject({ code: "NO_DEVICE" });
+      expect(String(outcome)).toContain(gpu.reason);
+    },
+  );
+  it.skipIf(gpu.usable).each(calls("auto").map(([name, call], i) => [name, call, calls("cpu")[i]![1]] as const))(
+    "%s with auto falls back to the CPU",
+    async (_, call, onCpu) => {
+      expect(await call()).toEqual(await onCpu());
+    },
+  );
+  it.skipIf(!gpu.usable).each(calls("cuda").map(([name, call], i) => [name, call, calls("cpu")[i]![1]] as const))(
+    "%s on the GPU gives the CPU's numbers",
+    async (_, call, onCpu) => {
+      const flat = (x: unknown): number[] =>
+        typeof x === "number" ? [x] : x === null || x === undefined ? [] : Object.values(x).flatMap(flat);
+      expectNear(flat(await call()), flat(await onCpu()), 1e-5);
+    },
+  );
+  it("another device is refused", () => {
+    expect(() => rankRatios({ ...tokens, device: "tpu" as "cpu" })).toThrow(
+      /"auto", "cpu" or "cuda" for device, got "tpu"/,
+    );
+  });
+});
+
 describe("hostile arguments are refused before any work", () => {
   const logits = new Float32Array(12);
   const targets = new Int32Array(3);

@@ -5,8 +5,8 @@ import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 
 import { addon, type NativeBatch, type NativePolicyOptions } from "../src/native.ts";
-import { Policy } from "../src/policy.ts";
-import { planMemory } from "../src/training/memory.ts";
+import { Policy, type PolicyOptions } from "../src/policy.ts";
+import { describePlan, planMemory, planned } from "../src/training/memory.ts";
 import { hasShared, shared } from "./shared.ts";
 
 const batch = (): NativeBatch => ({
@@ -119,6 +119,19 @@ describe.skipIf(!hasShared)("a trained policy in bf16 keeps every weight in f32"
   });
 });
 
+describe("weights kept in bf16 alone", () => {
+  const shape = { model_type: "llama", hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2 } as const;
+  const sizes = { ...shape, num_attention_heads: 4, vocab_size: 100, max_position_embeddings: 64 };
+  const create = (options: PolicyOptions) => Policy.create(sizes, { seed: 1, std: 0.02, ...options });
+  it("are refused on the CPU and in f32 compute, in words", async () => {
+    await expect(create({ weights: "bf16", compute: "bf16" })).rejects.toThrow(
+      "Expected f32 on device cpu (weights in bf16 are for a GPU) for weights, got bf16.",
+    );
+    await expect(create({ weights: "bf16" })).rejects.toThrow("weights in bf16 need bf16 compute");
+    await expect(create({ weights: "f16" as "f32" })).rejects.toThrow(/"f32" or "bf16" for weights/);
+  });
+});
+
 describe.skipIf(!hasShared)("layers computed again", () => {
   it("give the bits of layers kept, whatever the budget", async () => {
     for (const model of models) {
@@ -173,5 +186,28 @@ describe("memory is estimated before work starts", () => {
     );
     expect(policy.bytes).toBe(held);
     policy.dispose();
+  });
+
+  it("optimizer state in the host's memory: nothing beside the CPU's own, and said apart for a GPU", async () => {
+    const shape = { model_type: "llama", hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2 } as const;
+    const options = { seed: 1, std: 0.02 };
+    const sizes = { ...shape, num_attention_heads: 4, vocab_size: 100, max_position_embeddings: 64 };
+    const [device, host] = [
+      await Policy.create(sizes, options),
+      await Policy.create(sizes, { ...options, optimizerState: "host" }),
+    ];
+    const work = { passTokens: 64, backward: true, rows: 0, groupSize: 1, promptTokens: 0, newTokens: 0 };
+    const plan = planMemory(host, undefined, work, "anything");
+    expect(plan.onHost).toBe(0);
+    expect(planned(plan)).toBe(planned(planMemory(device, undefined, work, "anything")));
+    expect(describePlan(plan)).not.toContain("host");
+    expect(describePlan({ policy: 2e9, reference: 0, passes: 1e9, available: 8e9, onHost: 4e9 })).toBe(
+      "memory: at most 3.0 GB (policy 2.0, passes 1.0) of 8.0 GB, and 4.0 GB of the host's for the optimizer",
+    );
+    await expect(Policy.create(sizes, { ...options, optimizerState: "disk" as "host" })).rejects.toThrow(
+      /"device" or "host" for optimizerState, got "disk"/,
+    );
+    device.dispose();
+    host.dispose();
   });
 });

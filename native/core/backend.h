@@ -74,8 +74,12 @@ struct AllowedTokens {
 
 struct AdamW {
   float learning_rate, beta1, beta2, epsilon, weight_decay;
-  int64_t step;      // 1 for the first update (bias correction)
-  float grad_scale;  // gradients are multiplied by it (global norm clipping)
+  int64_t step;                // 1 for the first update (bias correction)
+  float grad_scale;            // gradients are multiplied by it (global norm clipping)
+  bool state_on_host = false;  // the moments lie in memory of allocate_host
+  // Of weights that are kept in bf16: what decides whether one is rounded up or down is keyed by (seed, step, first + its place in the matrix).
+  uint64_t seed = 0;
+  int64_t first = 0;
 };
 
 struct Sampling {
@@ -85,6 +89,16 @@ struct Sampling {
   float min_p = 0;        // 0: off
   bool greedy = false;
 };
+
+// A matrix somebody else owns, row-major, on the host: one of the two is set.
+struct Operand {
+  const float* f32 = nullptr;
+  const uint16_t* bf16 = nullptr;  // bits
+};
+
+struct ObjectiveSpec;  // native/objectives/objective.h
+struct ObjectiveInputs;
+struct ObjectiveResult;
 
 class Backend {
  public:
@@ -99,6 +113,11 @@ class Backend {
   virtual void download(void* host, const void* device, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;  // device to device
   virtual void zero(void* device, size_t bytes) = 0;
+  // Memory of the host for what visits the device now and then: zeroed, pinned where the system allows. Where the device has no memory of its
+  // own, this is the same as all other.
+  virtual bool has_own_memory() const { return false; }
+  virtual void* allocate_host(size_t bytes) { return allocate(bytes); }
+  virtual void release_host(void* pointer, size_t bytes) noexcept { release(pointer, bytes); }
   // Activations a pass keeps for its backward pass where the caller names no budget: what does not fit is computed again.
   virtual int64_t activation_budget() const { return INT64_MAX; }
   // Rows of so many floats that operations on rows alone take at a time, one after the other, so that each finds in the cache what the one
@@ -108,11 +127,13 @@ class Backend {
   // -- matrix products (matmul)
   virtual std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) = 0;
   virtual void pack(Panels& panels, const float* W) = 0;  // W [N, K] row-major
-  // Where panels hold all there is of a weight, nothing else is kept of it, and these take the place of what reads or writes rows.
+  // Where panels hold all there is of a weight, nothing else is kept of it, and these take the place of what reads or writes rows. `kept`:
+  // what of a weight is to stay between steps, the f32 or (in bf16 compute alone) nothing but the bf16, which AdamW then rounds by chance;
+  // false where that is not how this backend does it.
   // keep_master: from now on they hold the f32 values, for training (a value half way between two bf16 may lose its last bit). pack_rows
   // and unpack_rows move rows first .. first + count between W [count, K] and the panels; embedding_from_panels: x [T, K] = rows ids[t]
   // as products read them; the others as linear_backward_input and adamw on [N, K].
-  virtual bool panels_hold_weights() const { return false; }
+  virtual bool panels_hold_weights(Compute /*kept*/) const { return false; }
   virtual void keep_master(Panels&) {}
   virtual void pack_rows(Panels&, const float* /*W*/, int64_t /*first*/, int64_t /*count*/) {}
   virtual void unpack_rows(float* /*W*/, const Panels&, int64_t /*first*/, int64_t /*count*/) {}
@@ -185,6 +206,25 @@ class Backend {
   // The log-prob of every allowed token of every row, beside its id: bit-equal to head_forward's for it as the target. On the host.
   virtual void head_allowed(float* logprobs, const float* h, const Panels& W, const float* rows, const AllowedTokens& allowed, int64_t R,
                             float temperature) = 0;
+
+  // -- the kernels export (src/kernels.ts): everything lies on the host and is somebody else's; nothing is kept
+  // logprob[t], entropy[t] (null: not wanted) and lse[t] as the head's, of logits [T, V] that are given.
+  virtual void given_logits_forward(float* logprob, float* entropy, float* lse, Operand logits, const int32_t* targets, int64_t T,
+                                    int64_t V, float temperature) = 0;
+  // dlogits [T, V] = gradient; it may be the f32 logits themselves: then they are overwritten. entropy and dentropy may be null together.
+  virtual void given_logits_backward(float* dlogits, Operand logits, const int32_t* targets, const float* lse, const float* entropy,
+                                     const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) = 0;
+  // The head over h [R, C] and W [V, C]; the same bits as head_forward's over panels of W.
+  virtual void given_head_forward(float* logprob, float* entropy, float* lse, Operand h, Operand W, const int32_t* targets, int64_t R,
+                                  int64_t C, int64_t V, float temperature, Compute compute) = 0;
+  // dh [R, C] = gradient, dW [V, C] += gradient (null: not wanted); entropy and dentropy may be null together.
+  virtual void given_head_backward(float* dh, float* dW, Operand h, Operand W, const int32_t* targets, const float* lse,
+                                   const float* entropy, const float* dlogprob, const float* dentropy, int64_t R, int64_t C, int64_t V,
+                                   float temperature, Compute compute) = 0;
+  // Policy loss and gradient, and the mean log-ratio of every segment (CSR over `tokens`; 0 for an empty one). By default the host's own.
+  virtual ObjectiveResult objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs);
+  virtual std::vector<double> mean_log_ratios(const float* logprobs, const float* old_logprobs, const std::vector<int32_t>& offsets,
+                                              const std::vector<int32_t>& tokens);
 
   // -- optimizer
   virtual double squared_norm(const float* x, int64_t n) = 0;

@@ -51,12 +51,6 @@ class FewTokens {
   std::vector<int32_t> places_;  // [V] column of a token, -1: none
 };
 
-// A matrix somebody else owns, row-major: one of the two is set.
-struct Operand {
-  const float* f32 = nullptr;
-  const uint16_t* bf16 = nullptr;  // bits
-};
-
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int threads) : pool_(threads), kernels_(select_kernels()) {}
@@ -78,7 +72,7 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
-  bool panels_hold_weights() const override { return true; }
+  bool panels_hold_weights(Compute kept) const override { return kept == Compute::f32; }
   void keep_master(Panels& panels) override;
   void pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) override;
   void unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) override;
@@ -119,13 +113,15 @@ class CpuBackend final : public Backend {
   void head_allowed(float* logprobs, const float* h, const Panels& W, const float* rows, const AllowedTokens& allowed, int64_t R,
                     float temperature) override;
 
-  // The head over h [R, C] and W [V, C] as they are given, for the kernels export (head.cc). dh [R, C] = gradient, dW [V, C] +=
-  // gradient (null: not wanted); entropy and dentropy may be null together.
+  void given_logits_forward(float* logprob, float* entropy, float* lse, Operand logits, const int32_t* targets, int64_t T, int64_t V,
+                            float temperature) override;
+  void given_logits_backward(float* dlogits, Operand logits, const int32_t* targets, const float* lse, const float* entropy,
+                             const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) override;
   void given_head_forward(float* logprob, float* entropy, float* lse, Operand h, Operand W, const int32_t* targets, int64_t R, int64_t C,
-                          int64_t V, float temperature, Compute compute);
+                          int64_t V, float temperature, Compute compute) override;
   void given_head_backward(float* dh, float* dW, Operand h, Operand W, const int32_t* targets, const float* lse, const float* entropy,
                            const float* dlogprob, const float* dentropy, int64_t R, int64_t C, int64_t V, float temperature,
-                           Compute compute);
+                           Compute compute) override;
 
   double squared_norm(const float* x, int64_t n) override;
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;

@@ -184,21 +184,21 @@ void backward(CpuBackend& backend, float* dlogits, const T* logits, const int32_
 
 }  // namespace
 
-void logits_forward(CpuBackend& b, float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets, int64_t T,
-                    int64_t V, float temperature) {
-  forward(b, logprob, entropy, lse, logits, targets, T, V, temperature);
+void CpuBackend::given_logits_forward(float* logprob, float* entropy, float* lse, Operand logits, const int32_t* targets, int64_t T,
+                                      int64_t V, float temperature) {
+  if (logits.bf16) {
+    forward(*this, logprob, entropy, lse, logits.bf16, targets, T, V, temperature);
+  } else {
+    forward(*this, logprob, entropy, lse, logits.f32, targets, T, V, temperature);
+  }
 }
-void logits_forward(CpuBackend& b, float* logprob, float* entropy, float* lse, const uint16_t* logits, const int32_t* targets, int64_t T,
-                    int64_t V, float temperature) {
-  forward(b, logprob, entropy, lse, logits, targets, T, V, temperature);
-}
-void logits_backward(CpuBackend& b, float* dlogits, const float* logits, const int32_t* targets, const float* lse, const float* entropy,
-                     const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) {
-  backward(b, dlogits, logits, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
-}
-void logits_backward(CpuBackend& b, float* dlogits, const uint16_t* logits, const int32_t* targets, const float* lse, const float* entropy,
-                     const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) {
-  backward(b, dlogits, logits, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
+void CpuBackend::given_logits_backward(float* dlogits, Operand logits, const int32_t* targets, const float* lse, const float* entropy,
+                                       const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) {
+  if (logits.bf16) {
+    backward(*this, dlogits, logits.bf16, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
+  } else {
+    backward(*this, dlogits, logits.f32, targets, lse, entropy, dlogprob, dentropy, T, V, temperature);
+  }
 }
 
 }  // namespace rank_grpo

@@ -42,15 +42,4 @@ inline const float* widen(const uint16_t* x, int64_t n, float* buffer) {
   return buffer;
 }
 
-// -- the kernels export: logits [T, V] on the host; see src/kernels.ts
-void logits_forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const float* logits, const int32_t* targets, int64_t T,
-                    int64_t V, float temperature);
-void logits_forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, const uint16_t* bf16_logits, const int32_t* targets,
-                    int64_t T, int64_t V, float temperature);
-// dlogits may be logits: then it is overwritten in place. entropy and dentropy may be null together.
-void logits_backward(CpuBackend& backend, float* dlogits, const float* logits, const int32_t* targets, const float* lse,
-                     const float* entropy, const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature);
-void logits_backward(CpuBackend& backend, float* dlogits, const uint16_t* bf16_logits, const int32_t* targets, const float* lse,
-                     const float* entropy, const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature);
-
 }  // namespace rank_grpo

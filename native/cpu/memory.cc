@@ -2,51 +2,18 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <string>
 
 #include "../core/error.h"
+#include "../core/host.h"
 #include "backend.h"
 
 namespace rank_grpo {
 namespace {
 
 constexpr size_t kMapped = size_t{1} << 20;  // blocks of this size and more are mapped
-
-size_t number_in(const std::string& path) {  // 0 where there is none
-  std::ifstream file(path);
-  size_t value = 0;
-  return file >> value ? value : 0;
-}
-size_t line_of(const std::string& path, const std::string& wanted) {  // "key value ..." lines; 0 where there is none
-  std::ifstream file(path);
-  std::string key, rest;
-  for (size_t value; file >> key >> value; std::getline(file, rest))
-    if (key == wanted) return value;
-  return 0;
-}
-
-// What a container's limit leaves: cached files count as used there, but they give way.
-size_t left_of_limit(size_t limit, size_t used, size_t cached) { return limit - std::min(limit, used - std::min(used, cached)); }
-
-// What the machine has left, or the container (both layouts of cgroups) where that is less.
-size_t free_bytes() {
-  size_t available = SIZE_MAX;
-  if (const size_t kib = line_of("/proc/meminfo", "MemAvailable:")) available = kib * 1024;
-  const std::string v2 = "/sys/fs/cgroup/", v1 = "/sys/fs/cgroup/memory/";
-  if (const size_t limit = number_in(v2 + "memory.max"))
-    available =
-        std::min(available, left_of_limit(limit, number_in(v2 + "memory.current"),
-                                          line_of(v2 + "memory.stat", "active_file") + line_of(v2 + "memory.stat", "inactive_file")));
-  if (const size_t limit = number_in(v1 + "memory.limit_in_bytes"))
-    available = std::min(
-        available, left_of_limit(limit, number_in(v1 + "memory.usage_in_bytes"),
-                                 line_of(v1 + "memory.stat", "total_active_file") + line_of(v1 + "memory.stat", "total_inactive_file")));
-  return available;
-}
 
 [[noreturn]] void out_of_memory(size_t bytes, size_t available) {
   fail("OUT_OF_MEMORY", "Expected " + std::to_string(bytes >> 20) + " MiB of free memory, got " + std::to_string(available >> 20) +
@@ -58,21 +25,21 @@ size_t free_bytes() {
 void* CpuBackend::allocate(size_t bytes) {
   if (bytes == 0) bytes = 64;
   if (bytes >= kMapped) {
-    const size_t available = bytes >= (kMapped << 6) ? free_bytes() : SIZE_MAX;
+    const size_t available = bytes >= (kMapped << 6) ? free_host_bytes() : SIZE_MAX;
     if (bytes > available) out_of_memory(bytes, available);
     void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) out_of_memory(bytes, free_bytes());
+    if (p == MAP_FAILED) out_of_memory(bytes, free_host_bytes());
     madvise(p, bytes, MADV_HUGEPAGE);
     return p;
   }
   const size_t rounded = (bytes + 63) / 64 * 64;
   void* p = std::aligned_alloc(64, rounded);
-  if (!p) out_of_memory(bytes, free_bytes());
+  if (!p) out_of_memory(bytes, free_host_bytes());
   std::memset(p, 0, rounded);
   return p;
 }
 
-size_t CpuBackend::available_bytes() const { return free_bytes(); }
+size_t CpuBackend::available_bytes() const { return free_host_bytes(); }
 
 void CpuBackend::release(void* pointer, size_t bytes) noexcept {
   if (!pointer) return;

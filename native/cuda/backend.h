@@ -1,8 +1,10 @@
 // The GPU's Backend: owns a stream, grow-only scratch memory and what it uploaded last; each method's body is in the file of its
-// room (matmul.cu, attention.cu, pointwise.cu, logprob.cu, sample.cu, optimizer.cu, memory.cu).
+// room (matmul.cu, attention.cu, pointwise.cu, logprob.cu, sample.cu, given.cu, objective.cu, optimizer.cu, memory.cu).
 //
 // Everything runs on one stream, in order; only download, head_sample and squared_norm wait for it.
 #pragma once
+#include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "../core/backend.h"
@@ -50,6 +52,30 @@ class Uploaded {
   std::vector<unsigned char> held_;
 };
 
+// Arrays of the host on the device for the length of a call.
+class Lent {
+ public:
+  explicit Lent(Backend& backend) : backend_(backend) {}
+  template <class T>
+  T* room(int64_t count) {
+    held_.push_back(std::make_unique<DeviceScratch>(backend_));
+    return held_.back()->template reserve<T>(std::max<int64_t>(1, count));
+  }
+  template <class T>
+  T* get(const T* values, int64_t count) {  // null stays null
+    if (!values) return nullptr;
+    T* const device = room<T>(count);
+    backend_.upload(device, values, static_cast<size_t>(count) * sizeof(T));
+    return device;
+  }
+
+ private:
+  Backend& backend_;
+  std::vector<std::unique_ptr<DeviceScratch>> held_;
+};
+
+class CudaPanels;  // matmul.h
+
 class CudaBackend final : public Backend {
  public:
   CudaBackend();  // throws NO_DEVICE with the reason
@@ -69,9 +95,18 @@ class CudaBackend final : public Backend {
   void download(void* host, const void* device, size_t bytes) override;
   void copy(void* to, const void* from, size_t bytes) override;
   void zero(void* device, size_t bytes) override;
+  bool has_own_memory() const override { return true; }
+  void* allocate_host(size_t bytes) override;
+  void release_host(void* pointer, size_t bytes) noexcept override;
 
   std::unique_ptr<Panels> make_panels(int64_t N, int64_t K, Compute compute) override;
   void pack(Panels& panels, const float* W) override;
+  bool panels_hold_weights(Compute kept) const override { return kept == Compute::bf16; }
+  void pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) override;
+  void unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) override;
+  void embedding_from_panels(float* x, const Panels& panels, const int32_t* ids, int64_t T) override;
+  void panels_backward_input(float* dx, const float* dy, const Panels& panels, int64_t T, bool accumulate) override;
+  void adamw_panels(Panels& panels, float* m, float* v, const float* g, const AdamW& options) override;
   void linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) override;
   void linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                              bool accumulate) override;
@@ -109,11 +144,31 @@ class CudaBackend final : public Backend {
   void head_allowed(float* logprobs, const float* h, const Panels& W, const float* rows, const AllowedTokens& allowed, int64_t R,
                     float temperature) override;
 
+  void given_logits_forward(float* logprob, float* entropy, float* lse, Operand logits, const int32_t* targets, int64_t T, int64_t V,
+                            float temperature) override;
+  void given_logits_backward(float* dlogits, Operand logits, const int32_t* targets, const float* lse, const float* entropy,
+                             const float* dlogprob, const float* dentropy, int64_t T, int64_t V, float temperature) override;
+  void given_head_forward(float* logprob, float* entropy, float* lse, Operand h, Operand W, const int32_t* targets, int64_t R, int64_t C,
+                          int64_t V, float temperature, Compute compute) override;
+  void given_head_backward(float* dh, float* dW, Operand h, Operand W, const int32_t* targets, const float* lse, const float* entropy,
+                           const float* dlogprob, const float* dentropy, int64_t R, int64_t C, int64_t V, float temperature,
+                           Compute compute) override;
+  ObjectiveResult objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs) override;
+  std::vector<double> mean_log_ratios(const float* logprobs, const float* old_logprobs, const std::vector<int32_t>& offsets,
+                                      const std::vector<int32_t>& tokens) override;
+
   double squared_norm(const float* x, int64_t n) override;
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;
 
  private:
   void forget_step() noexcept;  // memory moved: what was recorded may point to what is gone
+
+  // dx [T, K] (+)= dy [T, n] W of rows first .. first + n of panels that hold bf16
+  void rows_backward_input(float* dx, const float* dy, const CudaPanels& panels, int64_t first, int64_t n, int64_t T, bool accumulate);
+
+  // f(first, count, m, v) of the moments on the device: all of them where they lie there, else piece by piece, there and back
+  template <class F>
+  void each_state(float* m, float* v, int64_t n, bool on_host, F&& f);
 
   // += of the sums over `rows` of each column, in partial sums of fixed ranges of rows
   void add_column_sums(float* out, const float* x, int64_t rows, int64_t columns);
@@ -129,6 +184,7 @@ class CudaBackend final : public Backend {
   DeviceScratch logits_{*this};                                           // a chunk of the head's logits or their gradient
   DeviceScratch rows_{*this};                                             // gathered rows of the head and their gradient
   DeviceScratch sampled_{*this};                                          // what head_sample brings back
+  DeviceScratch state_{*this};                                            // moments that visit from the host
   Uploaded writes_{*this}, spans_{*this}, tables_{*this}, tasks_{*this};  // of the attention plan
   Uploaded sequences_{*this}, query_tiles_{*this}, key_blocks_{*this};    // of the attention groups
   Uploaded targets_{*this}, live_{*this}, slopes_{*this}, entropy_slopes_{*this}, allowed_{*this}, pieces_{*this},

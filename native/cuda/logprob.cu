@@ -161,15 +161,16 @@ __global__ void allowed_gradient_kernel(float* __restrict__ d, const int32_t* __
 struct SparseEntry {
   int32_t slope, row;  // index into d, row of the other operand
 };
+template <class T>
 __global__ void sparse_rows_kernel(float* __restrict__ out, const int32_t* __restrict__ out_rows, const int32_t* __restrict__ offsets,
-                                   const SparseEntry* __restrict__ entries, const float* __restrict__ d, const float* __restrict__ x,
-                                   int64_t C, bool accumulate) {
+                                   const SparseEntry* __restrict__ entries, const float* __restrict__ d, const T* __restrict__ x,
+                                   int64_t stride, int64_t C, bool accumulate) {
   const int64_t c = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
   if (c >= C) return;
   float* to = out + int64_t{out_rows[blockIdx.x]} * C + c;
   float sum = accumulate ? *to : 0.f;
   for (int e = offsets[blockIdx.x]; e < offsets[blockIdx.x + 1]; ++e)
-    sum = fmaf(d[entries[e].slope], x[int64_t{entries[e].row} * C + c], sum);
+    sum = fmaf(d[entries[e].slope], as_float(x[int64_t{entries[e].row} * stride + c]), sum);
   *to = sum;
 }
 
@@ -430,11 +431,20 @@ void CudaBackend::head_backward(float* dh, float* dW, const float* h, const floa
            device_pieces, s);
     std::vector<int32_t> numbers(static_cast<size_t>(L));
     std::iota(numbers.begin(), numbers.end(), 0);
-    launch("head_backward", stream_, sparse_rows_kernel, dim3(static_cast<unsigned>(L), blocks_of(C, kThreads)), dim3(kThreads), 0, dh_live,
-           sparse_rows_.get(numbers), sparse_offsets_.get(row_offsets), sparse_entries_.get(by_row), d, W, C, false);
+    const dim3 grid(static_cast<unsigned>(L), blocks_of(C, kThreads));
+    const int32_t *out_rows = sparse_rows_.get(numbers), *offsets = sparse_offsets_.get(row_offsets);
+    const SparseEntry* row_entries = sparse_entries_.get(by_row);
+    if (W) {
+      launch("head_backward", stream_, sparse_rows_kernel<float>, grid, dim3(kThreads), 0, dh_live, out_rows, offsets, row_entries, d, W, C,
+             C, false);
+    } else {
+      launch("head_backward", stream_, sparse_rows_kernel<uint16_t>, grid, dim3(kThreads), 0, dh_live, out_rows, offsets, row_entries, d,
+             panels.bf16, panels.stride(), C, false);
+    }
     if (dW)
-      launch("head_backward", stream_, sparse_rows_kernel, dim3(static_cast<unsigned>(ids.size()), blocks_of(C, kThreads)), dim3(kThreads),
-             0, dW, sparse_ids_.get(ids), sparse_id_offsets_.get(id_offsets), sparse_id_entries_.get(by_id), d, h, C, true);
+      launch("head_backward", stream_, sparse_rows_kernel<float>, dim3(static_cast<unsigned>(ids.size()), blocks_of(C, kThreads)),
+             dim3(kThreads), 0, dW, sparse_ids_.get(ids), sparse_id_offsets_.get(id_offsets), sparse_id_entries_.get(by_id), d, h, C, C,
+             true);
   } else {
     const int64_t columns = (V + kHeadBlock - 1) / kHeadBlock;
     const int64_t chunk = std::min(columns, std::max<int64_t>(1, kLogitsFloats / L / kHeadBlock)) * kHeadBlock;
@@ -455,7 +465,11 @@ void CudaBackend::head_backward(float* dh, float* dW, const float* h, const floa
         launch("head_backward", stream_, head_gradient_kernel<TileF32, TileOperand<float, true>>, tile_grid<TileF32>(L, n),
                dim3(kTileThreads), TileF32::kShared, d, n, a, b, v, s);
       }
-      linear_backward_input(dh_live, d, W + v * C, L, n, C, panels.compute, v > 0);
+      if (W) {
+        linear_backward_input(dh_live, d, W + v * C, L, n, C, panels.compute, v > 0);
+      } else {
+        rows_backward_input(dh_live, d, panels, v, n, L, v > 0);
+      }
       if (dW) linear_backward_weight(dW + v * C, nullptr, d, h, L, n, C, panels.compute);
     }
   }

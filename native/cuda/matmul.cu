@@ -115,6 +115,18 @@ __global__ void to_bf16_kernel(uint16_t* __restrict__ out, const float* __restri
   if (i < N * stride) out[i] = i % stride < K ? to_bf16(W[i / stride * K + i % stride]) : uint16_t{0};
 }
 
+__global__ void from_bf16_kernel(float* __restrict__ W, const uint16_t* __restrict__ x, int64_t N, int64_t K, int64_t stride) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < N * K) W[i] = from_bf16(x[i / K * stride + i % K]);
+}
+
+// One block a row.
+__global__ void gather_bf16_kernel(float* __restrict__ y, const uint16_t* __restrict__ x, const int32_t* __restrict__ rows, int64_t K,
+                                   int64_t stride) {
+  const uint16_t* from = x + int64_t{rows[blockIdx.x]} * stride;
+  for (int64_t k = threadIdx.x; k < K; k += blockDim.x) y[int64_t{blockIdx.x} * K + k] = from_bf16(from[k]);
+}
+
 template <class Tile, class A, class B>
 void product(cudaStream_t stream, const char* name, float* C, const A& a, const B& b, const float* bias, bool accumulate) {
   launch(name, stream, matmul_kernel<Tile, A, B>, tile_grid<Tile>(a.rows, b.rows), dim3(kTileThreads), Tile::kShared, C, a, b, bias,
@@ -144,9 +156,34 @@ std::unique_ptr<Panels> CudaBackend::make_panels(int64_t N, int64_t K, Compute c
 void CudaBackend::pack(Panels& panels, const float* W) {
   auto& p = static_cast<CudaPanels&>(panels);
   p.f32 = W;
-  if (p.bf16)
-    launch("pack", stream_, to_bf16_kernel, dim3(blocks_of(p.rows * p.stride(), kTileThreads)), dim3(kTileThreads), 0, p.bf16, W, p.rows,
-           p.columns, p.stride());
+  if (p.bf16) pack_rows(p, W, 0, p.rows);
+}
+
+// -- panels that hold all there is of a weight: bf16, and nothing beside it
+
+void CudaBackend::pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) {
+  auto& p = static_cast<CudaPanels&>(panels);
+  launch("pack", stream_, to_bf16_kernel, dim3(blocks_of(count * p.stride(), kTileThreads)), dim3(kTileThreads), 0,
+         p.bf16 + first * p.stride(), W, count, p.columns, p.stride());
+}
+void CudaBackend::unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) {
+  const auto& p = static_cast<const CudaPanels&>(panels);
+  launch("unpack", stream_, from_bf16_kernel, dim3(blocks_of(count * p.columns, kTileThreads)), dim3(kTileThreads), 0, W,
+         p.bf16 + first * p.stride(), count, p.columns, p.stride());
+}
+void CudaBackend::embedding_from_panels(float* x, const Panels& panels, const int32_t* ids, int64_t T) {
+  const auto& p = static_cast<const CudaPanels&>(panels);
+  launch("embedding_from_panels", stream_, gather_bf16_kernel, dim3(static_cast<unsigned>(T)), dim3(kTileThreads), 0, x, p.bf16, ids,
+         p.columns, p.stride());
+}
+void CudaBackend::panels_backward_input(float* dx, const float* dy, const Panels& panels, int64_t T, bool accumulate) {
+  rows_backward_input(dx, dy, static_cast<const CudaPanels&>(panels), 0, panels.rows, T, accumulate);
+}
+void CudaBackend::rows_backward_input(float* dx, const float* dy, const CudaPanels& p, int64_t first, int64_t n, int64_t T,
+                                      bool accumulate) {
+  const TileOperand<float, true> a{dy, n, T, n};
+  const TileOperand<uint16_t, false> b{p.bf16 + first * p.stride(), p.stride(), p.columns, n};
+  product<TileBf16>(stream_, "linear_backward_input", dx, a, b, nullptr, accumulate);
 }
 
 void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) {

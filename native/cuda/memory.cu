@@ -1,4 +1,5 @@
 // Device memory, transfers, and which devices there are.
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -9,6 +10,7 @@ namespace rank_grpo {
 namespace {
 
 constexpr int kOldestMajor = 8;  // mma.sync on bf16 begins with sm_80
+constexpr size_t kHostPage = 4096;
 
 std::string version(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
 
@@ -107,6 +109,21 @@ void CudaBackend::copy(void* to, const void* from, size_t bytes) {
 }
 void CudaBackend::zero(void* device, size_t bytes) {
   if (bytes) check(cudaMemsetAsync(device, 0, bytes, stream_), "clearing memory");
+}
+
+// Pinning may fail (a limit of the system's): then the memory stays as it is, and transfers are slower.
+void* CudaBackend::allocate_host(size_t bytes) {
+  const size_t rounded = (bytes + kHostPage - 1) / kHostPage * kHostPage + (bytes == 0 ? kHostPage : 0);
+  void* p = std::aligned_alloc(kHostPage, rounded);
+  if (!p) fail("OUT_OF_MEMORY", "Expected " + std::to_string(rounded >> 20) + " MiB of host memory, got none.");
+  std::memset(p, 0, rounded);
+  if (cudaHostRegister(p, rounded, cudaHostRegisterDefault) != cudaSuccess) cudaGetLastError();
+  return p;
+}
+void CudaBackend::release_host(void* pointer, size_t) noexcept {
+  if (!pointer) return;
+  if (cudaHostUnregister(pointer) != cudaSuccess) cudaGetLastError();
+  std::free(pointer);
 }
 
 void DeviceScratch::grow(size_t bytes) {

@@ -119,14 +119,17 @@ __global__ void totals_kernel(Totals* __restrict__ out, const Totals* __restrict
   *out = own;
 }
 
-// An array of the host on the device, or null.
-template <class T>
-T* on_device(Backend& backend, const T* values, int64_t count, std::vector<std::unique_ptr<DeviceScratch>>& keep) {
-  if (!values) return nullptr;
-  keep.push_back(std::make_unique<DeviceScratch>(backend));
-  T* p = keep.back()->reserve<T>(std::max<int64_t>(1, count));
-  backend.upload(p, values, static_cast<size_t>(count) * sizeof(T));
-  return p;
+// A warp a segment.
+__global__ void mean_log_ratio_kernel(double* __restrict__ out, const float* __restrict__ logprobs, const float* __restrict__ old,
+                                      const int32_t* __restrict__ offsets, const int32_t* __restrict__ tokens, int64_t segments) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int64_t g = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  if (g >= segments) return;
+  const int first = offsets[g], last = offsets[g + 1];
+  double sum = 0;
+  for (int t = first + lane; t < last; t += kWarp) sum += static_cast<double>(logprobs[tokens[t]]) - static_cast<double>(old[tokens[t]]);
+  sum = warp_sum(sum);
+  if (lane == 0) out[g] = first == last ? 0 : sum / static_cast<double>(last - first);
 }
 
 }  // namespace
@@ -174,7 +177,7 @@ ObjectiveResult cuda_objective(Backend& generic, const ObjectiveSpec& spec, cons
   return result;
 }
 
-ObjectiveResult cuda_evaluate_objective(Backend& backend, const ObjectiveSpec& spec, const ObjectiveInputs& in) {
+ObjectiveResult CudaBackend::objective(const ObjectiveSpec& spec, const ObjectiveInputs& in) {
   const int64_t T = in.tokens, S = in.segments, covered = S ? in.segment_offsets[S] : 0;
   std::vector<char> seen(static_cast<size_t>(T), 0);
   for (int64_t t = 0; t < covered; ++t) {
@@ -184,24 +187,22 @@ ObjectiveResult cuda_evaluate_objective(Backend& backend, const ObjectiveSpec& s
     seen[static_cast<size_t>(i)] = 1;
   }
   const bool bonus = spec.entropy_coef != 0;
-  std::vector<std::unique_ptr<DeviceScratch>> keep;
+  Lent lent(*this);
   ObjectiveInputs device = in;
-  device.logprobs = on_device(backend, in.logprobs, T, keep);
-  device.old_logprobs = on_device(backend, in.old_logprobs, T, keep);
-  device.ref_logprobs = on_device(backend, in.ref_logprobs, T, keep);
-  device.entropies = on_device(backend, in.entropies, T, keep);
-  device.advantages = on_device(backend, in.advantages, T, keep);
-  device.weights = on_device(backend, in.weights, T, keep);
-  device.segment_offsets = on_device(backend, in.segment_offsets, S + 1, keep);
-  device.segment_tokens = on_device(backend, in.segment_tokens, covered, keep);
-  const std::vector<float> blank(static_cast<size_t>(std::max(T, S)), 0.f);
-  const DeviceObjective out{on_device(backend, blank.data(), T, keep), bonus ? on_device(backend, blank.data(), T, keep) : nullptr,
-                            on_device(backend, blank.data(), S, keep), on_device(backend, blank.data(), T, keep),
-                            on_device(backend, blank.data(), T, keep)};
-  ObjectiveResult result = cuda_objective(backend, spec, device, covered, out);
+  device.logprobs = lent.get(in.logprobs, T);
+  device.old_logprobs = lent.get(in.old_logprobs, T);
+  device.ref_logprobs = lent.get(in.ref_logprobs, T);
+  device.entropies = lent.get(in.entropies, T);
+  device.advantages = lent.get(in.advantages, T);
+  device.weights = lent.get(in.weights, T);
+  device.segment_offsets = lent.get(in.segment_offsets, S + 1);
+  device.segment_tokens = lent.get(in.segment_tokens, covered);
+  const DeviceObjective out{lent.room<float>(T), bonus ? lent.room<float>(T) : nullptr, lent.room<float>(S), lent.room<float>(T),
+                            lent.room<float>(T)};
+  ObjectiveResult result = cuda_objective(*this, spec, device, covered, out);
   auto fetch = [&](std::vector<float>& to, const float* from, int64_t count) {
     to.resize(static_cast<size_t>(count));
-    backend.download(to.data(), from, to.size() * sizeof(float));
+    download(to.data(), from, to.size() * sizeof(float));
   };
   fetch(result.dlogp, out.dlogp, T);
   fetch(result.token_loss, out.token_loss, T);
@@ -209,6 +210,19 @@ ObjectiveResult cuda_evaluate_objective(Backend& backend, const ObjectiveSpec& s
   fetch(result.segment_log_ratio, out.segment_log_ratio, S);
   if (bonus) fetch(result.dentropy, out.dentropy, T);
   return result;
+}
+
+std::vector<double> CudaBackend::mean_log_ratios(const float* logprobs, const float* old_logprobs, const std::vector<int32_t>& offsets,
+                                                 const std::vector<int32_t>& tokens) {
+  const auto S = static_cast<int64_t>(offsets.size()) - 1;
+  const int64_t T = tokens.empty() ? 0 : int64_t{*std::max_element(tokens.begin(), tokens.end())} + 1;
+  std::vector<double> means(static_cast<size_t>(S));
+  Lent lent(*this);
+  double* out = lent.room<double>(S);
+  launch("mean_log_ratios", stream_, mean_log_ratio_kernel, dim3(blocks_of(S, kWarps)), dim3(kThreads), 0, out, lent.get(logprobs, T),
+         lent.get(old_logprobs, T), lent.get(offsets.data(), S + 1), lent.get(tokens.data(), static_cast<int64_t>(tokens.size())), S);
+  download(means.data(), out, means.size() * sizeof(double));
+  return means;
 }
 
 }  // namespace rank_grpo

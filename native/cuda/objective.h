@@ -18,7 +18,4 @@ struct DeviceObjective {
 ObjectiveResult cuda_objective(Backend& backend, const ObjectiveSpec& spec, const ObjectiveInputs& device_inputs, int64_t covered,
                                const DeviceObjective& out);
 
-// evaluate_objective, computed on the GPU: inputs and results on the host.
-ObjectiveResult cuda_evaluate_objective(Backend& backend, const ObjectiveSpec& spec, const ObjectiveInputs& inputs);
-
 }  // namespace rank_grpo

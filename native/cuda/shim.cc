@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <map>
+#include <iterator>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -285,9 +287,19 @@ struct Counters {
   size_t allocated = 0;
   int64_t launches = 0, graph_launches = 0;
   std::unique_ptr<ShimGraph> recording;  // of the one stream
+  std::map<uintptr_t, size_t> blocks;    // of cudaMalloc, by address
+  std::set<void*> pinned;                // of cudaHostRegister
+  // Whether a range of memory lies in one block.
+  bool on_device(const void* pointer, size_t bytes) const {
+    const auto at = reinterpret_cast<uintptr_t>(pointer);
+    const auto next = blocks.upper_bound(at);
+    if (next == blocks.begin()) return false;
+    const auto& [start, size] = *std::prev(next);
+    return at + bytes <= start + size;
+  }
 };
 Counters& counters() {
-  static Counters instance;
+  static Counters& instance = *new Counters;  // for good: what tests hold in statics is freed after it would be
   return instance;
 }
 
@@ -313,6 +325,7 @@ Settings& settings() {
   return instance;
 }
 size_t allocated_bytes() { return counters().allocated; }
+size_t pinned_blocks() { return counters().pinned.size(); }
 int64_t launches() { return counters().launches; }
 int64_t graph_launches() { return counters().graph_launches; }
 // Runs now, or with the graph that is being recorded.
@@ -348,15 +361,25 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   if (posix_memalign(pointer, 256, std::max<size_t>(bytes, 1)) != 0) return cudaErrorMemoryAllocation;
   std::memset(*pointer, 0xff, bytes);
   c.allocated += malloc_usable_size(*pointer);
+  c.blocks[reinterpret_cast<uintptr_t>(*pointer)] = bytes;
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* pointer) {
   shim::counters().allocated -= malloc_usable_size(pointer);
+  shim::counters().blocks.erase(reinterpret_cast<uintptr_t>(pointer));
   std::free(pointer);
   return cudaSuccess;
 }
+cudaError_t cudaHostRegister(void* pointer, size_t, unsigned) {
+  if (!shim::settings().pinned) return cudaErrorMemoryAllocation;
+  return shim::counters().pinned.insert(pointer).second ? cudaSuccess : cudaErrorInvalidValue;
+}
+cudaError_t cudaHostUnregister(void* pointer) { return shim::counters().pinned.erase(pointer) ? cudaSuccess : cudaErrorInvalidValue; }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
-  if (shim::counters().recording && kind != cudaMemcpyDeviceToDevice) return cudaErrorStreamCaptureUnsupported;
+  const auto& c = shim::counters();
+  if (c.recording && kind != cudaMemcpyDeviceToDevice) return cudaErrorStreamCaptureUnsupported;
+  if (bytes && (c.on_device(to, bytes) != (kind != cudaMemcpyDeviceToHost) || c.on_device(from, bytes) != (kind != cudaMemcpyHostToDevice)))
+    return cudaErrorInvalidValue;
   shim::enqueue([=] {
     if (bytes) std::memcpy(to, from, bytes);
   });

@@ -56,6 +56,10 @@ struct cudaDeviceProp {
 };
 cudaError_t cudaMalloc(void** pointer, size_t bytes);
 cudaError_t cudaFree(void* pointer);
+constexpr unsigned cudaHostRegisterDefault = 0;
+cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned flags);
+cudaError_t cudaHostUnregister(void* pointer);
+// An error where a pointer that should be the device's is not of cudaMalloc, or one of the host's is.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
@@ -88,10 +92,12 @@ struct Settings {
   unsigned schedule = 0;                   // 0: threads in order; else the seed of their permutations
   size_t memory_limit = size_t{64} << 30;  // bytes that cudaMalloc gives in all
   cudaError_t device_error = cudaSuccess;  // what cudaGetDeviceCount answers
+  bool pinned = true;                      // whether cudaHostRegister works
   int devices = 1, major = 9, minor = 0, driver = 13000;
 };
 Settings& settings();
 size_t allocated_bytes();
+size_t pinned_blocks();
 int64_t launches();
 int64_t graph_launches();
 

@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
+#include "../core/host.h"
 #include "../core/philox.h"
 #include "live.h"
 #include "policy_impl.h"
@@ -14,22 +16,46 @@ size_t parameter_bytes(const ParameterTable& table) { return static_cast<size_t>
 
 MemoryUse plan_memory(const Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held,
                       const PolicyOptions& options) {
+  if (options.weights == Compute::bf16) {
+    expect(options.compute == Compute::bf16, "f32 (weights in bf16 need bf16 compute)", "weights", "bf16");
+    expect(backend.panels_hold_weights(options.weights),
+           std::string("f32 on device ") + backend.name() + " (weights in bf16 are for a GPU)", "weights", "bf16");
+  }
   MemoryUse use;
   use.weights = static_cast<int64_t>(parameter_bytes(held));
-  // in bf16, panels that are trained hold the other half of each f32 too
-  const bool both = options.compute == Compute::f32 || (options.trainable && backend.panels_hold_weights());
-  use.panels = full.total * (both ? 4 : 2);
+  if (backend.panels_hold_weights(options.weights)) {
+    // in bf16, panels that are trained hold the other half of each f32 too, where it is kept
+    const bool both = options.compute == Compute::f32 || (options.trainable && options.weights == Compute::f32);
+    use.panels = full.total * (both ? 4 : 2);
+  } else {
+    use.panels = options.compute == Compute::bf16 ? full.total * 2 : 0;  // copies; f32 products read the weights
+  }
   if (options.trainable) {
     use.gradients = static_cast<int64_t>(parameter_bytes(full));
     use.moments = 2 * use.gradients;
+    use.host = options.state_on_host && backend.has_own_memory() ? use.moments : 0;
     use.activations = options.activation_bytes < 0 ? backend.activation_budget() : options.activation_bytes;
   }
   const int64_t rotary = int64_t{config.max_positions} * config.head_dim * static_cast<int64_t>(sizeof(float));
-  expect_memory(backend, static_cast<size_t>(use.weights + use.gradients + use.moments + use.panels + rotary),
-                options.trainable ? "the model's weights, gradients and optimizer state" : "the model's weights",
-                options.trainable ? "Use a smaller model, or trainable: false for a model that is not trained."
-                                  : "Use a smaller model, or compute: bf16.");
+  const bool apart = use.host > 0, may_part = use.moments > 0 && backend.has_own_memory() && !apart;
+  expect_memory(backend, static_cast<size_t>(use.weights + use.gradients + use.moments - use.host + use.panels + rotary),
+                !options.trainable ? "the model's weights"
+                : apart            ? "the model's weights and gradients"
+                                   : "the model's weights, gradients and optimizer state",
+                !options.trainable ? "Use a smaller model, or compute: bf16."
+                : may_part ? "Use a smaller model, optimizer state in host memory (optimizerState: host), or trainable: false for a "
+                             "model that is not trained."
+                           : "Use a smaller model, or trainable: false for a model that is not trained.");
+  if (apart)
+    expect_memory(free_host_bytes(), static_cast<size_t>(use.host), "the optimizer state",
+                  "Use a smaller model, or leave it on the device.");
   return use;
+}
+
+DeviceBuffer make_moments(Backend& backend, const ParameterTable& table, const MemoryUse& memory) {
+  if (memory.moments == 0) return {};
+  if (memory.host > 0) return DeviceBuffer::on_host(backend, parameter_bytes(table));
+  return DeviceBuffer(backend, parameter_bytes(table));
 }
 
 std::vector<float> slice(const std::vector<float>& values, int64_t first, int64_t count) {
@@ -121,13 +147,13 @@ Policy::Impl::Impl(std::shared_ptr<Backend> b, ModelConfig c, PolicyOptions o)
       config((c.validate(), std::move(c))),
       table(config),
       options(o),
-      held(config, !backend->panels_hold_weights()),
+      held(config, !backend->panels_hold_weights(o.weights)),
       memory(plan_memory(*backend, config, table, held, o)),
       weights(*backend, parameter_bytes(held)),
       gradients(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      m(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      v(o.trainable ? DeviceBuffer(*backend, parameter_bytes(table)) : DeviceBuffer()),
-      transformer(*backend, config, table, held, weights.floats(), o.compute, o.trainable) {}
+      m(make_moments(*backend, table, memory)),
+      v(make_moments(*backend, table, memory)),
+      transformer(*backend, config, table, held, weights.floats(), o.compute, o.trainable && o.weights == Compute::f32) {}
 
 Policy::Policy(std::shared_ptr<Backend> backend, ModelConfig config, PolicyOptions options)
     : impl_(std::make_unique<Impl>(std::move(backend), std::move(config), options)) {}
@@ -173,7 +199,8 @@ MemoryUse Policy::memory() const { return impl_->memory; }
 int64_t Policy::bytes() const {
   const auto& i = *impl_;
   size_t bytes = static_cast<size_t>(i.memory.panels);
-  for (const auto* buffer : {&i.weights, &i.gradients, &i.m, &i.v, &i.cache, &i.head, &i.store}) bytes += buffer->bytes();
+  for (const auto* buffer : {&i.weights, &i.gradients, &i.m, &i.v, &i.cache, &i.head, &i.store})
+    if (!buffer->on_host()) bytes += buffer->bytes();
   return static_cast<int64_t>(bytes) + static_cast<int64_t>(i.transformer.bytes());
 }
 
@@ -397,13 +424,17 @@ double Policy::optimizer_step(const OptimizerOptions& o) {
   adamw.weight_decay = static_cast<float>(o.weight_decay);
   adamw.step = ++i.steps;
   adamw.grad_scale = o.max_grad_norm > 0 ? static_cast<float>(std::min(1.0, o.max_grad_norm / (norm + 1e-6))) : 1.f;
+  adamw.state_on_host = i.memory.host > 0;
+  adamw.seed = o.seed;
   float *w = i.weights.floats(), *m = i.m.floats(), *v = i.v.floats();
   const float* g = i.gradients.floats();
   if (i.held.total == i.table.total) {
     i.backend->adamw(w, m, v, g, i.table.total, adamw);
   } else {
-    for (const auto& [panels, offset] : i.transformer.matrices())
+    for (const auto& [panels, offset] : i.transformer.matrices()) {
+      adamw.first = offset;
       i.backend->adamw_panels(*panels, m + offset, v + offset, g + offset, adamw);
+    }
     for (size_t p = 0; p < i.table.parameters.size(); ++p) {
       const int64_t from = i.held.parameters[p].offset, at = i.table.parameters[p].offset;
       if (from >= 0) i.backend->adamw(w + from, m + at, v + at, g + at, i.table.parameters[p].size(), adamw);
@@ -453,14 +484,26 @@ void Policy::get_gradient(size_t index, float* out) const {
 void Policy::get_moments(size_t index, float* m, float* v) const {
   const auto& p = checked(impl_->table, index);
   expect(impl_->options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
-  impl_->backend->download(m, impl_->m.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
-  impl_->backend->download(v, impl_->v.floats() + p.offset, static_cast<size_t>(p.size()) * sizeof(float));
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  for (const auto& [to, from] : {std::pair{m, impl_->m.floats()}, {v, impl_->v.floats()}}) {
+    if (impl_->memory.host > 0) {
+      std::memcpy(to, from + p.offset, bytes);
+    } else {
+      impl_->backend->download(to, from + p.offset, bytes);
+    }
+  }
 }
 void Policy::set_moments(size_t index, const float* m, const float* v) {
   const auto& p = checked(impl_->table, index);
   expect(impl_->options.trainable, "a trainable policy", "policy", "one loaded with trainable: false");
-  impl_->backend->upload(impl_->m.floats() + p.offset, m, static_cast<size_t>(p.size()) * sizeof(float));
-  impl_->backend->upload(impl_->v.floats() + p.offset, v, static_cast<size_t>(p.size()) * sizeof(float));
+  const size_t bytes = static_cast<size_t>(p.size()) * sizeof(float);
+  for (const auto& [to, from] : {std::pair{impl_->m.floats(), m}, {impl_->v.floats(), v}}) {
+    if (impl_->memory.host > 0) {
+      std::memcpy(to + p.offset, from, bytes);
+    } else {
+      impl_->backend->upload(to + p.offset, from, bytes);
+    }
+  }
 }
 int64_t Policy::optimizer_steps() const { return impl_->steps; }
 void Policy::set_optimizer_steps(int64_t steps) { impl_->steps = steps; }

@@ -92,16 +92,23 @@ struct Recommendations {
 
 struct PolicyOptions {
   Compute compute = Compute::f32;
+  // What is kept of the matrices that products read. bf16: nothing but the bf16 (needs bf16 compute and a backend that can), and AdamW rounds its
+  // steps up or down by chance.
+  Compute weights = Compute::f32;
   bool trainable = true;  // false: no gradients or optimizer state (a reference, or inference)
   // Memory for what a pass keeps for its backward pass, in bytes; -1: the device's default. As many layers as fit are kept whole, the
   // others keep their input and are computed again (all of them: a third more work). Where not even the inputs fit, passes get shorter.
   int64_t activation_bytes = -1;
+  // AdamW's moments in the host's memory: they visit the device in each step, which gives the same bits. Where the device has no memory of its
+  // own they lie there anyway.
+  bool state_on_host = false;
 };
 
 // What a policy holds, in bytes.
 struct MemoryUse {
   int64_t weights = 0, gradients = 0, moments = 0, panels = 0;
   int64_t activations = 0;  // the most a pass may keep; while generating, keys and values take this place and may be more
+  int64_t host = 0;         // of the moments: what lies in the host's memory, apart from the device's
   int64_t total() const { return weights + gradients + moments + panels + activations; }
 };
 
@@ -114,6 +121,7 @@ struct Workload {
 
 struct OptimizerOptions {
   double learning_rate = 1e-6, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0, max_grad_norm = 1;  // 0: no clipping
+  uint64_t seed = 0;  // of the rounding of weights that are kept in bf16
 };
 
 class Policy {

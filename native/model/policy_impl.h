@@ -48,12 +48,13 @@ struct Policy::Impl {
 
 // OUT_OF_MEMORY, with what is asked, what there is and what helps, before any of it is allocated: Linux promises more than there is
 // and ends the process later.
-inline void expect_memory(const Backend& backend, size_t bytes, const std::string& what, const std::string& help) {
-  if (bytes < size_t{64} << 20) return;
-  const size_t available = backend.available_bytes();
+inline void expect_memory(size_t available, size_t bytes, const std::string& what, const std::string& help) {
   if (bytes > available)
     fail("OUT_OF_MEMORY", "Expected " + std::to_string(bytes >> 20) + " MiB of free memory for " + what + ", got " +
                               std::to_string(available >> 20) + " MiB. " + help);
+}
+inline void expect_memory(const Backend& backend, size_t bytes, const std::string& what, const std::string& help) {
+  if (bytes >= size_t{64} << 20) expect_memory(backend.available_bytes(), bytes, what, help);
 }
 
 // The logits are divided by it: its inverse must be a float too.

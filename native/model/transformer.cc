@@ -152,8 +152,7 @@ void Transformer::forward_layer(int l, const Layout& layout, const Activations& 
 
 void Transformer::embed(float* x, int64_t T) {
   // In bf16 a tied embedding is read as the head's products read it, trained or not, so that a copy of a policy scores as the policy does.
-  const bool from_head = held_.embedding < 0 || (config_.tied && compute_ == Compute::bf16 && backend_.panels_hold_weights());
-  if (from_head) {
+  if (held_.embedding < 0) {
     backend_.embedding_from_panels(x, *head_, indices_.ints(), T);
   } else {
     backend_.embedding_forward(x, at(held_.embedding), indices_.ints(), T, config_.hidden);

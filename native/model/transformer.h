@@ -12,7 +12,7 @@ namespace rank_grpo {
 class Transformer {
  public:
   // `full`: every parameter, the layout of gradients. `weights`: the parameter buffer on the device, in the layout of `held`; it outlives
-  // the transformer. Matrices that `held` gives no place lie in panels alone (Backend::panels_hold_weights), exactly where `master`.
+  // the transformer. Matrices that `held` gives no place lie in panels alone (Backend::panels_hold_weights); `master`: with the whole f32.
   Transformer(Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held, const float* weights,
               Compute compute, bool master);
 

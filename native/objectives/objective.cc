@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../core/backend.h"
 #include "../core/error.h"
 #include "list.h"
 
@@ -88,6 +89,20 @@ double pool_segment(const float* logprobs, const float* old_logprobs, const int3
   double sum = 0;
   for (const int32_t* t = begin; t != end; ++t) sum += static_cast<double>(logprobs[*t]) - static_cast<double>(old_logprobs[*t]);
   return sum / static_cast<double>(end - begin);
+}
+
+std::vector<double> mean_log_ratios(const float* logprobs, const float* old_logprobs, const std::vector<int32_t>& offsets,
+                                    const std::vector<int32_t>& tokens) {
+  std::vector<double> means;
+  for (size_t s = 0; s + 1 < offsets.size(); ++s)
+    means.push_back(pool_segment(logprobs, old_logprobs, tokens.data() + offsets[s], tokens.data() + offsets[s + 1]));
+  return means;
+}
+
+ObjectiveResult Backend::objective(const ObjectiveSpec& spec, const ObjectiveInputs& inputs) { return evaluate_objective(spec, inputs); }
+std::vector<double> Backend::mean_log_ratios(const float* logprobs, const float* old_logprobs, const std::vector<int32_t>& offsets,
+                                             const std::vector<int32_t>& tokens) {
+  return rank_grpo::mean_log_ratios(logprobs, old_logprobs, offsets, tokens);
 }
 
 std::vector<double> checked_parameters(const ObjectiveSpec& spec, const ObjectiveParameter* table, size_t count) {

@@ -50,6 +50,10 @@ std::vector<double> checked_parameters(const ObjectiveSpec& spec, const Objectiv
 // Mean log-ratio of the tokens [begin, end) of one segment in float64; 0 for an empty one, or without old log-probs.
 double pool_segment(const float* logprobs, const float* old_logprobs, const int32_t* begin, const int32_t* end);
 
+// pool_segment of every segment of a CSR.
+std::vector<double> mean_log_ratios(const float* logprobs, const float* old_logprobs, const std::vector<int32_t>& offsets,
+                                    const std::vector<int32_t>& tokens);
+
 // The rules that exist, for the bindings and `rank-grpo objectives`.
 struct ObjectiveInfo {
   const char *name, *source, *formula;

@@ -20,6 +20,12 @@ const optimizer = z
     epsilon: z.number().positive().default(1e-8).describe("torch's default, outside the root"),
     weightDecay: z.number().min(0).default(0).describe("decoupled; off as in the paper"),
     maxGradNorm: z.number().min(0).default(1).describe("global norm clipping as published; 0: off"),
+    state: z
+      .enum(["device", "host"])
+      .default("device")
+      .describe(
+        "where a GPU's AdamW moments live, 8 bytes a weight; host: slower steps, the same bits; the same on the CPU",
+      ),
   })
   .describe("AdamW");
 
@@ -103,7 +109,13 @@ const common = {
     .enum(["f32", "bf16"])
     .default("f32")
     .describe(
-      "bf16: half the memory to read, and faster products where the processor multiplies pairs of it; master weights stay f32",
+      "bf16: half the memory to read, and faster products where the processor multiplies pairs of it; master weights stay f32 unless `weights` says else",
+    ),
+  weights: z
+    .enum(["f32", "bf16"])
+    .default("f32")
+    .describe(
+      "what is kept of matrices in bf16 compute; bf16 (a GPU alone): 2 bytes a weight for 6, steps rounded by chance",
     ),
   activationMiB: z
     .number()

@@ -19,6 +19,8 @@ export interface Stage {
     epsilon: number;
     weightDecay: number;
     maxGradNorm: number;
+    /** Of weights that are rounded by chance. */
+    seed: number;
   };
   readonly schedule: Schedule;
   readonly validation: { every: number; metric: string; patience?: number | undefined } | undefined;

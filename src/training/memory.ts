@@ -10,6 +10,8 @@ export interface MemoryPlan {
   reference: number;
   /** Activations, keys and values, and what else passes need. */
   passes: number;
+  /** Optimizer state in the host's memory where the device has its own: no part of the others. */
+  onHost: number;
   /** Free on the device, what this process holds of it already included; infinite where the system does not tell. */
   available: number;
 }
@@ -22,7 +24,9 @@ const gigabytes = (bytes: number): string => (bytes / 1e9).toFixed(bytes < 1e9 ?
 export const describePlan = (plan: MemoryPlan): string =>
   `memory: at most ${gigabytes(planned(plan))} GB (policy ${gigabytes(plan.policy)}, ${
     plan.reference > 0 ? `reference ${gigabytes(plan.reference)}, ` : ""
-  }passes ${gigabytes(plan.passes)})${Number.isFinite(plan.available) ? ` of ${gigabytes(plan.available)} GB` : ""}`;
+  }passes ${gigabytes(plan.passes)})${Number.isFinite(plan.available) ? ` of ${gigabytes(plan.available)} GB` : ""}${
+    plan.onHost > 0 ? `, and ${gigabytes(plan.onHost)} GB of the host's for the optimizer` : ""
+  }`;
 
 /**
  * @param knobs what to set lower, for the error
@@ -35,6 +39,7 @@ export function planMemory(policy: Policy, reference: Policy | undefined, work: 
     policy: own.held + own.promised,
     reference: frozen ? frozen.held + frozen.promised : 0,
     passes: own.workspace + (frozen?.workspace ?? 0),
+    onHost: own.onHost,
     available: own.available + own.held + (frozen?.held ?? 0),
   };
   if (planned(plan) > plan.available)

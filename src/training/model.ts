@@ -9,10 +9,10 @@ import type { Run } from "./run.ts";
 export async function openModel(
   config: ResolvedSftConfig | ResolvedTrainConfig,
   run: Pick<Run, "resumed">,
-  options: PolicyOptions = { activationMiB: config.activationMiB },
+  options: PolicyOptions = { activationMiB: config.activationMiB, optimizerState: config.optimizer.state },
 ): Promise<Policy> {
-  const { device, compute, chat } = config;
-  const all = { device, compute, ...options };
+  const { device, compute, weights, chat } = config;
+  const all = { device, compute, weights, ...options };
   if (run.resumed) {
     const policy = await Policy.load(run.resumed.folder, { ...all, chat });
     await policy.loadOptimizer(run.resumed.folder);

@@ -109,7 +109,7 @@ export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGe
       policy,
       steps,
       updatesPerStep: 1,
-      optimizer: resolved.optimizer,
+      optimizer: { ...resolved.optimizer, seed: resolved.seed },
       schedule: resolved.schedule,
       validation: resolved.validation,
       checkpoint: resolved.checkpoint,

@@ -96,7 +96,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
       policy,
       steps,
       updatesPerStep: resolved.updatesPerRollout,
-      optimizer: resolved.optimizer,
+      optimizer: { ...resolved.optimizer, seed: resolved.seed },
       schedule: resolved.schedule,
       validation: resolved.validation,
       checkpoint: resolved.checkpoint,
@@ -174,8 +174,8 @@ async function openSignals(
 async function openReference(config: ResolvedTrainConfig, policy: Policy): Promise<Policy> {
   const path = config.reference ?? (typeof config.model === "string" ? config.model : undefined);
   if (path !== undefined) {
-    const { device, compute, chat } = config;
-    const reference = await Policy.load(path, { device, compute, chat, trainable: false });
+    const { device, compute, weights, chat } = config;
+    const reference = await Policy.load(path, { device, compute, weights, chat, trainable: false });
     if (reference.vocabSize !== policy.vocabSize)
       refuse(
         "BAD_CONFIG",

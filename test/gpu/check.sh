@@ -65,7 +65,7 @@ for tool in memcheck racecheck initcheck synccheck; do
   if [ -z "$sanitizer" ]; then
     skip "$tool" "no compute-sanitizer"
   else
-    for part in cuda_linear cuda_pointwise cuda_attention cuda_head cuda_sample cuda_objective cuda_logits; do
+    for part in cuda_linear cuda_pointwise cuda_attention cuda_head cuda_sample cuda_objective cuda_log given_; do
       step "$tool-$part" "$sanitizer" --tool $tool --error-exitcode 9 "$tests" $part
     done
   fi

@@ -1,6 +1,7 @@
 // The head and sampling on the CUDA backend: against the CPU's, and the sampler's log-prob = the trainer's as bits.
 #include <set>
 
+#include "../../native/core/error.h"
 #include "../../native/core/philox.h"
 #include "../../native/cuda/logits.h"
 #include "cuda_check.h"
@@ -193,4 +194,34 @@ TEST(cuda_logits) {
       }
     }
   }
+}
+
+// More logits than go up at a time: rows before and behind the seam have the bits that they have alone.
+TEST(cuda_given_logits_by_slabs) {
+  auto& b = cuda();
+  const int64_t V = 1 << 20, T = 5;  // four rows a slab
+  const Floats row = random_floats(V, 3), dlogprob = random_floats(T);
+  const Ints targets = random_ints(T, static_cast<int>(V));
+  Floats logits;
+  for (int64_t t = 0; t < T; ++t) {
+    logits.insert(logits.end(), row.begin(), row.end());
+    logits[static_cast<size_t>(t * V + t)] += 5;
+  }
+  Floats logprob(T, NAN), lse(T, NAN);
+  b.given_logits_forward(logprob.data(), nullptr, lse.data(), {logits.data(), nullptr}, targets.data(), T, V, 1.f);
+  Floats gradient = logits;
+  b.given_logits_backward(gradient.data(), {gradient.data(), nullptr}, targets.data(), lse.data(), nullptr, dlogprob.data(), nullptr, T, V,
+                          1.f);
+  for (int64_t t : {3, 4}) {
+    const Floats own = part(logits, t * V, V);
+    float own_logprob = NAN, own_lse = NAN;
+    b.given_logits_forward(&own_logprob, nullptr, &own_lse, {own.data(), nullptr}, &targets[static_cast<size_t>(t)], 1, V, 1.f);
+    CHECK(own_logprob == logprob[static_cast<size_t>(t)] && own_lse == lse[static_cast<size_t>(t)]);
+    Floats own_gradient(static_cast<size_t>(V), NAN);
+    b.given_logits_backward(own_gradient.data(), {own.data(), nullptr}, &targets[static_cast<size_t>(t)], &own_lse, nullptr,
+                            &dlogprob[static_cast<size_t>(t)], nullptr, 1, V, 1.f);
+    CHECK(same_bits(own_gradient, part(gradient, t * V, V)));
+  }
+  CHECK_THROWS(b.given_logits_forward(&logprob[0], nullptr, &lse[0], {logits.data(), nullptr}, targets.data(), 1, int64_t{1} << 25, 1.f),
+               "INVALID_ARGUMENT");
 }

@@ -77,7 +77,7 @@ TEST(cuda_objectives_equal_the_hosts) {
           spec.entropy_coef = kl == Kl::k1 ? 0 : 0.01;
           for (const bool on_policy : {false, true}) {
             const auto in = c.inputs(on_policy, kl != Kl::k1);
-            const ObjectiveResult wanted = evaluate_objective(spec, in), got = cuda_evaluate_objective(cuda(), spec, in);
+            const ObjectiveResult wanted = evaluate_objective(spec, in), got = cuda().objective(spec, in);
             const double scale = 1e-12 * (1 + std::abs(wanted.loss));
             for (const auto& [a, b] : {std::pair{got.loss, wanted.loss},
                                        {got.policy_loss, wanted.policy_loss},
@@ -99,16 +99,49 @@ TEST(cuda_objectives_equal_the_hosts) {
         }
 }
 
+TEST(cuda_log_ratios_equal_the_hosts) {
+  const Tokens c = random_case();
+  const auto got = cuda().mean_log_ratios(c.logprobs.data(), c.old.data(), c.offsets, c.tokens),
+             wanted = mean_log_ratios(c.logprobs.data(), c.old.data(), c.offsets, c.tokens);
+  CHECK(got.size() == wanted.size() && got.size() + 1 == c.offsets.size());
+  for (size_t g = 0; g < got.size(); ++g) {
+    double sum = 0;
+    for (int32_t i = c.offsets[g]; i < c.offsets[g + 1]; ++i) {
+      const auto t = static_cast<size_t>(c.tokens[static_cast<size_t>(i)]);
+      sum += static_cast<double>(c.logprobs[t]) - static_cast<double>(c.old[t]);
+    }
+    const int32_t n = c.offsets[g + 1] - c.offsets[g];
+    CHECK_NEAR(wanted[g], n ? sum / n : 0, 1e-15);
+    CHECK_NEAR(got[g], wanted[g], 1e-15);
+  }
+  CHECK(cuda().mean_log_ratios(nullptr, nullptr, {0}, {}).empty());
+  CHECK(cuda().mean_log_ratios(nullptr, nullptr, {0, 0}, {}) == std::vector<double>{0});
+}
+
+TEST(cuda_objective_of_no_tokens) {
+  ObjectiveSpec spec;
+  spec.rule = "likelihood";
+  spec.params = {1};
+  spec.entropy_coef = 0.5;
+  const float none = 0;
+  const int32_t offset = 0;
+  ObjectiveInputs in;
+  in.logprobs = in.entropies = in.advantages = in.weights = &none;
+  in.segment_offsets = &offset;
+  const ObjectiveResult got = cuda().objective(spec, in);
+  CHECK(got.loss == 0 && got.covered == 0 && got.nonempty_segments == 0 && got.dlogp.empty());
+}
+
 TEST(cuda_objective_refuses_bad_input) {
   Tokens c = random_case();
   ObjectiveSpec spec;
   spec.rule = "no such rule";
-  CHECK_THROWS(cuda_evaluate_objective(cuda(), spec, c.inputs(false, false)), "INVALID_ARGUMENT");
+  CHECK_THROWS(cuda().objective(spec, c.inputs(false, false)), "INVALID_ARGUMENT");
   spec.rule = "likelihood";
-  CHECK_THROWS(cuda_evaluate_objective(cuda(), spec, c.inputs(false, false)), "INVALID_ARGUMENT");
+  CHECK_THROWS(cuda().objective(spec, c.inputs(false, false)), "INVALID_ARGUMENT");
   spec.params = {1};
   c.tokens[1] = c.tokens[0];
-  CHECK_THROWS(cuda_evaluate_objective(cuda(), spec, c.inputs(false, false)), "INVALID_ARGUMENT");
+  CHECK_THROWS(cuda().objective(spec, c.inputs(false, false)), "INVALID_ARGUMENT");
   c.tokens[1] = 400;
-  CHECK_THROWS(cuda_evaluate_objective(cuda(), spec, c.inputs(false, false)), "INVALID_ARGUMENT");
+  CHECK_THROWS(cuda().objective(spec, c.inputs(false, false)), "INVALID_ARGUMENT");
 }

@@ -75,6 +75,69 @@ TEST(cuda_shim_out_of_memory_is_an_error_and_the_backend_lives) {
   CHECK(b.available_bytes() <= size_t{1} << 19);
 }
 
+TEST(cuda_shim_a_head_that_does_not_fit_is_refused_before_it_goes_up) {
+  const Restore restore;
+  auto& b = cuda();
+  const int64_t V = 300, C = 1000;
+  const Floats h(static_cast<size_t>(C)), W(static_cast<size_t>(V * C));
+  const int32_t target = 0;
+  float logprob, lse;
+  shim::settings().memory_limit = shim::allocated_bytes() + (size_t{1} << 20);
+  CHECK_THROWS(b.given_head_forward(&logprob, nullptr, &lse, {h.data(), nullptr}, {W.data(), nullptr}, &target, 1, C, V, 1, Compute::f32),
+               "OUT_OF_MEMORY");
+  CHECK(b.available_bytes() == size_t{1} << 20);
+}
+
+TEST(cuda_shim_host_memory_that_cannot_be_pinned_serves_all_the_same) {
+  const Restore restore;
+  auto& b = cuda();
+  const size_t before = shim::pinned_blocks();
+  const AdamW options{1e-2f, 0.9f, 0.99f, 1e-8f, 0.1f, 1, 0.5f, true};
+  std::vector<Floats> results;
+  for (const bool pinned : {true, false}) {
+    shim::settings().pinned = pinned;
+    const auto m = DeviceBuffer::on_host(b, 4000), v = DeviceBuffer::on_host(b, 4000);
+    CHECK(shim::pinned_blocks() == before + (pinned ? 2 : 0));
+    const Device<float> w(b, Floats(1000, 1.f)), g(b, Floats(1000, 0.5f));
+    b.adamw(w, m.floats(), v.floats(), g, 1000, options);
+    results.push_back(w.get());
+    results.push_back(Floats(m.floats(), m.floats() + 1000));
+  }
+  CHECK(shim::pinned_blocks() == before);
+  CHECK(same_bits(results[0], results[2]) && same_bits(results[1], results[3]) && results[1][999] != 0);
+}
+
+TEST(cuda_shim_transfers_between_the_wrong_memories_are_errors) {
+  auto& b = cuda();
+  const Device<float> device(b, Floats(4));
+  const auto host = DeviceBuffer::on_host(b, 16);
+  Floats out(100);
+  CHECK_THROWS(b.download(out.data(), host.data(), 16), "NO_DEVICE");
+  CHECK_THROWS(b.upload(host.data(), out.data(), 16), "NO_DEVICE");
+  CHECK_THROWS(b.download(out.data(), device, 400), "NO_DEVICE");  // blocks are multiples of 256 bytes
+}
+
+TEST(cuda_shim_optimizer_state_fits_on_the_host_where_the_device_is_full) {
+  const Restore restore;
+  ModelConfig config;
+  config.family = "llama";
+  config.vocab = 40000;
+  config.hidden = 128;
+  config.intermediate = 8;
+  config.layers = 1;
+  config.heads = config.kv_heads = 2;
+  config.head_dim = 64;
+  config.max_positions = 16;
+  config.tied = true;
+  PolicyOptions options;
+  const auto backend = std::shared_ptr<Backend>(make_cuda_backend());
+  const size_t parameters = 40000 * 128 * sizeof(float);
+  shim::settings().memory_limit = shim::allocated_bytes() + 7 * parameters / 2;  // f32: weights, gradient, and not both moments
+  CHECK_THROWS(Policy(backend, config, options), "OUT_OF_MEMORY");
+  options.state_on_host = true;
+  CHECK(Policy(backend, config, options).memory().host > 0);
+}
+
 TEST(cuda_shim_devices_that_cannot_be_used) {
   const Restore restore;
   auto& s = shim::settings();

@@ -1,8 +1,6 @@
 // The head: log-probs, entropies and gradients from hidden rows, with and without allowed tokens, f32 and bf16.
 #include <algorithm>
 
-#include "../../native/cpu/backend.h"
-#include "../../native/cpu/logprob.h"
 #include "backends.h"
 #include "reference.h"
 
@@ -236,32 +234,39 @@ TEST(head_same_bits_everywhere) {
   });
 }
 
-// -- given logits (the kernels export; the CPU alone)
+// -- the kernels export: matrices that are given, on the host
 
 namespace {
 
-void given_logits(Backend& any, bool narrow, float temperature, bool masked) {
-  auto* cpu = dynamic_cast<rank_grpo::CpuBackend*>(&any);
-  if (!cpu) throw check::Skip("logits that are given are the CPU's alone");
-  auto& backend = *cpu;
+using rank_grpo::Operand;
+
+std::vector<uint16_t> upper_halves(const std::vector<float>& x) {
+  std::vector<uint16_t> bits;
+  for (float v : x) {
+    uint32_t u;
+    std::memcpy(&u, &v, 4);
+    bits.push_back(static_cast<uint16_t>(u >> 16));
+  }
+  return bits;
+}
+std::vector<float> rounded(const std::vector<float>& x) {
+  const Values y = reference::round_bf16(widen(x));
+  return {y.begin(), y.end()};
+}
+
+void given_logits(Backend& backend, bool narrow, float temperature, bool masked) {
   for (const auto& [T, V] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {2, 7}, {5, 16}, {3, 1023}, {6, 1025}, {9, 2500}}) {
     const size_t n = static_cast<size_t>(T * V);
     auto x = check::normal(n, 1, 3);
-    if (narrow)
-      for (float& v : x) v = static_cast<float>(reference::bf16(static_cast<double>(v)));
+    if (narrow) x = rounded(x);
     const auto target = check::integers(static_cast<size_t>(T), 2, static_cast<int>(V));
     if (masked)  // -infinity: a token that cannot be
       for (size_t i = 0; i < n; i += 3)
         if (static_cast<int32_t>(i % static_cast<size_t>(V)) != target[i / static_cast<size_t>(V)]) x[i] = -INFINITY;
-    std::vector<uint16_t> bits;
-    for (float v : x) {
-      uint32_t u;
-      std::memcpy(&u, &v, 4);
-      bits.push_back(static_cast<uint16_t>(u >> 16));
-    }
+    const auto bits = upper_halves(x);
+    const Operand logits = narrow ? Operand{nullptr, bits.data()} : Operand{x.data(), nullptr};
     const auto dlogprob = check::normal(static_cast<size_t>(T), 3), dentropy = check::normal(static_cast<size_t>(T), 4);
-    check::Floats in(backend, x), logprob(backend, static_cast<size_t>(T), NAN), entropy(backend, static_cast<size_t>(T), NAN),
-        lse(backend, static_cast<size_t>(T), NAN), d(backend, n, NAN);
+    std::vector<float> logprob(static_cast<size_t>(T), NAN), entropy = logprob, lse = logprob, d(n, NAN);
     const double t = static_cast<double>(temperature);
     Values wanted_logprob, wanted_entropy, wanted_lse, wanted_d, wanted_plain;
     for (int64_t r = 0; r < T; ++r) {
@@ -284,27 +289,22 @@ void given_logits(Backend& any, bool narrow, float temperature, bool masked) {
     }
     const std::string what = "T " + std::to_string(T) + " V " + std::to_string(V) + (masked ? " masked " : " ");
     const double error = 8 * check::kEps * (2 + check::largest(wanted_lse) + check::largest(wanted_logprob));
-    if (narrow) {
-      rank_grpo::logits_forward(backend, logprob, entropy, lse, bits.data(), target.data(), T, V, temperature);
-    } else {
-      rank_grpo::logits_forward(backend, logprob, entropy, lse, in.data(), target.data(), T, V, temperature);
-    }
-    check::close(logprob.read(), wanted_logprob, error, what + "logprob");
-    check::close(lse.read(), wanted_lse, error, what + "lse");
-    check::close(entropy.read(), wanted_entropy, error * (2 + check::largest(wanted_lse)), what + "entropy");
+    backend.given_logits_forward(logprob.data(), entropy.data(), lse.data(), logits, target.data(), T, V, temperature);
+    check::close(logprob, wanted_logprob, error, what + "logprob");
+    check::close(lse, wanted_lse, error, what + "lse");
+    check::close(entropy, wanted_entropy, error * (2 + check::largest(wanted_lse)), what + "entropy");
     for (bool entropic : {false, true}) {
       const float *h = entropic ? entropy.data() : nullptr, *dh = entropic ? dentropy.data() : nullptr;
       const Values& expected = entropic ? wanted_d : wanted_plain;
       const double bound = error * (4 + check::largest(wanted_lse)) * 4 / t;
-      if (narrow) {
-        rank_grpo::logits_backward(backend, d, bits.data(), target.data(), lse, h, dlogprob.data(), dh, T, V, temperature);
-      } else {
-        rank_grpo::logits_backward(backend, d, in.data(), target.data(), lse, h, dlogprob.data(), dh, T, V, temperature);
-        check::Floats place(backend, x);  // in place
-        rank_grpo::logits_backward(backend, place, place.data(), target.data(), lse, h, dlogprob.data(), dh, T, V, temperature);
-        check::same_bits(place.read(), d.read(), what + "in place");
+      backend.given_logits_backward(d.data(), logits, target.data(), lse.data(), h, dlogprob.data(), dh, T, V, temperature);
+      if (!narrow) {
+        auto place = x;
+        backend.given_logits_backward(place.data(), {place.data(), nullptr}, target.data(), lse.data(), h, dlogprob.data(), dh, T, V,
+                                      temperature);
+        check::same_bits(place, d, what + "in place");
       }
-      check::close(d.read(), expected, bound, what + "dlogits");
+      check::close(d, expected, bound, what + "dlogits");
     }
   }
 }
@@ -318,4 +318,73 @@ BACKEND_TEST(given_logits_f32) {
 BACKEND_TEST(given_logits_bf16) {
   given_logits(backend, true, 1.f, false);
   given_logits(backend, true, 2.f, true);
+}
+
+// Whole matrices in f32 and bf16 give the bits of the head over panels, and its gradients.
+BACKEND_TEST(given_head) {
+  for (const Shape& s : kShapes)
+    for (bool narrow : {false, true})
+      for (Compute compute : {Compute::f32, Compute::bf16})
+        for (bool entropic : {false, true}) {
+          Case c(s, false);
+          if (narrow) {
+            c.h = rounded(c.h);
+            c.W = rounded(c.W);
+          }
+          const auto h_bits = upper_halves(c.h), W_bits = upper_halves(c.W);
+          const Operand h = narrow ? Operand{nullptr, h_bits.data()} : Operand{c.h.data(), nullptr},
+                        W = narrow ? Operand{nullptr, W_bits.data()} : Operand{c.W.data(), nullptr};
+          const std::string what = c.name() + (narrow ? "bf16 " : "f32 ") + (compute == Compute::bf16 ? "as bf16 " : "as f32 ");
+          const auto R = static_cast<size_t>(c.R);
+          std::vector<float> logprob(R, NAN), entropy(R, NAN), lse(R, NAN), dh(c.h.size(), NAN), dW = check::normal(c.W.size(), 6, 0.1),
+                                                                                                 alone = dh;
+          const auto dW0 = dW, dlogprob = check::normal(R, 4), dentropy = check::normal(R, 5);
+          float* const entropies = entropic ? entropy.data() : nullptr;
+          backend.given_head_forward(logprob.data(), entropies, lse.data(), h, W, c.target.data(), c.R, c.C, c.V, 0.8f, compute);
+          {
+            check::Floats own_h(backend, c.h), own_W(backend, c.W), own(backend, R, NAN), own_entropy(backend, R, NAN),
+                own_lse(backend, R, NAN);
+            const auto panels = backend.make_panels(c.V, c.C, compute);
+            backend.pack(*panels, own_W);
+            backend.head_forward(own, entropic ? own_entropy.data() : nullptr, own_lse, own_h, *panels, nullptr, c.target.data(), nullptr,
+                                 c.R, 0.8f);
+            check::same_bits(logprob, own.read(), what + "logprob");
+            check::same_bits(lse, own_lse.read(), what + "lse");
+            if (entropic) check::same_bits(entropy, own_entropy.read(), what + "entropy");
+          }
+          backend.given_head_backward(dh.data(), dW.data(), h, W, c.target.data(), lse.data(), entropies, dlogprob.data(),
+                                      entropic ? dentropy.data() : nullptr, c.R, c.C, c.V, 0.8f, compute);
+          backend.given_head_backward(alone.data(), nullptr, h, W, c.target.data(), lse.data(), entropies, dlogprob.data(),
+                                      entropic ? dentropy.data() : nullptr, c.R, c.C, c.V, 0.8f, compute);
+          check::same_bits(alone, dh, what + "dh without dW");
+          if (compute == Compute::f32) {
+            auto wanted = reference::head_backward(widen(c.h), widen(c.W), c.target, {}, widen(dlogprob),
+                                                   entropic ? widen(dentropy) : Values(), c.R, c.V, c.C, static_cast<double>(0.8f));
+            for (size_t i = 0; i < dW0.size(); ++i) wanted.dW[i] += static_cast<double>(dW0[i]);
+            const double range = entropic ? 4 + check::largest(widen(lse)) : 1,
+                         per_row = (2 * logit_error(c, 0.8) + 16 * check::kEps) * range * 4 / 0.8;
+            check::close(dh, wanted.dh, per_row * check::largest(widen(c.W)) * check::largest(widen(dlogprob)), what + "dh");
+            check::close(dW, wanted.dW, per_row * check::largest(widen(c.h)) * check::largest(widen(dlogprob)) + 2 * check::kEps,
+                         what + "dW");
+          } else if (!narrow) {  // the bits that the same matrices give when they are rounded before
+            std::vector<float> again(c.h.size(), NAN);
+            auto again_W = dW0;
+            const auto hb = upper_halves(rounded(c.h)), Wb = upper_halves(rounded(c.W));
+            backend.given_head_backward(again.data(), again_W.data(), {nullptr, hb.data()}, {nullptr, Wb.data()}, c.target.data(),
+                                        lse.data(), entropies, dlogprob.data(), entropic ? dentropy.data() : nullptr, c.R, c.C, c.V, 0.8f,
+                                        compute);
+            check::same_bits(again, dh, what + "dh of rounded");
+            check::same_bits(again_W, dW, what + "dW of rounded");
+          }
+        }
+}
+
+BACKEND_TEST(given_nothing) {
+  backend.given_logits_forward(nullptr, nullptr, nullptr, {}, nullptr, 0, 5, 1.f);
+  backend.given_logits_backward(nullptr, {}, nullptr, nullptr, nullptr, nullptr, nullptr, 0, 5, 1.f);
+  backend.given_head_forward(nullptr, nullptr, nullptr, {}, {}, nullptr, 0, 3, 5, 1.f, Compute::f32);
+  auto dW = check::normal(15, 1);
+  const auto before = dW;
+  backend.given_head_backward(nullptr, dW.data(), {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, 0, 3, 5, 1.f, Compute::f32);
+  check::same_bits(dW, before, "dW of no rows");
 }
