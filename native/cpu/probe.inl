@@ -53,8 +53,14 @@ inline double probe_multiply(int64_t steps) {
 
 inline float probe_read(const float* x, int64_t n) {
   Vec s[4] = {zero(), zero(), zero(), zero()};
-  for (int64_t i = 0; i + 4 * kVec <= n; i += 4 * kVec)
-    for (int j = 0; j < 4; ++j) s[j] = s[j] + load(x + i + j * kVec);
+  const int64_t quarter = n / 4 / kVec * kVec;
+  if (kStreams) {
+    for (int64_t i = 0; i < quarter; i += kVec)
+      for (int j = 0; j < 4; ++j) s[j] = s[j] + load(x + j * quarter + i);
+  } else {
+    for (int64_t i = 0; i + 4 * kVec <= n; i += 4 * kVec)
+      for (int j = 0; j < 4; ++j) s[j] = s[j] + load(x + i + j * kVec);
+  }
   return reduce_add(s[0] + s[1] + s[2] + s[3]);
 }
 inline void probe_update(float* x, int64_t n) {

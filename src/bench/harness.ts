@@ -171,6 +171,7 @@ export class Harness {
     const bounded = work.flops || work.readBytes || work.updateBytes;
     const turns = !bounded ? 1 : slow ? 2 : Math.max(1, Math.min(mostTurns, Math.round(this.seconds / 0.2)));
     const samples: Sample[] = [];
+    if (bounded) await this.#probe(); // the last one is as old as the validation and the row before
     for (let turn = 0; turn < turns; turn++) {
       const before = this.#now!;
       const times = await this.#time(work, this.seconds / turns, Math.ceil((slow ? 2 : 3) / turns));
