@@ -6,7 +6,16 @@ import { type Results, section } from "../recipes/evidence/results.ts";
 import { curves } from "./svg.mts";
 
 /** In the order of the page. */
-const files = ["world", "world-ablations", "world-ratios", "large-world", "redial", "redial-lists"];
+const files = [
+  "world",
+  "world-ablations",
+  "world-ratios",
+  "large-world",
+  "redial",
+  "redial-lists",
+  "redial-truths",
+  "redial-smollm2",
+];
 
 /** The mean over seeds of the arms that have curves, with bands from the lowest to the highest seed. */
 function picture({ title, arms, descriptions, metric }: Results): string | undefined {

@@ -111,6 +111,53 @@ describe("an experiment", () => {
   });
 });
 
+describe("a results file that gathers runs", () => {
+  it("keeps what it holds, says where each run was made, and refuses runs of another configuration", async () => {
+    const root = await mkdtemp(join(tmpdir(), "evidence-"));
+    const file = join(root, "results.json");
+    const runsOf = (folder: string, seeds: readonly number[], level: number): ExperimentRun[] =>
+      seeds.flatMap((seed) => [
+        fake(join(root, folder), "base", seed, level, []),
+        fake(join(root, folder), "better", seed, level + 0.1, []),
+      ]);
+    const read = async (): Promise<Results> => JSON.parse(await readFile(file, "utf8")) as Results;
+    const planned = (folder: string, level: number): ExperimentRun[] => runsOf(folder, [1, 2], level);
+    await runAll(runsOf("monday", [1], 0.2), "ndcg@10", () => {});
+    await writeResults(file, planned("monday", 0.2), about, "one");
+    const monday = await read();
+    expect(monday.missing).toEqual(["base, seed 2", "better, seed 2"]);
+    expect(monday.arms.map(({ origin }) => origin)).toEqual(
+      [monday, monday].map(({ machine, commit, date }) => ({ machine, commit, date })),
+    );
+
+    // elsewhere, where nothing of Monday is left
+    const moved = {
+      ...monday,
+      arms: monday.arms.map((arm) => ({ ...arm, origin: { ...arm.origin!, machine: "another machine" } })),
+    };
+    await writeFileAtomic(file, JSON.stringify(moved));
+    await runAll(runsOf("tuesday", [2], 0.2), "ndcg@10", () => {});
+    await writeResults(file, planned("tuesday", 0.2), about, "one");
+    const tuesday = await read();
+    expect(tuesday.missing).toEqual([]);
+    expect(tuesday.arms.map(({ name, seed }) => `${name}-${seed}`)).toEqual([
+      "base-1",
+      "better-1",
+      "base-2",
+      "better-2",
+    ]);
+    expect(tuesday.arms.slice(0, 2)).toEqual(moved.arms);
+    const page = section(tuesday, "picture.svg");
+    expect(page).toContain(`another machine, ${monday.date}. Commit ${tuesday.commit}, ${tuesday.machine}`);
+    expect(page).not.toContain("Not run");
+
+    await expect(writeResults(file, planned("tuesday", 0.2), about, "two")).rejects.toThrow(
+      "runs of configuration two",
+    );
+    expect(await read()).toEqual(tuesday);
+  });
+});
+
 describe("the arithmetic mean of ratios", () => {
   const objective = objectives.arithmetic();
   const native = { params: { clipLow: 0.06, clipHigh: 0.08 }, beta: 0.001 };

@@ -6,11 +6,12 @@ import { mkdir, readFile } from "node:fs/promises";
 import { cpus } from "node:os";
 import { join } from "node:path";
 
+import { refuse } from "../../src/errors.ts";
 import { writeFileAtomic } from "../../src/files.ts";
 import { addon } from "../../src/native.ts";
 import { readEvaluation } from "../../src/report/evaluations.ts";
 import type { StepReport } from "../../src/training/report.ts";
-import type { ArmResult, Results } from "./results.ts";
+import type { ArmResult, Origin, Results } from "./results.ts";
 
 /** One run: where it lies, how many steps it has, how it is trained and then measured on the test rows. */
 export interface ExperimentRun {
@@ -58,13 +59,12 @@ export async function runAll(
   }
 }
 
-/** What a complete run gave. @param metric the one that rows are kept of, such as ndcg@10 */
+/** What a complete run gave; one that trains nothing has no curve. @param metric the one that rows are kept of, such as ndcg@10 */
 async function resultOf(run: ExperimentRun, metric: string): Promise<ArmResult> {
   const { means, rows } = await readEvaluation(run.folder);
-  const metrics = await readFile(join(run.folder, "metrics.jsonl"), "utf8");
-  const curve = metrics
-    .trim()
-    .split("\n")
+  const metrics = join(run.folder, "metrics.jsonl");
+  const lines = existsSync(metrics) ? (await readFile(metrics, "utf8")).trim().split("\n") : [];
+  const curve = lines
     .map((line) => JSON.parse(line) as Record<string, number>)
     .flatMap((line): [number, number][] => {
       const value = line[`validation/${metric}`];
@@ -86,21 +86,48 @@ async function resultOf(run: ExperimentRun, metric: string): Promise<ArmResult> 
 
 const git = (...args: string[]): string => execFileSync("git", args, { encoding: "utf8" }).trim();
 
-/** Writes the results of all complete runs, if there are any; what is not complete is named. */
+/** What a file gathered so far. @throws BAD_DATA where that is of another configuration */
+async function gathered(file: string, configuration: string): Promise<ArmResult[]> {
+  if (!existsSync(file)) return [];
+  const { arms, ...about } = JSON.parse(await readFile(file, "utf8")) as Results;
+  if (about.configuration !== configuration)
+    refuse(
+      "BAD_DATA",
+      `runs of configuration ${configuration}`,
+      file,
+      String(about.configuration),
+      "Runs of two configurations do not belong in one table: move the file away.",
+    );
+  return arms;
+}
+
+/**
+ * Writes the results of all complete runs, if there are any; what is not complete is named.
+ * @param configuration a hash of what all runs share, where the file gathers runs of several days and machines: what it holds already
+ * stays, and each run says where and when it was made
+ */
 export async function writeResults(
   file: string,
   runs: readonly ExperimentRun[],
-  about: Omit<Results, "machine" | "commit" | "date" | "arms" | "missing">,
+  about: Omit<Results, keyof Origin | "configuration" | "arms" | "missing">,
+  configuration?: string,
 ): Promise<void> {
-  const complete = runs.filter(isComplete);
-  if (complete.length === 0) return;
-  const results: Results = {
-    ...about,
+  const origin: Origin = {
     machine: `${addon.deviceInfo().threads} of ${cpus().length} threads of an ${cpus()[0]?.model.trim()} (${addon.deviceInfo().isa})`,
     commit: git("rev-parse", "--short", "HEAD"),
     date: new Date().toISOString().slice(0, 10),
-    arms: await Promise.all(complete.map((run) => resultOf(run, about.metric))),
-    missing: runs.filter((run) => !isComplete(run)).map(({ arm, seed }) => `${arm}, seed ${seed}`),
+  };
+  const before = configuration === undefined ? [] : await gathered(file, configuration);
+  const open = runs.filter(({ arm, seed }) => !before.some((known) => known.name === arm && known.seed === seed));
+  const fresh = await Promise.all(open.filter(isComplete).map((run) => resultOf(run, about.metric)));
+  const arms = [...before, ...(configuration === undefined ? fresh : fresh.map((arm) => ({ ...arm, origin })))];
+  if (arms.length === 0) return;
+  const results: Results = {
+    ...about,
+    ...origin,
+    ...(configuration === undefined ? {} : { configuration }),
+    arms,
+    missing: open.filter((run) => !isComplete(run)).map(({ arm, seed }) => `${arm}, seed ${seed}`),
   };
   await mkdir(join(file, ".."), { recursive: true });
   await writeFileAtomic(file, `${JSON.stringify(results)}\n`);

@@ -3,6 +3,13 @@
 import { type Comparison, compareEvaluations } from "../../src/report/compare.ts";
 import type { StoredEvaluation } from "../../src/report/evaluations.ts";
 
+/** Where, when and of which commit a run is. */
+export interface Origin {
+  machine: string;
+  commit: string;
+  date: string;
+}
+
 export interface ArmResult {
   name: string;
   seed: number;
@@ -12,9 +19,11 @@ export interface ArmResult {
   curve: [step: number, value: number][];
   /** The metric of every test row, in their order. */
   perRow: number[];
+  /** Where a file gathers runs of several days; default the file's. */
+  origin?: Origin;
 }
 
-export interface Results {
+export interface Results extends Origin {
   title: string;
   /** What was done, in a paragraph of Markdown. */
   what: string;
@@ -34,9 +43,8 @@ export interface Results {
   against: string;
   /** Further pairs of arms to compare: is the second better? */
   pairs: [a: string, b: string][];
-  machine: string;
-  commit: string;
-  date: string;
+  /** Of a file that gathers runs: what they share, as a hash. Runs of another configuration are not added. */
+  configuration?: string;
   arms: ArmResult[];
   /** Runs that were planned and are not complete. */
   missing: string[];
@@ -116,6 +124,9 @@ export function section(results: Results, picture: string): string {
       [`${a} < ${b}`, `${signed(difference.difference)} [${signed(low)}, ${signed(high)}]`, p(difference.p), verdict],
     ];
   });
+  const origins = new Set(
+    arms.map(({ origin = results }) => `Commit ${origin.commit}, ${origin.machine}, ${origin.date}.`),
+  );
   return `## ${results.title}
 
 ${results.what}
@@ -136,7 +147,7 @@ ${table(
   [...others, ...rows],
 )}
 ${pairs.length > 0 ? `\n${table(["is it so that", `difference in ${metric} [95 %]`, "p", "verdict"], pairs)}\n` : ""}
-Means over seeds; intervals by paired bootstrap over dialogues and seeds. ${results.missing.length > 0 ? `Not run: ${results.missing.join("; ")}. ` : ""}Commit ${results.commit}, ${results.machine}, ${results.date}.
+Means over seeds; intervals by paired bootstrap over dialogues and seeds. ${results.missing.length > 0 ? `Not run: ${results.missing.join("; ")}. ` : ""}${[...origins].join(" ")}
 
 **Tried before.** ${results.tried}
 `;

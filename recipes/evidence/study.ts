@@ -1,5 +1,6 @@
 // A study: every seed has a start (SFT), every arm begins there and differs in named keys of the configuration, a learning rate is tuned equally
 // for all arms that have their own, and what is left is measured on the same test rows. The command's parts are said once here.
+import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -29,6 +30,8 @@ export interface Arm {
   readonly sftSteps?: number;
   /** Whose tuned rate it takes; default its own. */
   readonly rateOf?: string;
+  /** In place of a tuned one. */
+  readonly rate?: number;
 }
 
 export interface Study {
@@ -40,6 +43,8 @@ export interface Study {
   readonly testFile: string;
   readonly ranks: number;
   readonly maxNewTokens: number;
+  /** Lists decoded together where test rows are measured, default 512. */
+  readonly maxRows?: number;
   /** Of the validation that tunes and of RESULTS.md: ndcg@10, say. */
   readonly metric: string;
   readonly rates: readonly number[];
@@ -98,12 +103,12 @@ export const mainArms: readonly Arm[] = [
   },
 ];
 
-/** Lists from the catalog greedily, measured. */
-async function measure(study: Study, folder: string, model: string, constrained: boolean): Promise<void> {
-  const { catalog, test, ranks, maxNewTokens } = study;
-  const policy = await Policy.load(join(folder, model), { trainable: false, compute: "bf16" });
+/** Lists from the catalog greedily, measured. @param folder of the run, which `evaluation.json` goes to @param model its weights */
+export async function measure(study: Study, folder: string, model: string, constrained: boolean): Promise<void> {
+  const { catalog, test, ranks, maxNewTokens, maxRows = 512 } = study;
+  const policy = await Policy.load(model, { trainable: false, compute: study.train(0).compute ?? "f32" });
   const constraint = await CatalogConstraint.create(catalog, policy.tokenizer!, policy.stopId!, { length: ranks });
-  const lists = { catalog, maxNewTokens, maxRows: 512, ...(constrained ? { constraint } : {}) };
+  const lists = { catalog, maxNewTokens, maxRows, ...(constrained ? { constraint } : {}) };
   const evaluation = await evaluatePolicy(policy, test, lists);
   policy.dispose();
   await writeFileAtomic(
@@ -166,7 +171,7 @@ export function sftRun(
     folder,
     steps: config.steps!,
     train: (onStep) => sft(config, { output: folder, resume: existsSync(folder), onStep }),
-    measure: () => measure(study, folder, measured, true),
+    measure: () => measure(study, folder, join(folder, measured), true),
   };
 }
 
@@ -190,7 +195,7 @@ function trainRun(study: Study, arm: Arm, seed: number, rate: number, folder: st
     folder,
     steps: config.steps!,
     train: (onStep) => train(config, { output: folder, resume: existsSync(folder), onStep, ...rewardsOf(arm, study) }),
-    measure: () => measure(study, folder, study.measured, config.constrain === "catalog"),
+    measure: () => measure(study, folder, join(folder, study.measured), config.constrain === "catalog"),
   };
 }
 
@@ -244,7 +249,7 @@ export async function armRuns(
   const tuned = await tunedRates(study);
   return seeds.flatMap((seed) =>
     arms.flatMap((arm) => {
-      const rate = tuned.get(arm.rateOf ?? arm.name)?.rate ?? Number.NaN;
+      const rate = arm.rate ?? tuned.get(arm.rateOf ?? arm.name)?.rate ?? Number.NaN;
       const run = trainRun(study, arm, seed, rate, join(study.output, folder, `${slug(arm.name)}-${seed}`), steps);
       return arm.sftSteps === undefined ? [run] : [startRun(study, seed, arm.sftSteps), run];
     }),
@@ -258,6 +263,19 @@ export const described = (arms: readonly Arm[]): Record<string, string> =>
       [name, what],
     ]),
   );
+
+/** A hash of configurations, arms and data, for a results file that gathers runs. @param data the folder of `files`, wherever it lies */
+export async function configurationOf(
+  { sft, train, ranks, metric, measured }: Study,
+  arms: readonly Arm[],
+  data: string,
+  files: readonly string[],
+): Promise<string> {
+  const text = JSON.stringify([sft(0), train(0), arms, ranks, metric, measured]);
+  const hash = createHash("sha256").update(text.replaceAll(JSON.stringify(data).slice(1, -1), ""));
+  for (const file of files) hash.update(await readFile(join(data, file)));
+  return hash.digest("hex").slice(0, 16);
+}
 
 export interface Flags {
   readonly output: string;

@@ -1,4 +1,5 @@
-// Studies in synthetic worlds whose best lists are known: their data, configurations, and the lists that need no training.
+// Studies in synthetic worlds whose best lists are known: their data, configurations, the lists that need no training, and the command that
+// runs starts, tuning and main arms and writes what they gave.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 
@@ -9,8 +10,20 @@ import { Catalog } from "../../src/ranking/catalog.ts";
 import type { Tokenizer } from "../../src/text/types.ts";
 import type { SftConfig, TrainConfig } from "../../src/training/config.ts";
 import type { World } from "../../src/world.ts";
+import { writeResults } from "./experiment.ts";
 import type { Results } from "./results.ts";
-import type { Study } from "./study.ts";
+import {
+  armRuns,
+  described,
+  type Flags,
+  mainArms,
+  type Study,
+  startRun,
+  studyFlags,
+  tunedInWords,
+  tuningRuns,
+  tuningSeed,
+} from "./study.ts";
 
 /** A world and what is spent in it; all else is the quickstart's. */
 export interface Setup {
@@ -28,7 +41,25 @@ export interface Setup {
 
 const metricOf = ({ ranks }: World): string => `ndcg@${ranks}`;
 
-export async function prepare(setup: Setup, output: string): Promise<Study> {
+/** How a world's command is called, and what its section says beside the setup's figures. */
+export interface Page {
+  /** Of the command and of its results. */
+  readonly name: string;
+  readonly help: string;
+  /** Default folder of the runs. */
+  readonly output: string;
+  /** Parts of the command beside these. */
+  readonly parts?: readonly string[];
+  readonly title: string;
+  /** Its items and lists, in a few words. */
+  readonly size: string;
+  /** Of the model: 0.4 M, say. */
+  readonly parameters: string;
+  /** What was tried before, around what is said of tuning. */
+  readonly tried: (tuning: string) => string;
+}
+
+async function prepare(setup: Setup, output: string): Promise<Study> {
   const { world, maxNewTokens, rates, tuningSteps } = setup;
   const metric = metricOf(world);
   const data = join(output, "data");
@@ -63,7 +94,7 @@ export async function prepare(setup: Setup, output: string): Promise<Study> {
 }
 
 /** What the results of all arms of a world share. */
-export function baselines(
+function baselines(
   { test, catalog }: Study,
   world: World,
 ): Pick<Results, "metric" | "baselines"> & { optimum: number } {
@@ -90,7 +121,7 @@ export function baselines(
 }
 
 /** Of the main arms: is the second better than the first? */
-export const mainPairs: [a: string, b: string][] = [
+const mainPairs: [a: string, b: string][] = [
   ["SFT", "GRPO"],
   ["GRPO", "Rank-GRPO log"],
   ["Rank-GRPO log", "Rank-GRPO exp_inf"],
@@ -100,3 +131,43 @@ export const mainPairs: [a: string, b: string][] = [
   ["GSPO, mu 2", "exp_inf, mu 2"],
   ["Rank-GRPO exp_inf", "exp_inf, mu 2"],
 ];
+
+/** Starts, tuning and main arms, then their results: the parts that every world has, as far as the command line asks for them. */
+export async function runWorld(
+  setup: Setup,
+  page: Page,
+): Promise<Flags & { study: Study; common: ReturnType<typeof baselines> }> {
+  const { world, demonstrations, sft, train } = setup;
+  const flags = studyFlags(
+    page.name,
+    page.help,
+    ["start", "tune", "arms", ...(page.parts ?? []), "results"],
+    page.output,
+    metricOf(world),
+    (line) => void process.stdout.write(`${line}\n`),
+  );
+  const { seeds, run, does } = flags;
+  const study = await prepare(setup, flags.output);
+  const common = baselines(study, world);
+  const starts = seeds.map((seed) => startRun(study, seed));
+  await run("start", () => [...starts, startRun(study, tuningSeed)]);
+  await run("tune", () => tuningRuns(study).map((tuning) => tuning.run));
+  await run("arms", () => armRuns(study, mainArms, seeds));
+  if (does("results"))
+    await writeResults(
+      `recipes/evidence/results/${page.name}.json`,
+      [...starts, ...(await armRuns(study, mainArms, seeds))],
+      {
+        ...common,
+        title: page.title,
+        what: `${page.size}, three ground truths a dialogue; a model of ${page.parameters} parameters learns from ${demonstrations} lists of a noisy teacher (SFT, ${sft.steps} steps of 64), and from there by each arm: ${train.steps} steps of 64 prompts x 8 rollouts, lists from the catalog without the dialogue's own titles and without repeats, in bf16. Measured greedily on ${study.test.length} test dialogues after the last step. \`npx tsx recipes/evidence/${page.name}.ts\``,
+        tried: page.tried(
+          `The learning rate of the first four arms: the best of ${study.rates.join(", ")} by ${study.metric} on 200 validation dialogues after ${study.tuningSteps} steps of one further seed. Chosen (and what they gave): ${await tunedInWords(study)}. The others take GRPO's or exp_inf's.`,
+        ),
+        descriptions: { SFT: "where every arm starts", ...described(mainArms) },
+        against: "SFT",
+        pairs: mainPairs,
+      },
+    );
+  return { ...flags, study, common };
+}

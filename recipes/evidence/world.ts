@@ -2,18 +2,8 @@
 import type { TrainConfig } from "../../src/training/config.ts";
 import { World } from "../../src/world.ts";
 import { writeResults } from "./experiment.ts";
-import {
-  type Arm,
-  armRuns,
-  described,
-  mainArms,
-  startRun,
-  studyFlags,
-  tunedInWords,
-  tuningRuns,
-  tuningSeed,
-} from "./study.ts";
-import { baselines, mainPairs, prepare, type Setup } from "./world-study.ts";
+import { type Arm, armRuns, described } from "./study.ts";
+import { runWorld, type Setup } from "./world-study.ts";
 
 /** The quickstart's: 300 items. */
 const world = new World({ seed: 1 });
@@ -82,34 +72,21 @@ const setup: Setup = {
   tuningSteps: 40,
 };
 
-const print = (line: string): void => void process.stdout.write(`${line}\n`);
-const { output, seeds, run, does } = studyFlags(
-  "world",
-  "Rank-GRPO and its baselines in a world whose best lists are known: SFT, a learning rate for every arm, arms x seeds, ablations",
-  ["start", "tune", "arms", "ablations", "results"],
-  "runs/evidence",
-  "ndcg@10",
-  print,
-);
-const study = await prepare(setup, output);
-const starts = seeds.map((seed) => startRun(study, seed));
-await run("start", () => [...starts, startRun(study, tuningSeed)]);
-await run("tune", () => tuningRuns(study).map((tuning) => tuning.run));
-await run("arms", () => armRuns(study, mainArms, seeds));
+const { study, common, seeds, run, does } = await runWorld(setup, {
+  name: "world",
+  help: "Rank-GRPO and its baselines in a world whose best lists are known: SFT, a learning rate for every arm, arms x seeds, ablations",
+  output: "runs/evidence",
+  parts: ["ablations"],
+  title: "A world with a known optimum",
+  size: `${world.items.length} items in 12 genres, lists of ${world.ranks}`,
+  parameters: "0.4 M",
+  tried: (tuning) =>
+    `${tuning} Before that, the same in a world of 1,000 items, where after SFT (20 % of the possible) 40 steps of no arm and rate were told from noise, so that it was given up. The steps are as many as time allowed: four runs of 100 had been begun before. No other setting was tried.`,
+});
 const ablationRuns = (arms: readonly Arm[]): ReturnType<typeof armRuns> =>
   armRuns(study, arms, seeds, "ablations", ablationSteps);
 await run("ablations", () => ablationRuns([...ablations, ...ratioAblations]));
 if (does("results")) {
-  const common = baselines(study, world);
-  await writeResults("recipes/evidence/results/world.json", [...starts, ...(await armRuns(study, mainArms, seeds))], {
-    ...common,
-    title: "A world with a known optimum",
-    what: `${world.items.length} items in 12 genres, lists of ${world.ranks}, three ground truths a dialogue; a model of 0.4 M parameters learns from ${setup.demonstrations} lists of a noisy teacher (SFT, ${sftSteps} steps of 64), and from there by each arm: ${trainSteps} steps of 64 prompts x 8 rollouts, lists from the catalog without the dialogue's own titles and without repeats, in bf16. Measured greedily on ${study.test.length} test dialogues after the last step. \`npx tsx recipes/evidence/world.ts\``,
-    tried: `The learning rate of the first four arms: the best of ${study.rates.join(", ")} by ${study.metric} on 200 validation dialogues after ${study.tuningSteps} steps of one further seed. Chosen (and what the three gave): ${await tunedInWords(study)}. The others take GRPO's or exp_inf's. Before that, the same in a world of 1,000 items, where after SFT (20 % of the possible) 40 steps of no arm and rate were told from noise, so that it was given up. The steps are as many as time allowed: four runs of 100 had been begun before. No other setting was tried.`,
-    descriptions: { SFT: "where every arm starts", ...described(mainArms) },
-    against: "SFT",
-    pairs: mainPairs,
-  });
   const tried = "Nothing: each was run once for every seed, with the rate of the arm exp_inf.";
   await writeResults("recipes/evidence/results/world-ablations.json", await ablationRuns(ablations), {
     ...common,
@@ -132,5 +109,5 @@ if (does("results")) {
     against: "exp_inf, mu 2",
     pairs: [],
   });
-  print("Results: recipes/evidence/results. Page: npm run docs");
+  process.stdout.write("Results: recipes/evidence/results. Page: npm run docs\n");
 }
