@@ -109,6 +109,12 @@ const common = {
     .enum(["f32", "bf16"])
     .default("f32")
     .describe("bf16: faster where the processor has it; master weights stay f32"),
+  determinism: z
+    .enum(["exact", "fast"])
+    .default("exact")
+    .describe(
+      "fast: a GPU's large products go to cuBLAS; what sampler and trainer then differ by is policy/mismatch_max",
+    ),
   weights: z
     .enum(["f32", "bf16"])
     .default("f32")
