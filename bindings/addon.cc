@@ -31,6 +31,7 @@ Napi::Value device_info(const Napi::CallbackInfo& info) {
     device.Set("usable", status.usable());
     if (!status.usable()) device.Set("reason", status.reason);
     if (!status.name.empty()) device.Set("name", status.name);
+    if (!status.fast.empty()) device.Set("fast", status.fast);
     if (status.memory_bytes) device.Set("memoryBytes", static_cast<double>(status.memory_bytes));
     devices.Set(devices.Length(), device);
   }

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <future>
 
-#include "../native/core/device.h"
 #include "../native/cpu/backend.h"
 #include "addon.h"
 
@@ -53,10 +52,11 @@ std::shared_ptr<CpuBackend> Engine::backend() {
   return backend_;
 }
 
-std::shared_ptr<Backend> Engine::backend(const std::string& device) {
+std::shared_ptr<Backend> Engine::backend(const std::string& device, Determinism determinism) {
   if (resolve_device(device) == "cpu") return backend();
-  if (!cuda_) cuda_ = make_backend("cuda", threads_);
-  return cuda_;
+  auto& cuda = determinism == Determinism::fast ? cuda_fast_ : cuda_;
+  if (!cuda) cuda = make_backend("cuda", threads_, determinism);
+  return cuda;
 }
 
 void Engine::run() {

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "../native/core/backend.h"
+#include "../native/core/device.h"
 #include "../native/core/error.h"
 
 namespace rank_grpo {
@@ -28,8 +29,9 @@ class Engine {
   // `abort` (may be null) is set where the process ends while the job runs: exit() waits for the engine thread.
   void post(std::function<void()> job, AbortFlag abort = {});
   // On the engine thread. Made at first use and kept: policies of one device share its scratch memory.
-  std::shared_ptr<CpuBackend> backend();                        // the host's
-  std::shared_ptr<Backend> backend(const std::string& device);  // "cpu", "cuda" or "auto"; NO_DEVICE where it cannot be used
+  std::shared_ptr<CpuBackend> backend();  // the host's
+  // "cpu", "cuda" or "auto"; NO_DEVICE where it cannot be used
+  std::shared_ptr<Backend> backend(const std::string& device, Determinism determinism = Determinism::exact);
 
  private:
   struct Job {
@@ -46,7 +48,7 @@ class Engine {
   std::deque<Job> jobs_;
   AbortFlag running_;
   std::shared_ptr<CpuBackend> backend_;
-  std::shared_ptr<Backend> cuda_;
+  std::shared_ptr<Backend> cuda_, cuda_fast_;
   std::thread thread_;
 };
 

@@ -16,7 +16,23 @@ struct PolicyState {
 };
 using State = std::shared_ptr<PolicyState>;
 
-std::string read_device(const Napi::Value& value) { return value.IsUndefined() ? "cpu" : Fields(value, "options").device(); }
+// Where a policy computes, and whether every bit counts.
+struct Place {
+  std::string device = "cpu";
+  Determinism determinism = Determinism::exact;
+  std::shared_ptr<Backend> backend() const { return Engine::instance().backend(device, determinism); }
+};
+Place read_place(const Napi::Value& value) {
+  Place place;
+  if (value.IsUndefined()) return place;
+  const Fields f(value, "options");
+  place.device = f.device();
+  const std::string determinism = f.text("determinism", "exact");
+  if (determinism != "exact" && determinism != "fast")
+    type_error(value.Env(), "\"exact\" or \"fast\"", "determinism", f.get("determinism"));
+  place.determinism = determinism == "fast" ? Determinism::fast : Determinism::exact;
+  return place;
+}
 
 PolicyOptions read_options(const Napi::Value& value) {
   PolicyOptions options;
@@ -108,12 +124,12 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   static Napi::Value load(const Napi::CallbackInfo& info) {
     const std::string path = to_path(info[0], "path");
     const auto options = read_options(info[1]);
-    const std::string device = read_device(info[1]);
+    const Place place = read_place(info[1]);
     return run_async<State>(
         info.Env(),
-        [path, options, device] {
+        [path, options, place] {
           auto state = std::make_shared<PolicyState>();
-          state->policy = open_policy(Engine::instance().backend(device), path, options, state->metadata);
+          state->policy = open_policy(place.backend(), path, options, state->metadata);
           return state;
         },
         wrap);
@@ -124,9 +140,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const auto options = read_options(info[1]);
     return run_async<State>(
         info.Env(),
-        [json, options, device = read_device(info[1])] {
+        [json, options, place = read_place(info[1])] {
           auto state = std::make_shared<PolicyState>();
-          state->policy = std::make_unique<Policy>(Engine::instance().backend(device), parse_config(json, "config"), options);
+          state->policy = std::make_unique<Policy>(place.backend(), parse_config(json, "config"), options);
           return state;
         },
         wrap);

@@ -138,6 +138,7 @@ export interface NativePlacement {
 
 export interface NativePolicyOptions extends NativePlacement {
   compute?: "f32" | "bf16";
+  determinism?: "exact" | "fast";
   /** INVALID_ARGUMENT for "bf16" without bf16 compute, and on the CPU. */
   weights?: "f32" | "bf16";
   trainable?: boolean;
@@ -301,6 +302,8 @@ export interface DeviceStatus {
   reason?: string;
   name?: string;
   memoryBytes?: number;
+  /** What multiplies large products with determinism "fast"; only of a device with two modes. */
+  fast?: string;
 }
 
 export interface DeviceInfo {

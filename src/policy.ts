@@ -29,6 +29,11 @@ export interface PolicyOptions {
   /** Matrix products in f32 (default), or with bf16 operands and f32 accumulation; what is trained is f32 unless `weights` says else. */
   compute?: "f32" | "bf16";
   /**
+   * Default "exact": the same bits every time, for a row alone as in a batch, and the sampler's log-probs are the trainer's. "fast": a GPU's large
+   * products go to cuBLAS where there is one (`rank-grpo devices` says), and none of that is promised. On the CPU the two are the same.
+   */
+  determinism?: "exact" | "fast";
+  /**
    * What is kept of matrices between steps. Default "f32". "bf16", on a GPU in bf16 compute: nothing but the bf16, 2 bytes a weight for 6; AdamW
    * rounds each step up or down by chance (keyed by seed, step and weight), so that steps below a bf16's last bit count on average.
    */

@@ -329,6 +329,7 @@ describe("the trainer", () => {
       expect(reports).toHaveLength(2);
       for (const metrics of reports) {
         expect(Number.isFinite(metrics["policy/loss"])).toBe(true);
+        expect(metrics["policy/mismatch_max"]).toBe(0);
         expect(metrics["optimizer/grad_norm"] as number).toBeGreaterThan(0);
         expect(Object.keys(metrics).some((key) => key.startsWith("objective/"))).toBe(true);
       }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../core/backend.h"
+#include "../core/device.h"
 #include "gpu.h"
 
 namespace rank_grpo {
@@ -74,11 +75,13 @@ class Lent {
   std::vector<std::unique_ptr<DeviceScratch>> held_;
 };
 
+class Cublas;      // cublas.h
 class CudaPanels;  // matmul.h
+struct Factor;
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend();  // throws NO_DEVICE with the reason
+  explicit CudaBackend(Determinism determinism);  // throws NO_DEVICE with the reason
   ~CudaBackend() override;
   const char* name() const override { return "cuda"; }
   cudaStream_t stream() const { return stream_; }
@@ -163,6 +166,11 @@ class CudaBackend final : public Backend {
  private:
   void forget_step() noexcept;  // memory moved: what was recorded may point to what is gone
 
+  // C [M, N] (+)= sum over k < K of a(m, k) b(n, k) (+ bias[n]) by cuBLAS, where there is one and the product is large; false: left undone.
+  bool fast_product(float* C, const Factor& a, const Factor& b, const float* bias, int64_t M, int64_t N, int64_t K, Compute compute,
+                    bool accumulate);
+  Factor in_type(DeviceScratch& scratch, const Factor& x, int64_t rows, int64_t K, Compute type);
+
   // dx [T, K] (+)= dy [T, n] W of rows first .. first + n of panels that hold bf16
   void rows_backward_input(float* dx, const float* dy, const CudaPanels& panels, int64_t first, int64_t n, int64_t T, bool accumulate);
 
@@ -174,10 +182,12 @@ class CudaBackend final : public Backend {
   void add_column_sums(float* out, const float* x, int64_t rows, int64_t columns);
 
   cudaStream_t stream_ = nullptr;
+  std::unique_ptr<Cublas> cublas_;  // in the fast mode, where there is one
   // The last step that came twice in a row, as one graph (repeat.cu).
   std::vector<int64_t> step_key_;
   bool recording_ = false;
   cudaGraphExec_t step_ = nullptr;
+  DeviceScratch workspace_{*this}, fast_a_{*this}, fast_b_{*this};        // of cuBLAS: its own, and operands in bf16
   DeviceScratch partial_{*this};                                          // partial sums of reductions over rows
   DeviceScratch delta_{*this};                                            // dout . out of attention's backward pass
   DeviceScratch stats_{*this};                                            // log-sum-exp pieces of the head

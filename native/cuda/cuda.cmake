@@ -19,6 +19,7 @@ if(NOT RANK_GRPO_CUDA STREQUAL "OFF")
     set_target_properties(rank_grpo_native PROPERTIES CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}" CUDA_RUNTIME_LIBRARY Static CUDA_STANDARD 17
       CUDA_STANDARD_REQUIRED ON)
     target_compile_definitions(rank_grpo_native PUBLIC RANK_GRPO_CUDA)
+    target_link_libraries(rank_grpo_native PUBLIC ${CMAKE_DL_LIBS})  # cuBLAS is opened at run time
     # A fused product is written in the source, so that every kernel rounds alike: see native/cuda/gpu.h.
     target_compile_options(rank_grpo_native PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false> $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-ffp-contract=off>)
   elseif(RANK_GRPO_CUDA STREQUAL "ON")
@@ -38,12 +39,15 @@ if(RANK_GRPO_CUDA_SHIM)
     file(GENERATE OUTPUT ${CMAKE_BINARY_DIR}/shim/${name}.cc CONTENT "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${source}\"\n")
     list(APPEND SHIM_SOURCES ${CMAKE_BINARY_DIR}/shim/${name}.cc)
   endforeach()
+  add_library(fake_cublas SHARED test/native/fake/cublas.cc)
   add_executable(cuda_shim_tests test/native/main.cc ${CUDA_TEST_SOURCES} ${SHIM_SOURCES})
-  target_compile_definitions(cuda_shim_tests PRIVATE RANK_GRPO_CUDA RANK_GRPO_CUDA_SHIM RANK_GRPO_CUDA_TABLE)
-  target_link_libraries(cuda_shim_tests rank_grpo_native)
+  target_compile_definitions(cuda_shim_tests PRIVATE RANK_GRPO_CUDA RANK_GRPO_CUDA_SHIM RANK_GRPO_CUDA_TABLE
+    FAKE_CUBLAS="$<TARGET_FILE:fake_cublas>")
+  add_dependencies(cuda_shim_tests fake_cublas)
+  target_link_libraries(cuda_shim_tests rank_grpo_native ${CMAKE_DL_LIBS})
   add_executable(gpu_driver_shim test/gpu/driver.cc ${SHIM_SOURCES})
   target_compile_definitions(gpu_driver_shim PRIVATE RANK_GRPO_CUDA)
-  target_link_libraries(gpu_driver_shim rank_grpo_native)
+  target_link_libraries(gpu_driver_shim rank_grpo_native ${CMAKE_DL_LIBS})
 endif()
 # The same tests on a real device, less those of the shim itself.
 if(RANK_GRPO_TESTS AND CMAKE_CUDA_COMPILER)

@@ -1,5 +1,11 @@
-// Linear layers forward and backward, all through the tiles of tile.h. f32 products are f32 throughout (never TF32).
+// Linear layers forward and backward, all through the tiles of tile.h but for large ones in the fast mode, which go to cuBLAS. f32 products are
+// f32 throughout (never TF32).
 #include "matmul.h"
+
+#include <algorithm>
+#include <climits>
+
+#include "cublas.h"
 
 namespace rank_grpo {
 namespace {
@@ -127,6 +133,14 @@ __global__ void gather_bf16_kernel(float* __restrict__ y, const uint16_t* __rest
   for (int64_t k = threadIdx.x; k < K; k += blockDim.x) y[int64_t{blockIdx.x} * K + k] = from_bf16(from[k]);
 }
 
+__global__ void fill_rows_kernel(float* __restrict__ y, const float* __restrict__ row, int64_t count, int64_t N) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < count) y[i] = row[i % N];
+}
+
+// Multiply-adds from which a product is worth a call of cuBLAS.
+constexpr int64_t kLargeProduct = int64_t{1} << 22;
+
 template <class Tile, class A, class B>
 void product(cudaStream_t stream, const char* name, float* C, const A& a, const B& b, const float* bias, bool accumulate) {
   launch(name, stream, matmul_kernel<Tile, A, B>, tile_grid<Tile>(a.rows, b.rows), dim3(kTileThreads), Tile::kShared, C, a, b, bias,
@@ -159,6 +173,25 @@ void CudaBackend::pack(Panels& panels, const float* W) {
   if (p.bf16) pack_rows(p, W, 0, p.rows);
 }
 
+// -- the fast mode
+
+Factor CudaBackend::in_type(DeviceScratch& scratch, const Factor& x, int64_t rows, int64_t K, Compute type) {
+  if (x.type == type) return x;
+  const int64_t lines = x.depth_contiguous ? rows : K, length = x.depth_contiguous ? K : rows, stride = (length + 7) / 8 * 8;
+  auto* bits = scratch.reserve<uint16_t>(lines * stride);
+  launch("to_bf16", stream_, to_bf16_kernel, dim3(blocks_of(lines * stride, kTileThreads)), dim3(kTileThreads), 0, bits,
+         static_cast<const float*>(x.data), lines, length, stride);
+  return {bits, type, x.depth_contiguous, stride};
+}
+
+bool CudaBackend::fast_product(float* C, const Factor& a, const Factor& b, const float* bias, int64_t M, int64_t N, int64_t K,
+                               Compute compute, bool accumulate) {
+  if (!cublas_ || M * N * K < kLargeProduct || std::max({M, N, K, a.stride, b.stride}) > INT_MAX) return false;
+  if (bias) launch("bias", stream_, fill_rows_kernel, dim3(blocks_of(M * N, kTileThreads)), dim3(kTileThreads), 0, C, bias, M * N, N);
+  cublas_->multiply(C, in_type(fast_a_, a, M, K, compute), in_type(fast_b_, b, N, K, compute), M, N, K, accumulate || bias);
+  return true;
+}
+
 // -- panels that hold all there is of a weight: bf16, and nothing beside it
 
 void CudaBackend::pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) {
@@ -181,6 +214,9 @@ void CudaBackend::panels_backward_input(float* dx, const float* dy, const Panels
 }
 void CudaBackend::rows_backward_input(float* dx, const float* dy, const CudaPanels& p, int64_t first, int64_t n, int64_t T,
                                       bool accumulate) {
+  if (fast_product(dx, {dy, Compute::f32, true, n}, {p.bf16 + first * p.stride(), Compute::bf16, false, p.stride()}, nullptr, T, p.columns,
+                   n, Compute::bf16, accumulate))
+    return;
   const TileOperand<float, true> a{dy, n, T, n};
   const TileOperand<uint16_t, false> b{p.bf16 + first * p.stride(), p.stride(), p.columns, n};
   product<TileBf16>(stream_, "linear_backward_input", dx, a, b, nullptr, accumulate);
@@ -204,6 +240,8 @@ void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, cons
            bias, static_cast<int>(chunks), T * p.rows, p.rows);
     return;
   }
+  const Factor weights = p.bf16 ? Factor{p.bf16, Compute::bf16, true, p.stride()} : Factor{p.f32, Compute::f32, true, p.stride()};
+  if (fast_product(y, {x, Compute::f32, true, p.columns}, weights, bias, T, p.rows, p.columns, p.compute, false)) return;
   const TileOperand<float, true> a{x, p.columns, T, p.columns};
   if (p.bf16) {
     product<TileBf16>(stream_, "linear_forward", y, a, p.bf16_rows(), bias, false);
@@ -214,6 +252,7 @@ void CudaBackend::linear_forward(float* y, const float* x, const Panels& W, cons
 
 void CudaBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                                         bool accumulate) {
+  if (fast_product(dx, {dy, Compute::f32, true, N}, {W, Compute::f32, false, K}, nullptr, T, K, N, compute, accumulate)) return;
   const TileOperand<float, true> a{dy, N, T, N};
   const TileOperand<float, false> b{W, K, K, N};
   product(compute, stream_, "linear_backward_input", dx, a, b, accumulate);
@@ -221,8 +260,10 @@ void CudaBackend::linear_backward_input(float* dx, const float* dy, const float*
 
 void CudaBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                                          Compute compute) {
-  const TileOperand<float, false> a{dy, N, N, T}, b{x, K, K, T};
-  product(compute, stream_, "linear_backward_weight", dW, a, b, true);
+  if (!fast_product(dW, {dy, Compute::f32, false, N}, {x, Compute::f32, false, K}, nullptr, N, K, T, compute, true)) {
+    const TileOperand<float, false> a{dy, N, N, T}, b{x, K, K, T};
+    product(compute, stream_, "linear_backward_weight", dW, a, b, true);
+  }
   if (dbias) add_column_sums(dbias, dy, T, N);
 }
 

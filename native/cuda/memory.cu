@@ -5,12 +5,14 @@
 
 #include "../core/device.h"
 #include "backend.h"
+#include "cublas.h"
 
 namespace rank_grpo {
 namespace {
 
 constexpr int kOldestMajor = 8;  // mma.sync on bf16 begins with sm_80
 constexpr size_t kHostPage = 4096;
+constexpr int64_t kCublasWorkspace = int64_t{32} << 20;  // what NVIDIA advises for Hopper
 
 std::string version(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
 
@@ -43,25 +45,36 @@ std::string refusal(std::string& name, int64_t& memory) {
 }  // namespace
 
 DeviceStatus cuda_device() {
-  DeviceStatus status{"cuda", "", "", 0};
+  DeviceStatus status{"cuda", "", "", 0, ""};
   status.reason = refusal(status.name, status.memory_bytes);
   return status;
 }
 
-std::unique_ptr<Backend> make_cuda_backend() { return std::make_unique<CudaBackend>(); }
+std::string cuda_fast() {
+  std::string reason;
+  const auto cublas = Cublas::open(reason);
+  return cublas ? "cuBLAS " + cublas->version() : "own kernels, no cuBLAS (" + reason + ")";
+}
 
-CudaBackend::CudaBackend() {
+std::unique_ptr<Backend> make_cuda_backend(Determinism determinism) { return std::make_unique<CudaBackend>(determinism); }
+
+CudaBackend::CudaBackend(Determinism determinism) {
   std::string name;
   int64_t memory = 0;
   const std::string why = refusal(name, memory);
   if (!why.empty()) fail("NO_DEVICE", "Expected a usable GPU for device cuda, got none: " + why + ". Use device cpu or auto.");
   check(cudaSetDevice(0), "selecting the device");
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+  if (determinism == Determinism::exact) return;
+  std::string reason;
+  cublas_ = Cublas::open(reason);  // without it, own kernels: cuda_fast() says so
+  if (cublas_) cublas_->attach(stream_, workspace_.reserve<unsigned char>(kCublasWorkspace), kCublasWorkspace);
 }
 
 CudaBackend::~CudaBackend() {
   forget_step();
   cudaStreamSynchronize(stream_);
+  cublas_.reset();
   cudaStreamDestroy(stream_);
 }
 

@@ -54,6 +54,7 @@ export const collect = (value: string, before: readonly string[] = []): string[]
 export interface ModelFlags {
   compute: "f32" | "bf16";
   device: "auto" | "cpu" | "cuda";
+  determinism: "exact" | "fast";
   chat?: ChatOptions;
 }
 
@@ -80,6 +81,11 @@ export function withModelFlags(command: Command): Command {
         .default("f32"),
     )
     .addOption(new Option("--device <name>", "where to compute").choices(["auto", "cpu", "cuda"]).default("cpu"))
+    .addOption(
+      new Option("--determinism <mode>", "exact, or fast: a GPU's large products by cuBLAS")
+        .choices(["exact", "fast"])
+        .default("exact"),
+    )
     .option(
       "--chat <name=value>",
       "variable of the chat template, e.g. enable_thinking=false, or date=YYYY-MM-DD; may be repeated",
@@ -92,6 +98,7 @@ export const openModel = (path: string, flags: ModelFlags): Promise<Policy> =>
   Policy.load(path, {
     compute: flags.compute,
     device: flags.device,
+    determinism: flags.determinism,
     trainable: false,
     ...(flags.chat ? { chat: flags.chat } : {}),
   });

@@ -37,7 +37,7 @@ const pictures = {
   "policy/logprob_mean": ["Log-prob of sampled tokens", "Nats. Towards 0: the policy becomes surer, its lists alike."],
   "policy/mismatch_max": [
     "Sampler against trainer",
-    "Largest difference of a token's log-prob between sampling and training. 0 in f32.",
+    "Largest difference of a token's log-prob between sampling and training. 0 in f32, unless determinism is fast.",
   ],
   "optimizer/grad_norm": ["Gradient norm", "Global, before clipping."],
   "optimizer/learning_rate": ["Learning rate", "After warm-up and schedule."],

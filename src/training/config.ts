@@ -111,6 +111,12 @@ const common = {
     .describe(
       "bf16: half the memory to read, and faster products where the processor multiplies pairs of it; master weights stay f32 unless `weights` says else",
     ),
+  determinism: z
+    .enum(["exact", "fast"])
+    .default("exact")
+    .describe(
+      "fast: a GPU's large products go to cuBLAS; what sampler and trainer then differ by is policy/mismatch_max",
+    ),
   weights: z
     .enum(["f32", "bf16"])
     .default("f32")

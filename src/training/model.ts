@@ -11,8 +11,8 @@ export async function openModel(
   run: Pick<Run, "resumed">,
   options: PolicyOptions = { activationMiB: config.activationMiB, optimizerState: config.optimizer.state },
 ): Promise<Policy> {
-  const { device, compute, weights, chat } = config;
-  const all = { device, compute, weights, ...options };
+  const { device, determinism, compute, weights, chat } = config;
+  const all = { device, determinism, compute, weights, ...options };
   if (run.resumed) {
     const policy = await Policy.load(run.resumed.folder, { ...all, chat });
     await policy.loadOptimizer(run.resumed.folder);

@@ -174,8 +174,8 @@ async function openSignals(
 async function openReference(config: ResolvedTrainConfig, policy: Policy): Promise<Policy> {
   const path = config.reference ?? (typeof config.model === "string" ? config.model : undefined);
   if (path !== undefined) {
-    const { device, compute, weights, chat } = config;
-    const reference = await Policy.load(path, { device, compute, weights, chat, trainable: false });
+    const { device, determinism, compute, weights, chat } = config;
+    const reference = await Policy.load(path, { device, determinism, compute, weights, chat, trainable: false });
     if (reference.vocabSize !== policy.vocabSize)
       refuse(
         "BAD_CONFIG",

@@ -25,6 +25,13 @@ import type { RunState } from "./run.ts";
 type StepMetrics = Record<string, number | readonly number[]>;
 type Update = () => Promise<{ gradNorm: number; learningRate: number }>;
 
+/** Largest difference of a token's log-prob as it was sampled and as the trainer has it; tokens that it left out are NaN. */
+function mismatch(computed: Float32Array, sampled: Float32Array): number {
+  let largest = 0;
+  for (const [t, x] of computed.entries()) if (!Number.isNaN(x)) largest = Math.max(largest, Math.abs(x - sampled[t]!));
+  return largest;
+}
+
 /** Where ragged rows of these lengths begin, and the end. */
 function offsetsOf(lengths: readonly number[]): Int32Array {
   const offsets = new Int32Array(lengths.length + 1);
@@ -263,8 +270,10 @@ export class Trainer {
         groupOffsets: offsetsOf(batch.map(({ completions }) => completions.length)),
         rewards: Float64Array.from(rewards),
       };
-      for (let u = 0; u < config.updatesPerRollout; u++)
-        await this.#updateCustom(custom, batch, step, forward, metrics, update);
+      for (let u = 0; u < config.updatesPerRollout; u++) {
+        const logprobs = await this.#updateCustom(custom, batch, step, forward, metrics, update);
+        if (u === 0) metrics["policy/mismatch_max"] = mismatch(logprobs, sampled);
+      }
       return;
     }
     for (let u = 0; u < config.updatesPerRollout; u++) {
@@ -283,11 +292,8 @@ export class Trainer {
         forward,
       );
       if (u === 0) {
-        let mismatch = 0;
-        const computed = [...result.logprobs.entries()].filter(([, x]) => !Number.isNaN(x)); // tokens without a gradient are left out
-        for (const [t, x] of computed) mismatch = Math.max(mismatch, Math.abs(x - sampled[t]!));
-        metrics["policy/mismatch_max"] = mismatch;
-        metrics["policy/logprob_mean"] = mean(computed.map(([, x]) => x));
+        metrics["policy/mismatch_max"] = mismatch(result.logprobs, sampled);
+        metrics["policy/logprob_mean"] = mean([...result.logprobs].filter((x) => !Number.isNaN(x))); // tokens without a gradient are left out
       }
       const { gradNorm, learningRate } = await update();
       metrics["policy/loss"] = result.loss;
@@ -328,7 +334,7 @@ export class Trainer {
     for (const [t, factor] of factors.entries()) inputs.weights[t]! *= factor;
   }
 
-  /** One update by an own loss: log-probs out, gradient back. */
+  /** One update by an own loss: log-probs out, gradient back; returns the log-probs. */
   async #updateCustom(
     custom: CustomObjective,
     batch: readonly Group[],
@@ -336,7 +342,7 @@ export class Trainer {
     forward: { temperature: number; microBatchTokens: number },
     metrics: StepMetrics,
     update: Update,
-  ): Promise<void> {
+  ): Promise<Float32Array> {
     const { policy } = this.#parts;
     const scores = await policy.score(batch, { ...forward, entropies: custom.entropies ?? false });
     const output = custom.evaluate({ ...step, ...scores });
@@ -348,5 +354,6 @@ export class Trainer {
     for (const [name, value] of Object.entries(output.metrics ?? {})) metrics[`objective/${name}`] = value;
     metrics["optimizer/grad_norm"] = gradNorm;
     metrics["optimizer/learning_rate"] = learningRate;
+    return scores.logprobs;
   }
 }

@@ -1,5 +1,7 @@
 // The CUDA backend's operations against the CPU's, over odd shapes, and the promises of exactness as bits. Runs on the host shim
 // and, where there is one, on a GPU.
+#include <array>
+
 #include "cuda_check.h"
 
 using namespace cuda_check;
@@ -147,3 +149,27 @@ TEST(cuda_optimizer) {
     CHECK_NEAR(cuda().squared_norm(dg, n), exact, exact * 1e-12);
   }
 }
+
+#ifndef RANK_GRPO_CUDA_SHIM  // on a device; the host has a stand-in for cuBLAS (cuda_shim_cublas.cc)
+TEST(cuda_fast_products) {
+  if (cuda_fast().find("cuBLAS") != 0) throw Skip(cuda_fast());
+  const auto fast = make_cuda_backend(Determinism::fast);
+  for (const auto compute : kComputes)
+    for (const auto& [T, N, K] : {std::array<int64_t, 3>{131, 203, 165}, {517, 67, 123}, {1024, 512, 768}}) {
+      const Floats x = random_floats(T * K), W = random_floats(N * K), bias = random_floats(N), dy = random_floats(T * N),
+                   seed = random_floats(N * K), dx0 = random_floats(T * K);
+      auto run = [&](Backend& b) {
+        const Device<float> dx(b, x), dW(b, W), dbias(b, bias), ddy(b, dy), y(b, Floats(static_cast<size_t>(T * N))), gx(b, dx0),
+            gW(b, seed);
+        const auto panels = b.make_panels(N, K, compute);
+        b.pack(*panels, dW);
+        b.linear_forward(y, dx, *panels, dbias, T);
+        b.linear_backward_input(gx, ddy, dW, T, N, K, compute, true);
+        b.linear_backward_weight(gW, nullptr, ddy, dx, T, N, K, compute);
+        return std::vector<Floats>{y.get(), gx.get(), gW.get()};
+      };
+      const auto wanted = run(cpu()), got = run(*fast);
+      for (size_t i = 0; i < wanted.size(); ++i) near(got[i], wanted[i], product_tolerance(compute), "fast product", __LINE__);
+    }
+}
+#endif
