@@ -103,7 +103,7 @@ Napi::Value run_async(Napi::Env env, std::function<Result()> work, std::function
 // The same while the calling thread waits, for work on the caller's own arrays: JavaScript could detach or shrink them, and so free
 // what the engine reads, but not while it stands still. The promise has settled when this returns.
 Napi::Value finish(Napi::Env env, std::shared_ptr<Operation> operation);
-void wait_for(Operation& operation);
+void wait_for(Operation& operation);  // runs it on the engine thread; what it gave is still to be settled
 
 template <class Result>
 Napi::Value run_waiting(Napi::Env env, std::function<Result()> work, std::function<Napi::Value(Napi::Env, Result&)> convert) {

@@ -22,27 +22,42 @@ void CpuPanels::keep_master() {
     rest = static_cast<int16_t*>(backend_.allocate(static_cast<size_t>(rows * columns) * sizeof(int16_t)));
 }
 
+namespace {
+
+// How many of so many tiles share the work of bringing in what is read next.
+int64_t sharing_tiles(int64_t tiles, bool streams) {
+  if (!streams) return tiles >= 12 ? 12 : tiles >= 6 ? 6 : tiles >= 3 ? 3 : 1;
+  int64_t count = 16;
+  while (count > tiles) count /= 2;
+  return count;
+}
+
+// What tile `tile` of them prefetches: its part of the n steps that come next, or, alone and without streams, a little of its own panel.
+Ahead ahead_of(const uint32_t* own, const uint32_t* next, int64_t n, int64_t tile, int64_t sharing, bool streams) {
+  if (!streams && sharing == 1) return {own + 64 * kPanel, kPanel * 4, 64};
+  const void* first = tile < sharing ? next + tile * n / sharing * kPanel : own;
+  const int row = kPanel * 4 / static_cast<int>(sharing);  // bytes a step
+  return streams ? Ahead{first, row / 3, n * 64 / sharing} : Ahead{first, row, 0};
+}
+
+}  // namespace
+
 void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next) const {
   const bool pairs = compute == Compute::bf16;
-  const int64_t total = panel_steps(K, compute), depth = panel_steps(kDepth, compute), height = kernels.rows, tiles = i1 - i0;
+  const int64_t total = panel_steps(K, compute), depth = panel_steps(kDepth, compute), height = kernels.rows;
   const int words = pairs && !kernels.dot ? 2 : 1;  // of A for one of B
   const auto tile = pairs ? kernels.tile_bf16 : kernels.tile_f32;
-  // Three tiles or more share the work of bringing in what is read next, as many of them as will.
-  const int64_t sharing = kernels.streams ? (tiles >= 16  ? 16
-                                             : tiles >= 8 ? 8
-                                             : tiles >= 4 ? 4
-                                             : tiles >= 2 ? 2
-                                                          : 1)
-                          : tiles >= 12   ? 12
-                          : tiles >= 6    ? 6
-                          : tiles >= 3    ? 3
-                                          : 1;
+  const int64_t sharing = sharing_tiles(i1 - i0, kernels.streams);
   for (int64_t k = 0; k < total; k += depth) {
     const int64_t n = std::min(depth, total - k);
     for (int64_t j = j0; j < j1; ++j) {
-      const uint32_t *b = B + (j * total + k) * kPanel, *then = j + 1 < j1          ? b + total * kPanel
-                                                                : k + depth < total ? B + (j0 * total + k + depth) * kPanel
-                                                                                    : B + next * total * kPanel;
+      const uint32_t* b = B + (j * total + k) * kPanel;
+      const uint32_t* then = B + next * total * kPanel;
+      if (j + 1 < j1) {
+        then = b + total * kPanel;
+      } else if (k + depth < total) {
+        then = B + (j0 * total + k + depth) * kPanel;
+      }
       Tile t;
       t.columns = static_cast<int>(std::min<int64_t>(kPanel, N - j * kPanel));
       t.steps = n;
@@ -52,13 +67,9 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
       t.ldc = ldc;
       t.accumulate = accumulate || k > 0;
       for (int64_t i = i0; i < i1; ++i) {
-        const int64_t own = i - i0;
         t.rows = static_cast<int>(std::min(height, M - i * height));
         t.A = A.at(i * height) + k * words * A.step;
-        t.ahead = kernels.streams
-                      ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, 64 / static_cast<int>(sharing), n * 64 / sharing}
-                  : sharing > 1 ? Ahead{own < sharing ? then + own * n / sharing * kPanel : b, kPanel * 4 / static_cast<int>(sharing), 0}
-                                : Ahead{b + 64 * kPanel, kPanel * 4, 64};
+        t.ahead = ahead_of(b, then, n, i - i0, sharing, kernels.streams);
         t.C = C + i * height * ldc + j * kPanel;
         tile(t);
       }
@@ -94,14 +105,10 @@ int64_t panel_words(int64_t columns, int64_t steps) { return (columns + kPanel -
 
 }  // namespace
 
-int64_t CpuBackend::left_words(int64_t K, Compute compute) const {
-  return panel_steps(K, compute) * (compute == Compute::bf16 && !kernels_.matmul->dot ? 2 : 1);
-}
-
 Rows CpuBackend::rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute) {
   if (compute == Compute::f32) return {reinterpret_cast<const uint32_t*>(x), K, 1, 0};
   const auto& kernels = *kernels_.matmul;
-  const int64_t row = left_words(K, compute), chunk = std::max<int64_t>(1, 16384 / K);
+  const int64_t row = panel_steps(K, compute) * (kernels.dot ? 1 : 2), chunk = std::max<int64_t>(1, 16384 / K);
   uint32_t* out = scratch.words(*this, M * row);
   pool_.run(static_cast<int>((M + chunk - 1) / chunk), [&](int task) {
     for (int64_t i = task * chunk; i < std::min(M, (task + 1) * chunk); ++i) {

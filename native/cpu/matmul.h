@@ -64,7 +64,7 @@ struct Tile {
 struct MatmulKernels {
   int rows;      // of a tile; divides 48
   bool dot;      // pairs of bf16 are multiplied as such; otherwise one half after the other, by floats
-  bool streams;  // one or two tiles run at the speed of memory: they bring in what is read next in streams, or look 64 steps ahead
+  bool streams;  // what is read next is brought in by three streams at a time (kStreams)
   void (*tile_f32)(const Tile& tile);
   void (*tile_bf16)(const Tile& tile);
   // x [n] to bf16 pairs [ceil(n / 2)], or to floats that hold bf16 values

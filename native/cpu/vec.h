@@ -7,7 +7,7 @@ namespace RANK_GRPO_ISA {
 constexpr int kVec = 16;
 
 // How memory is best read ahead: in several streams, in each of which the processor goes on by itself (Intel: 8 rows of a product and
-// log-probs 1.1 to 1.25 times as fast), or in one, a little ahead (AMD Zen 4).
+// log-probs about 1.1 times as fast), or in one, a little ahead (AMD Zen 4, where streams were not tried).
 #if defined(RANK_GRPO_BF16_DOT)
 constexpr bool kStreams = false;
 #else

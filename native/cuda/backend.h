@@ -107,6 +107,7 @@ class CudaBackend final : public Backend {
   bool panels_hold_weights(Compute kept) const override { return kept == Compute::bf16; }
   void pack_rows(Panels& panels, const float* W, int64_t first, int64_t count) override;
   void unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) override;
+  void widen_rows(float* W, const uint16_t* x, int64_t N, int64_t K, int64_t stride);  // W [N, K] from bf16 rows `stride` apart
   void embedding_from_panels(float* x, const Panels& panels, const int32_t* ids, int64_t T) override;
   void panels_backward_input(float* dx, const float* dy, const Panels& panels, int64_t T, bool accumulate) override;
   void adamw_panels(Panels& panels, float* m, float* v, const float* g, const AdamW& options) override;

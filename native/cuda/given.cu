@@ -10,21 +10,15 @@
 namespace rank_grpo {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int64_t kSlabFloats = int64_t{4} << 20;  // logits at a time: 16 MiB of f32
 constexpr int64_t kMostLogits = int64_t{1} << 24;  // of a row: its log-sum-exp pieces lie in a block's shared memory
-
-__global__ void widen_kernel(float* __restrict__ out, const uint16_t* __restrict__ x, int64_t n) {
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i < n) out[i] = from_bf16(x[i]);
-}
 
 // A matrix as f32 on the device. The bits it was made from are freed, which waits until they are read.
 const float* as_f32(CudaBackend& backend, Lent& lent, Operand x, int64_t n) {
   if (x.f32) return lent.get(x.f32, n);
   float* out = lent.room<float>(n);
   Lent bits(backend);
-  launch("widen", backend.stream(), widen_kernel, dim3(blocks_of(n, kThreads)), dim3(kThreads), 0, out, bits.get(x.bf16, n), n);
+  backend.widen_rows(out, bits.get(x.bf16, n), 1, n, n);
   return out;
 }
 

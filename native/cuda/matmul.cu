@@ -199,10 +199,12 @@ void CudaBackend::pack_rows(Panels& panels, const float* W, int64_t first, int64
   launch("pack", stream_, to_bf16_kernel, dim3(blocks_of(count * p.stride(), kTileThreads)), dim3(kTileThreads), 0,
          p.bf16 + first * p.stride(), W, count, p.columns, p.stride());
 }
+void CudaBackend::widen_rows(float* W, const uint16_t* x, int64_t N, int64_t K, int64_t stride) {
+  launch("widen", stream_, from_bf16_kernel, dim3(blocks_of(N * K, kTileThreads)), dim3(kTileThreads), 0, W, x, N, K, stride);
+}
 void CudaBackend::unpack_rows(float* W, const Panels& panels, int64_t first, int64_t count) {
   const auto& p = static_cast<const CudaPanels&>(panels);
-  launch("unpack", stream_, from_bf16_kernel, dim3(blocks_of(count * p.columns, kTileThreads)), dim3(kTileThreads), 0, W,
-         p.bf16 + first * p.stride(), count, p.columns, p.stride());
+  widen_rows(W, p.bf16 + first * p.stride(), count, p.columns, p.stride());
 }
 void CudaBackend::embedding_from_panels(float* x, const Panels& panels, const int32_t* ids, int64_t T) {
   const auto& p = static_cast<const CudaPanels&>(panels);

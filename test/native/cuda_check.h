@@ -1,12 +1,14 @@
-// What the CUDA tests share: a backend of each kind, random arrays, arrays on both devices, and comparison with the CPU's result.
+// What the CUDA tests share: a backend of each kind, a small model, random arrays, arrays on both devices, and comparison with the CPU's result.
 #pragma once
 #include <algorithm>
 #include <cstring>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "../../native/core/device.h"
+#include "../../native/model/config.h"
 #include "../../native/model/memory.h"
 #include "check.h"
 
@@ -31,6 +33,22 @@ inline Ints random_ints(int64_t n, int below) {
   Ints out(static_cast<size_t>(n));
   for (int32_t& x : out) x = static_cast<int32_t>(generator()() % static_cast<unsigned>(below));
   return out;
+}
+
+// Two layers of 16 channels; "qwen2" has biases.
+inline rank_grpo::ModelConfig small_model(const std::string& family = "llama") {
+  rank_grpo::ModelConfig config;
+  config.family = family;
+  config.vocab = 50;
+  config.hidden = 16;
+  config.intermediate = 24;
+  config.layers = 2;
+  config.heads = 2;
+  config.kv_heads = 1;
+  config.head_dim = 8;
+  config.max_positions = 64;
+  config.qkv_bias = family == "qwen2";
+  return config;
 }
 
 // An array on a backend's device.

@@ -14,23 +14,8 @@ using namespace rank_grpo;
 
 namespace {
 
-ModelConfig small_model() {
-  ModelConfig config;
-  config.family = "qwen2";
-  config.vocab = 50;
-  config.hidden = 16;
-  config.intermediate = 24;
-  config.layers = 2;
-  config.heads = 2;
-  config.kv_heads = 1;
-  config.head_dim = 8;
-  config.max_positions = 64;
-  config.qkv_bias = true;
-  return config;
-}
-
 std::unique_ptr<Policy> make_policy(const PolicyOptions& options) {
-  auto policy = std::make_unique<Policy>(make_cuda_backend(), small_model(), options);
+  auto policy = std::make_unique<Policy>(make_cuda_backend(), small_model("qwen2"), options);
   policy->initialize(3, 0.2f);
   return policy;
 }
@@ -130,7 +115,7 @@ TEST(cuda_policy_with_moments_on_the_host) {
 TEST(cuda_moments_on_the_host_mean_nothing_on_the_cpu) {
   PolicyOptions options;
   options.state_on_host = true;
-  const Policy policy(make_cpu_backend(1), small_model(), options);
+  const Policy policy(make_cpu_backend(1), small_model("qwen2"), options);
   CHECK(policy.memory().host == 0 && policy.memory().moments == 8 * policy.table().total);
 }
 
@@ -254,7 +239,7 @@ std::unique_ptr<Policy> bf16_policy(Compute weights, bool tied, bool state_on_ho
   options.compute = Compute::bf16;
   options.weights = weights;
   options.state_on_host = state_on_host;
-  ModelConfig config = small_model();
+  ModelConfig config = small_model("qwen2");
   config.tied = tied;
   auto policy = std::make_unique<Policy>(make_cuda_backend(), config, options);
   policy->initialize(3, 0.2f);
@@ -365,7 +350,7 @@ TEST(cuda_bf16_weights_train_reproducibly) {
 TEST(bf16_weights_are_refused_where_they_make_no_sense) {
   PolicyOptions options;
   options.weights = Compute::bf16;
-  CHECK_THROWS(Policy(make_cuda_backend(), small_model(), options), "INVALID_ARGUMENT");  // in f32 compute
+  CHECK_THROWS(Policy(make_cuda_backend(), small_model("qwen2"), options), "INVALID_ARGUMENT");  // in f32 compute
   options.compute = Compute::bf16;
-  CHECK_THROWS(Policy(make_cpu_backend(1), small_model(), options), "INVALID_ARGUMENT");
+  CHECK_THROWS(Policy(make_cpu_backend(1), small_model("qwen2"), options), "INVALID_ARGUMENT");
 }

@@ -210,17 +210,7 @@ TEST(cuda_shim_replays_steps) {
 }
 
 TEST(cuda_shim_generation_decodes_by_graph) {
-  ModelConfig config;
-  config.family = "llama";
-  config.vocab = 50;
-  config.hidden = 16;
-  config.intermediate = 24;
-  config.layers = 2;
-  config.heads = 2;
-  config.kv_heads = 1;
-  config.head_dim = 8;
-  config.max_positions = 64;
-  Policy policy(make_cuda_backend(), config, {});
+  Policy policy(make_cuda_backend(), small_model(), {});
   policy.initialize(3, 0.1f);
   GenerateRequest request;
   request.prompt_offsets = {0, 5};
