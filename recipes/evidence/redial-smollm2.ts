@@ -1,5 +1,5 @@
 // A pretrained model on real dialogues: SmolLM2-135M-Instruct as it comes, after SFT, GRPO and Rank-GRPO. npx tsx recipes/evidence/redial-smollm2.ts --help
-// A seed takes most of an hour, so that its results file gathers seeds: what it holds already stays, and `--seeds 2` adds the second.
+// A seed takes long, so that its results file gathers seeds: what it holds already stays, and `--seeds 2` adds the second.
 import { join } from "node:path";
 
 import { readSamples } from "../../src/data/samples.ts";
@@ -132,7 +132,7 @@ if (does("results")) {
     [zeroShot(study), ...every.map((seed) => startRun(study, seed)), ...(await armRuns(study, arms, every))],
     {
       title: "ReDial with SmolLM2-135M-Instruct",
-      what: `A pretrained model reads "${instruction}" and the last ${dialogueTokens} tokens of the dialogue. It learns ${sftSteps} steps of 16 lists of ${ranks} (neighbour voting, Remap and Adjust over the ${train.length} training rows; a tenth of the dialogues is held out), and from there by each arm ${trainSteps} steps of 6 prompts x 8 rollouts from the catalog at learning rate ${rate}, without KL term, in bf16; a hit is what the row's own turn asks for. Every model is measured after its last step, greedily and constrained to the catalog, on the first ${test.length} test rows. A seed takes about an hour, so that seeds are added as time allows. \`npx tsx recipes/evidence/redial-smollm2.ts --seeds 1\``,
+      what: `A pretrained model reads "${instruction}" and the last ${dialogueTokens} tokens of the dialogue. It learns ${sftSteps} steps of 16 lists of ${ranks} (neighbour voting, Remap and Adjust over the ${train.length} training rows; a tenth of the dialogues is held out), and from there by each arm ${trainSteps} steps of 6 prompts x 8 rollouts from the catalog at learning rate ${rate}, without KL term, in bf16; a hit is what the row's own turn asks for. Every model is measured after its last step, greedily and constrained to the catalog, on the first ${test.length} test rows. Seeds are added as time allows. \`npx tsx recipes/evidence/redial-smollm2.ts --seeds 1\``,
       tried: `The learning rate is that of an earlier recipe with lists of 20 titles ([redial-smollm2.md](docs/recipes/redial-smollm2.md)), whose sampled reward rose by half within 24 steps; tuning was not affordable, here or there. ${testRows} of the 3,134 test rows, and the steps, are what time allowed.`,
       metric,
       dialogues: test.map(({ id, columns }) => dialogueOf(id, columns["dialogue"])),
