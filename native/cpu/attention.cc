@@ -19,13 +19,15 @@ constexpr int kTaskRows = 64;  // query rows of one task: small enough to balanc
 
 // In 4-byte words; see AttentionKernels.
 struct PageLayout {
-  PageLayout(const AttentionShape& shape, bool pairs)
-      : kv_heads(shape.kv_heads),
+  explicit PageLayout(const AttentionShape& shape)
+      : pairs(shape.compute == Compute::bf16),
+        kv_heads(shape.kv_heads),
         key_words(pairs ? (shape.head_dim + 1) / 2 * kPageSize : shape.head_dim * kPageSize),
         value_words(kPageSize / (pairs ? 2 : 1) * padded(shape.head_dim)) {}
   int64_t page() const { return int64_t{kv_heads} * (key_words + value_words); }
   int64_t keys(int64_t page, int head) const { return page * this->page() + int64_t{head} * key_words; }
   int64_t values(int64_t page, int head) const { return page * this->page() + int64_t{kv_heads} * key_words + int64_t{head} * value_words; }
+  bool pairs;  // of bf16
   int kv_heads, key_words, value_words;
 };
 
@@ -82,16 +84,13 @@ int shared_pages(const AttentionPlan& plan, int first, int last) {
 
 }  // namespace
 
-bool CpuBackend::in_pairs(const AttentionShape& shape) const { return shape.compute == Compute::bf16 && kernels_.matmul->dot; }
-
 size_t CpuBackend::cache_bytes(int64_t pages, const AttentionShape& shape) const {
-  return static_cast<size_t>(pages * PageLayout(shape, in_pairs(shape)).page()) * sizeof(float);
+  return static_cast<size_t>(pages * PageLayout(shape).page()) * sizeof(float);
 }
 
 void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, void* cache, int64_t pages, const AttentionPlan& plan,
                                    const AttentionShape& shape) {
-  const bool pairs = in_pairs(shape);
-  const PageLayout layout(shape, pairs);
+  const PageLayout layout(shape);
   const int D = shape.head_dim, H = shape.heads, width = shape.width(), group = H / shape.kv_heads;
   const float scale = 1.f / std::sqrt(static_cast<float>(D));
   float* memory = static_cast<float*>(cache);
@@ -107,7 +106,7 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
       const float* v = k + int64_t{shape.kv_heads} * D;
       for (int h = 0; h < shape.kv_heads; ++h) {
         float *keys = memory + layout.keys(page, h), *values = memory + layout.values(page, h);
-        if (pairs) {
+        if (layout.pairs) {
           write_pairs(*kernels_.matmul, keys, values, key, k + h * D, v + h * D, D);
         } else {
           write_floats(keys, values, key, k + h * D, v + h * D, D);
@@ -130,7 +129,7 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
     for (int64_t first = begin; first < end; first += most)
       for (int h = 0; h < shape.kv_heads; ++h) tasks.push_back({h, first, static_cast<int>(std::min<int64_t>(most, end - first)), height});
   }
-  const auto forward = pairs ? kernels_.attention->pairs.forward : kernels_.attention->floats.forward;
+  const auto forward = layout.pairs ? kernels_.attention->pairs.forward : kernels_.attention->floats.forward;
   pool_.run(static_cast<int>(tasks.size()), [&](int t) {
     const ForwardTask& task = tasks[static_cast<size_t>(t)];
     for (int64_t first = task.first; first < task.first + task.count; first += task.height) {
@@ -220,7 +219,7 @@ void CpuBackend::attention_backward(float* dqkv, const float* dout, const float*
                                     const AttentionGroups& groups, const AttentionShape& shape) {
   const int D = shape.head_dim, H = shape.heads, Hkv = shape.kv_heads, width = shape.width(), per_kv = H / Hkv;
   const float scale = 1.f / std::sqrt(static_cast<float>(D));
-  const bool pairs = in_pairs(shape);
+  const bool pairs = shape.compute == Compute::bf16;
   const auto backward = pairs ? kernels_.attention->pairs.backward : kernels_.attention->floats.backward;
   float* delta = scratch_attention_.floats(*this, T * H);  // [T, H]: dout . out
   pool_.run(static_cast<int>((T + 63) / 64), [&](int chunk) {

@@ -43,7 +43,7 @@ struct KeyBlock {
 };
 
 // Pages of floats: keys [D][kPageSize], values [kPageSize][Dp]. Pages of pairs of bf16: keys [ceil(D / 2)][kPageSize][2], values
-// [kPageSize / 2][Dp][2], and queries and weights are rounded too (null without the instruction). The gradient takes blocks of floats, which
+// [kPageSize / 2][Dp][2], and queries are rounded too, with a dot product of pairs also weights. The gradient takes blocks of floats, which
 // hold what the pages held.
 struct AttentionKernels {
   struct {

@@ -10,9 +10,15 @@ constexpr int kGroupRows = 2;
 #endif
 constexpr int kPages = 4;  // pages whose scores are computed together, for few rows: their sums hide each other's latency
 
-// What a 4-byte word of pages, queries and weights holds: a float, or two of bf16 that lie side by side along what is summed over.
+// What a 4-byte word of a page is: a float, a pair of bf16 side by side along what is summed over that the processor multiplies by a pair of
+// queries or weights, or one whose halves are multiplied one after the other by two floats of them.
 struct Floats {
-  static constexpr int per_word = 1;
+  static constexpr int per_word = 1;  // values
+  static constexpr int left = 1;      // words of queries and weights for one
+  template <int W>
+  static Vec part(Vec b) {
+    return b;
+  }
   static Vec multiply(Vec a, Vec b, Vec c) { return fma(a, b, c); }  // a b + c
   static float rounded(float x) { return x; }
   static void to_words(float* out, const float* x, int n) { std::copy(x, x + n, out); }
@@ -22,15 +28,33 @@ struct Floats {
   }
 };
 #if defined(RANK_GRPO_BF16_DOT)
-struct Pairs {
+struct Pairs : Floats {
   static constexpr int per_word = 2;
   static Vec multiply(Vec a, Vec b, Vec c) { return {_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v)}; }
   static float rounded(float x) { return bf16_round(x); }
   static void to_words(float* out, const float* x, int n) { to_pairs(reinterpret_cast<uint32_t*>(out), x, n); }
   static void store_weights(float* out, Vec p0, Vec p1) { _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(p1.v, p0.v)); }
-  static Vec first(Vec b) { return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(b.v), _mm512_set1_epi32(0xffff)))}; }
+};
+#else
+struct Pairs : Floats {  // weights stay floats
+  static constexpr int per_word = 2, left = 2;
+  template <int W>
+  static Vec part(Vec b) {
+    return W == 0 ? lower_half_up(b) : keep_bits(b, 0xffff0000u);
+  }
+  static float rounded(float x) { return bf16_round(x); }
+  static void to_words(float* out, const float* x, int n) {
+    for (int i = 0; i < n; ++i) out[i] = bf16_round(x[i]);
+    if (n % 2) out[n] = 0;
+  }
 };
 #endif
+
+template <class Kind, class F>
+inline void each_left(F&& f) {
+  f(std::integral_constant<int, 0>{});
+  if constexpr (Kind::left == 2) f(std::integral_constant<int, 1>{});
+}
 
 // s [R][stride] = a [R][D] . bt[p] [D][kPageSize], for P pages side by side; ahead[p] [D][kPageSize] (or null) is fetched meanwhile. D counts
 // words.
@@ -42,22 +66,28 @@ inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const fl
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) c[r][p][0] = c[r][p][1] = zero();
   for (int d = 0; d < D; ++d) {
-    Vec x[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) x[r] = set1(a[r][d]);
+    if (ahead)
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) {
-      if (ahead) {
+      for (int p = 0; p < P; ++p) {
         __builtin_prefetch(ahead[p] + d * kPageSize);
         __builtin_prefetch(ahead[p] + d * kPageSize + kVec);
       }
-      const Vec b0 = load(bt[p] + d * kPageSize), b1 = load(bt[p] + d * kPageSize + kVec);
+    auto add = [&](auto word) {
+      constexpr int W = decltype(word)::value;
+      Vec x[R];
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        c[r][p][0] = Kind::multiply(x[r], b0, c[r][p][0]);
-        c[r][p][1] = Kind::multiply(x[r], b1, c[r][p][1]);
+      for (int r = 0; r < R; ++r) x[r] = set1(a[r][d * Kind::left + W]);
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        const Vec b0 = Kind::template part<W>(load(bt[p] + d * kPageSize)), b1 = Kind::template part<W>(load(bt[p] + d * kPageSize + kVec));
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          c[r][p][0] = Kind::multiply(x[r], b0, c[r][p][0]);
+          c[r][p][1] = Kind::multiply(x[r], b1, c[r][p][1]);
+        }
       }
-    }
+    };
+    each_left<Kind>(add);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -85,14 +115,17 @@ inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const 
       if (ahead) __builtin_prefetch(ahead + j * Dp + d + v * kVec);
       b[v] = load(x + j * Dp + d + v * kVec);
       if constexpr (Kind::per_word == 2)
-        if (!whole) b[v] = Kind::first(b[v]);
+        if (!whole) b[v] = keep_bits(b[v], 0xffff);
     }
+    each_left<Kind>([&](auto word) {
+      constexpr int W = decltype(word)::value;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Vec w = set1(p[r * stride + j]);
+      for (int r = 0; r < R; ++r) {
+        const Vec w = set1(p[r * stride + j * Kind::left + W]);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) c[r][v] = Kind::multiply(w, b[v], c[r][v]);
-    }
+        for (int v = 0; v < V; ++v) c[r][v] = Kind::multiply(w, Kind::template part<W>(b[v]), c[r][v]);
+      }
+    });
   };
   const int whole = n / Kind::per_word;
   for (int j = 0; j < whole; ++j) add(j, true);
@@ -326,15 +359,8 @@ inline float dot(const float* a, const float* b, int n) {
   return reduce_add(c);
 }
 
-constexpr AttentionKernels attention_kernels {
-  {attention_tile<Floats>, attention_backward_tile<Floats>},
-#if defined(RANK_GRPO_BF16_DOT)
-      {attention_tile<Pairs>, attention_backward_tile<Pairs>},
-#else
-      {nullptr, nullptr},
-#endif
-      dot
-};
+constexpr AttentionKernels attention_kernels{
+    {attention_tile<Floats>, attention_backward_tile<Floats>}, {attention_tile<Pairs>, attention_backward_tile<Pairs>}, dot};
 
 }  // namespace RANK_GRPO_ISA
 }  // namespace rank_grpo

@@ -127,7 +127,6 @@ class CpuBackend final : public Backend {
   void adamw(float* w, float* m, float* v, const float* g, int64_t n, const AdamW& options) override;
 
  private:
-  bool in_pairs(const AttentionShape& shape) const;  // keys and values are kept as pairs of bf16
   // x [M, K] as the left operand: where it lies, or in bf16 in `scratch`
   Rows rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute);
   void move_rows(CpuPanels& panels, const uint16_t* W, int64_t n);  // the first n rows of panels of pairs from bf16 [n, K], K even

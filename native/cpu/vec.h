@@ -38,6 +38,10 @@ inline Vec keep_first(Vec a, int n, float fill) {  // lanes from n on become `fi
   return {_mm512_mask_blend_ps(static_cast<__mmask16>(n <= 0 ? 0 : n >= 16 ? 0xffff : (1u << n) - 1), _mm512_set1_ps(fill), a.v)};
 }
 inline Vec scale2(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
+inline Vec keep_bits(Vec a, uint32_t bits) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(static_cast<int>(bits))))};
+}
+inline Vec lower_half_up(Vec a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16))}; }
 inline float reduce_add(Vec a) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -97,6 +101,12 @@ inline __m256 scale2_half(__m256 a, __m256 n) {
   return _mm256_mul_ps(_mm256_mul_ps(a, f1), f2);
 }
 inline Vec scale2(Vec a, Vec n) { return {scale2_half(a.lo, n.lo), scale2_half(a.hi, n.hi)}; }
+inline Vec keep_bits(Vec a, uint32_t bits) {
+  const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(bits)));
+  return {_mm256_and_ps(a.lo, mask), _mm256_and_ps(a.hi, mask)};
+}
+inline __m256 lower_half_up(__m256 a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 16)); }
+inline Vec lower_half_up(Vec a) { return {lower_half_up(a.lo), lower_half_up(a.hi)}; }
 inline float reduce_add(Vec a) {
   const __m256 h = _mm256_add_ps(a.lo, a.hi);
   const __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
@@ -139,6 +149,22 @@ inline void store_part(float* p, int n, Vec a) {
 inline Vec keep_first(Vec a, int n, float fill) { RANK_GRPO_EACH(i < n ? a.v[i] : fill); }
 inline Vec scale2(Vec a, Vec n) { RANK_GRPO_EACH(std::ldexp(a.v[i], n.v[i] < 1000.f ? static_cast<int>(n.v[i]) : 1000)); }
 #undef RANK_GRPO_EACH
+template <class F>
+inline Vec each_bits(Vec a, F&& f) {
+  for (float& x : a.v) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    bits = f(bits);
+    std::memcpy(&x, &bits, 4);
+  }
+  return a;
+}
+inline Vec keep_bits(Vec a, uint32_t bits) {
+  return each_bits(a, [bits](uint32_t x) { return x & bits; });
+}
+inline Vec lower_half_up(Vec a) {
+  return each_bits(a, [](uint32_t x) { return x << 16; });
+}
 inline float reduce_add(Vec a) {
   for (int w = 8; w; w /= 2)
     for (int i = 0; i < w; ++i) a.v[i] += a.v[i + w];
