@@ -78,6 +78,7 @@ void ThreadPool::claim(uint32_t epoch) {
 }
 
 void ThreadPool::worker() {
+  const FlushingSmallest flushing;
   uint32_t seen = 0;
   for (;;) {
     int spins = 0;

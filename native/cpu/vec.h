@@ -38,9 +38,6 @@ inline Vec keep_first(Vec a, int n, float fill) {  // lanes from n on become `fi
   return {_mm512_mask_blend_ps(static_cast<__mmask16>(n <= 0 ? 0 : n >= 16 ? 0xffff : (1u << n) - 1), _mm512_set1_ps(fill), a.v)};
 }
 inline Vec scale2(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
-inline Vec zero_below(Vec a, Vec x, Vec least) {                          // a where x is NaN or at least `least`, else 0
-  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, least.v, _CMP_NLT_UQ), a.v)};
-}
 inline Vec keep_bits(Vec a, uint32_t bits) {
   return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(static_cast<int>(bits))))};
 }
@@ -97,17 +94,13 @@ inline Vec keep_first(Vec a, int n, float fill) {
   return load(t);
 }
 inline __m256 scale2_half(__m256 a, __m256 n) {
-  // Two factors: n may be 128 and more, and overflows as with scalef.
+  // Two factors, so that results below 2^-126 come out denormal as scalef gives them; exp keeps n above -160.
   const __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1), bias = _mm256_set1_epi32(127);
   const __m256 f1 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
   const __m256 f2 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, half), bias), 23));
   return _mm256_mul_ps(_mm256_mul_ps(a, f1), f2);
 }
 inline Vec scale2(Vec a, Vec n) { return {scale2_half(a.lo, n.lo), scale2_half(a.hi, n.hi)}; }
-inline Vec zero_below(Vec a, Vec x, Vec least) {
-  return {_mm256_andnot_ps(_mm256_cmp_ps(x.lo, least.lo, _CMP_LT_OQ), a.lo),
-          _mm256_andnot_ps(_mm256_cmp_ps(x.hi, least.hi, _CMP_LT_OQ), a.hi)};
-}
 inline Vec keep_bits(Vec a, uint32_t bits) {
   const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(bits)));
   return {_mm256_and_ps(a.lo, mask), _mm256_and_ps(a.hi, mask)};
@@ -155,7 +148,6 @@ inline void store_part(float* p, int n, Vec a) {
 }
 inline Vec keep_first(Vec a, int n, float fill) { RANK_GRPO_EACH(i < n ? a.v[i] : fill); }
 inline Vec scale2(Vec a, Vec n) { RANK_GRPO_EACH(std::ldexp(a.v[i], n.v[i] < 1000.f ? static_cast<int>(n.v[i]) : 1000)); }
-inline Vec zero_below(Vec a, Vec x, Vec least) { RANK_GRPO_EACH(x.v[i] < least.v[i] ? 0.f : a.v[i]); }
 #undef RANK_GRPO_EACH
 template <class F>
 inline Vec each_bits(Vec a, F&& f) {
@@ -201,13 +193,11 @@ inline void load_pairs(const float* p, int n, Vec& a, Vec& b) {
 inline Vec zero() { return set1(0.f); }
 inline void prefetch(const float* p) { __builtin_prefetch(p); }
 
-// e^x for x <= 100 (infinite from 88.8 on); relative error 7.7e-8 (a polynomial of degree 6, fitted to |r| <= ln 2 / 2). Below -87.3, where
-// floats lose digits, it is exactly 0: a result of too few digits costs Intel's processors hundreds of cycles, and hidden keys, whose score is
-// -infinity, are many. NaN stays NaN (max returns its second operand where one is NaN), so that a NaN in logits or scores reaches the loss and
-// is refused there.
-inline Vec exp(Vec given) {
-  const Vec least = set1(-87.3f);
-  const Vec x = max(least, given);
+// e^x for x <= 100 (infinite from 88.8 on); relative error 7.7e-8 (a polynomial of degree 6, fitted to |r| <= ln 2 / 2). Below -104,
+// and on a pool's threads below -87.34, it is exactly 0; -infinity gives 0, NaN stays NaN: max returns its second operand where one is NaN, so that a NaN in logits or scores reaches the
+// loss and is refused there.
+inline Vec exp(Vec x) {
+  x = max(set1(-110.f), x);           // e^-110 is below the smallest float, and n stays in range for scale2
   const Vec magic = set1(0x1.8p23f);  // what is added to it is rounded to a whole number
   const Vec n = fma(x, set1(1.44269504088896341f), magic) - magic;
   Vec r = fnma(n, set1(0.693359375f), x);  // ln 2 in two parts
@@ -219,7 +209,7 @@ inline Vec exp(Vec given) {
   p = fma(p, r, set1(0x1.fffffcp-2f));
   p = fma(p, r, set1(1.f));
   p = fma(p, r, set1(1.f));
-  return zero_below(scale2(p, n), given, least);
+  return scale2(p, n);
 }
 
 // Calls f(offset, count) over n floats in steps of a vector; count < kVec in the last one where n is no multiple.

@@ -16,3 +16,23 @@ TEST(pool_runs_every_chunk_once) {
     }
   }
 }
+
+#if defined(__x86_64__)
+TEST(pool_takes_the_smallest_for_zero) {
+  auto product = [](float x) {
+    volatile float factor = 0.25f;
+    return factor * x;
+  };
+  constexpr float kSmallest = 0x1p-126f;
+  for (int threads : {1, 2, 3}) {
+    rank_grpo::ThreadPool pool(threads);
+    std::vector<float> results(200, -1.f), operands(200, -1.f);
+    pool.run(200, [&](int i) {
+      results[static_cast<size_t>(i)] = product(kSmallest);
+      operands[static_cast<size_t>(i)] = product(0x1p-130f) * 0x1p40f;
+    });
+    for (size_t i = 0; i < results.size(); ++i) CHECK(results[i] == 0 && operands[i] == 0);
+    CHECK(product(kSmallest) == 0x1p-128f);  // the caller's own arithmetic is as before
+  }
+}
+#endif
