@@ -4,7 +4,7 @@
 //   thread   the thread sanitizer over the pool and a small policy: node itself cannot run under it
 //   odr      all sources linked with -flto -Wodr: two types of one name in two files call each other's destructors, and nothing else says so
 // `quick`, for CI: the address part with those CUDA tests that take no minutes (all kernels are in them).
-import { spawnSync } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -31,13 +31,17 @@ const build = (folder, sanitizers, more, targets) => {
   must("cmake", ["-S", ".", "-B", folder, ...flags]);
   must("cmake", ["--build", folder, "--parallel", "2", "--target", ...targets]);
 };
-const nativeTests = (program, filter, env) => {
-  const result = run(program, filter ? [filter] : [], { env: { ...process.env, ...options, ...env } });
-  const line = /^(\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(result.stdout);
-  if (result.status === 0 && line) for (let i = 0; i < 3; i++) totals[i] += Number(line[i + 1]);
-  else record(`${program} ${filter}`, false, result.stdout + result.stderr);
-  console.log(`${program} ${filter}: ${line?.[0] ?? "no count"}`);
-};
+const nativeTests = (program, filter, env) =>
+  new Promise((resolve) => {
+    const settings = { maxBuffer: 1 << 28, env: { ...process.env, ...options, ...env } };
+    execFile(program, filter ? [filter] : [], settings, (error, stdout, stderr) => {
+      const line = /^(\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(stdout);
+      if (!error && line) for (let i = 0; i < 3; i++) totals[i] += Number(line[i + 1]);
+      else record(`${program} ${filter}`, false, stdout + stderr);
+      console.log(`${program} ${filter}: ${line?.[0] ?? "no count"}`);
+      resolve();
+    });
+  });
 
 const options = {
   ASAN_OPTIONS: "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1",
@@ -47,18 +51,23 @@ const options = {
 const address = (targets) =>
   build("build-asan", "address,undefined", ["-DRANK_GRPO_CUDA_SHIM=ON", "-DRANK_GRPO_ADDON=ON"], targets);
 
-if (asked.includes("quick")) {
+// The native tests and, beside them, those CUDA tests whose names hold one of the filters.
+const addressTests = async (filters) => {
   address(["native_tests", "cuda_shim_tests"]);
-  nativeTests("build-asan/native_tests", "", {});
+  const shim = async () => {
+    for (const filter of filters)
+      await nativeTests("build-asan/cuda_shim_tests", filter, { RANK_GRPO_SHIM_SCHEDULE: "3" });
+  };
+  await Promise.all([nativeTests("build-asan/native_tests", "", {}), shim()]);
+};
+
+if (asked.includes("quick")) {
   const small = ["memory", "pointwise", "scatter", "strided", "logits", "objective", "optimizer", "shim"];
-  for (const name of [...small, "attention_", "linear_rows", "rl_steps", "generates"])
-    nativeTests("build-asan/cuda_shim_tests", `cuda_${name}`, { RANK_GRPO_SHIM_SCHEDULE: "3" });
+  await addressTests([...small, "attention_", "linear_rows", "rl_steps", "generates"].map((name) => `cuda_${name}`));
 }
 
 if (wanted("address")) {
-  address(["native_tests", "cuda_shim_tests"]);
-  nativeTests("build-asan/native_tests", "", {});
-  nativeTests("build-asan/cuda_shim_tests", "", { RANK_GRPO_SHIM_SCHEDULE: "3" });
+  await addressTests([""]);
 }
 
 if (wanted("addon")) {
@@ -104,7 +113,8 @@ if (wanted("addon")) {
 
 if (wanted("thread")) {
   build("build-tsan", "thread", ["-DRANK_GRPO_ADDON=OFF"], ["native_tests"]);
-  for (const filter of ["pool", "policy_"]) nativeTests("build-tsan/native_tests", filter, { RANK_GRPO_THREADS: "4" });
+  for (const filter of ["pool", "policy_"])
+    await nativeTests("build-tsan/native_tests", filter, { RANK_GRPO_THREADS: "4" });
 }
 
 if (wanted("odr")) {

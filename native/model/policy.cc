@@ -1,143 +1,21 @@
-// Policy: scoring, gradients of any objective, and the optimizer step. Generation is in generate.cc.
+// Policy: scoring, gradients of any objective, and the optimizer step. Generation is in generate.cc, memory in memory_plan.cc.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 
-#include "../core/host.h"
 #include "../core/philox.h"
 #include "live.h"
+#include "micro_batch.h"
 #include "policy_impl.h"
 
 namespace rank_grpo {
 namespace {
 
-size_t parameter_bytes(const ParameterTable& table) { return static_cast<size_t>(table.total) * sizeof(float); }
-
-MemoryUse plan_memory(const Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held,
-                      const PolicyOptions& options) {
-  if (options.weights == Compute::bf16) {
-    expect(options.compute == Compute::bf16, "f32 (weights in bf16 need bf16 compute)", "weights", "bf16");
-    expect(backend.panels_hold_weights(options.weights),
-           std::string("f32 on device ") + backend.name() + " (weights in bf16 are for a GPU)", "weights", "bf16");
-  }
-  MemoryUse use;
-  use.weights = static_cast<int64_t>(parameter_bytes(held));
-  if (backend.panels_hold_weights(options.weights)) {
-    // in bf16, panels that are trained hold the other half of each f32 too, where it is kept
-    const bool both = options.compute == Compute::f32 || (options.trainable && options.weights == Compute::f32);
-    use.panels = full.total * (both ? 4 : 2);
-  } else {
-    use.panels = options.compute == Compute::bf16 ? full.total * 2 : 0;  // copies; f32 products read the weights
-  }
-  if (options.trainable) {
-    use.gradients = static_cast<int64_t>(parameter_bytes(full));
-    use.moments = 2 * use.gradients;
-    use.host = options.state_on_host && backend.has_own_memory() ? use.moments : 0;
-    use.activations = options.activation_bytes < 0 ? backend.activation_budget() : options.activation_bytes;
-  }
-  const int64_t rotary = int64_t{config.max_positions} * config.head_dim * static_cast<int64_t>(sizeof(float));
-  const bool apart = use.host > 0, may_part = use.moments > 0 && backend.has_own_memory() && !apart;
-  expect_memory(backend, static_cast<size_t>(use.weights + use.gradients + use.moments - use.host + use.panels + rotary),
-                !options.trainable ? "the model's weights"
-                : apart            ? "the model's weights and gradients"
-                                   : "the model's weights, gradients and optimizer state",
-                !options.trainable ? "Use a smaller model, or compute: bf16."
-                : may_part ? "Use a smaller model, optimizer state in host memory (optimizerState: host), or trainable: false for a "
-                             "model that is not trained."
-                           : "Use a smaller model, or trainable: false for a model that is not trained.");
-  if (apart)
-    expect_memory(free_host_bytes(), static_cast<size_t>(use.host), "the optimizer state",
-                  "Use a smaller model, or leave it on the device.");
-  return use;
-}
-
 DeviceBuffer make_moments(Backend& backend, const ParameterTable& table, const MemoryUse& memory) {
   if (memory.moments == 0) return {};
   if (memory.host > 0) return DeviceBuffer::on_host(backend, parameter_bytes(table));
   return DeviceBuffer(backend, parameter_bytes(table));
-}
-
-std::vector<float> slice(const std::vector<float>& values, int64_t first, int64_t count) {
-  if (values.empty()) return {};
-  return {values.begin() + first, values.begin() + first + count};
-}
-
-void expect_size(const std::vector<float>& values, int64_t tokens, const char* name, bool optional) {
-  if (optional && values.empty()) return;
-  expect(static_cast<int64_t>(values.size()) == tokens, std::to_string(tokens) + " values (one for each completion token)", name,
-         std::to_string(values.size()));
-}
-
-void expect_finite(const std::vector<float>& values, const char* name) {
-  for (size_t i = 0; i < values.size(); ++i)
-    if (!std::isfinite(values[i]))
-      fail("NOT_FINITE", "Expected finite values for " + std::string(name) + ", got " + std::to_string(values[i]) + " at token " +
-                             std::to_string(i) + ".");
-}
-
-// Offsets in order, tokens inside the batch and of one completion, none twice. Returns how many tokens are covered.
-int64_t check_segments(const StepInputs& inputs, const Batch& batch) {
-  const auto &offsets = inputs.segment_offsets, &tokens = inputs.segment_tokens;
-  check_offsets(offsets, tokens.size(), "segmentOffsets", true);
-  std::vector<char> covered(batch.completion_ids.size(), 0);
-  for (int32_t t : tokens) {
-    expect(t >= 0 && t < batch.tokens(), "token indices from 0 to " + std::to_string(batch.tokens() - 1), "segmentTokens",
-           std::to_string(t));
-    expect(!covered[static_cast<size_t>(t)], "each token in one segment at most", "segmentTokens", std::to_string(t) + " twice");
-    covered[static_cast<size_t>(t)] = 1;
-  }
-  const auto& rows = batch.completion_offsets;
-  for (size_t s = 0; s + 1 < offsets.size(); ++s) {
-    if (offsets[s] == offsets[s + 1]) continue;
-    const auto [low, high] = std::minmax_element(tokens.begin() + offsets[s], tokens.begin() + offsets[s + 1]);
-    const auto end = std::upper_bound(rows.begin(), rows.end(), *low);  // of the row that holds the first token
-    expect(*high < *end, "a segment within one completion", "segmentTokens", "segment " + std::to_string(s));
-  }
-  return static_cast<int64_t>(tokens.size());
-}
-
-// The segments of one micro-batch, renumbered to its tokens.
-struct SegmentSlice {
-  std::vector<int32_t> offsets{0}, tokens, numbers;
-};
-
-SegmentSlice slice_segments(const StepInputs& inputs, int64_t first, int64_t count) {
-  SegmentSlice slice;
-  for (size_t s = 0; s + 1 < inputs.segment_offsets.size(); ++s) {
-    const int32_t begin = inputs.segment_offsets[s], end = inputs.segment_offsets[s + 1];
-    if (begin == end || inputs.segment_tokens[static_cast<size_t>(begin)] < first ||
-        inputs.segment_tokens[static_cast<size_t>(begin)] >= first + count)
-      continue;
-    for (int32_t i = begin; i < end; ++i)
-      slice.tokens.push_back(static_cast<int32_t>(inputs.segment_tokens[static_cast<size_t>(i)] - first));
-    slice.offsets.push_back(static_cast<int32_t>(slice.tokens.size()));
-    slice.numbers.push_back(static_cast<int32_t>(s));
-  }
-  return slice;
-}
-
-void merge(ObjectiveResult& total, const ObjectiveResult& part, int64_t first, const std::vector<int32_t>& numbers) {
-  total.loss += part.loss;
-  total.policy_loss += part.policy_loss;
-  total.kl_sum += part.kl_sum;
-  total.entropy_sum += part.entropy_sum;
-  total.ratio_sum += part.ratio_sum;
-  if (part.nonempty_segments) {
-    const bool none = total.nonempty_segments == 0;
-    total.ratio_min = none ? part.ratio_min : std::min(total.ratio_min, part.ratio_min);
-    total.ratio_max = none ? part.ratio_max : std::max(total.ratio_max, part.ratio_max);
-  }
-  total.covered += part.covered;
-  total.nonempty_segments += part.nonempty_segments;
-  total.clipped_low += part.clipped_low;
-  total.clipped_high += part.clipped_high;
-  total.clipped_dual += part.clipped_dual;
-  std::copy(part.dlogp.begin(), part.dlogp.end(), total.dlogp.begin() + first);
-  std::copy(part.dentropy.begin(), part.dentropy.end(), total.dentropy.begin() + (total.dentropy.empty() ? 0 : first));
-  std::copy(part.token_loss.begin(), part.token_loss.end(), total.token_loss.begin() + first);
-  std::copy(part.token_kl.begin(), part.token_kl.end(), total.token_kl.begin() + first);
-  for (size_t s = 0; s < numbers.size(); ++s) total.segment_log_ratio[static_cast<size_t>(numbers[s])] = part.segment_log_ratio[s];
 }
 
 }  // namespace
@@ -163,46 +41,6 @@ const ModelConfig& Policy::config() const { return impl_->config; }
 const ParameterTable& Policy::table() const { return impl_->table; }
 const PolicyOptions& Policy::options() const { return impl_->options; }
 const char* Policy::device() const { return impl_->backend->name(); }
-
-int64_t Policy::available_bytes() const { return static_cast<int64_t>(std::min<size_t>(impl_->backend->available_bytes(), INT64_MAX)); }
-
-int64_t Policy::workspace_bytes(const Workload& work) const {
-  const auto& i = *impl_;
-  const int64_t C = i.config.hidden, widest = 2 * int64_t{i.config.intermediate}, size = sizeof(float);
-  const auto shape = i.transformer.attention();
-  int64_t cache = 0, head = 0, store = 0, arena = 0, scratch = 0;
-  if (work.pass_tokens > 0) {
-    ForwardOptions options;
-    options.micro_batch_tokens = work.pass_tokens;
-    const int64_t T = work.backward ? i.micro_batch_tokens(options) : work.pass_tokens;
-    const int whole = work.backward ? i.transformer.fit(T, i.memory.activations) : 0;
-    cache = static_cast<int64_t>(i.backend->cache_bytes(2 * T / kPageSize + 1, shape));  // sequences end within pages
-    head = (work.backward ? 2 : 1) * T * C * size;
-    store = work.backward ? i.transformer.kept_bytes(T, whole) : 0;
-    arena = static_cast<int64_t>(i.transformer.growth(T, work.backward, whole));
-    // operands in the shape that products read, the hidden rows of live tokens, logits a piece at a time
-    scratch = T * widest * size / 2 + (work.backward ? widest * C * size + 2 * T * C * size : 0) + (int64_t{8} << 20);
-  }
-  if (work.rows > 0) {
-    const int64_t own = (2 * kPageSize - 2 + work.new_tokens) / kPageSize, groups = (work.rows + work.group_size - 1) / work.group_size;
-    const int64_t pages = groups * (work.prompt_tokens / kPageSize) + work.rows * own;
-    const int64_t T = std::max({work.rows, work.prompt_tokens, std::min(kPrefillTokens, groups * work.prompt_tokens)});
-    store = std::max(store, static_cast<int64_t>(i.backend->cache_bytes(pages, shape)) * i.config.layers);
-    arena = std::max(arena, static_cast<int64_t>(i.transformer.growth(T, false, 0)));
-    scratch = std::max(scratch, std::min<int64_t>(work.rows, 64) * i.config.vocab * size + T * widest * size / 2);
-  }
-  return cache + head + std::max<int64_t>(0, store - static_cast<int64_t>(i.store.bytes())) + arena + scratch;
-}
-
-MemoryUse Policy::memory() const { return impl_->memory; }
-
-int64_t Policy::bytes() const {
-  const auto& i = *impl_;
-  size_t bytes = static_cast<size_t>(i.memory.panels);
-  for (const auto* buffer : {&i.weights, &i.gradients, &i.m, &i.v, &i.cache, &i.head, &i.store})
-    if (!buffer->on_host()) bytes += buffer->bytes();
-  return static_cast<int64_t>(bytes) + static_cast<int64_t>(i.transformer.bytes());
-}
 
 void Policy::initialize(uint64_t seed, float std) {
   std::vector<float> values;

@@ -1,4 +1,4 @@
-// What policy.cc and generate.cc share: the state behind Policy.
+// What the parts of Policy share (policy.cc, generate.cc, recommend.cc, memory_plan.cc): the state behind it.
 #pragma once
 #include <memory>
 #include <string>
@@ -45,6 +45,12 @@ struct Policy::Impl {
   void download_scores(const Pass& pass, std::vector<float>& logprobs, std::vector<float>& entropies) const;
   void backward(const Pass& pass, const std::vector<float>& dlogp, const std::vector<float>& dentropy, float temperature);
 };
+
+inline size_t parameter_bytes(const ParameterTable& table) { return static_cast<size_t>(table.total) * sizeof(float); }
+
+// Refuses options that the device cannot have, and what does not fit into its memory.
+MemoryUse plan_memory(const Backend& backend, const ModelConfig& config, const ParameterTable& full, const ParameterTable& held,
+                      const PolicyOptions& options);
 
 // OUT_OF_MEMORY, with what is asked, what there is and what helps, before any of it is allocated: Linux promises more than there is
 // and ends the process later.
