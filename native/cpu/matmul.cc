@@ -33,11 +33,13 @@ int64_t sharing_tiles(int64_t tiles, bool streams) {
 }
 
 // What tile `tile` of them prefetches: its part of the n steps that come next, or, alone and without streams, a little of its own panel.
-Ahead ahead_of(const uint32_t* own, const uint32_t* next, int64_t n, int64_t tile, int64_t sharing, bool streams) {
-  if (!streams && sharing == 1) return {own + 64 * kPanel, kPanel * 4, 64};
+// `factors`: by how many a word is multiplied in the tile.
+Ahead ahead_of(const uint32_t* own, const uint32_t* next, int64_t n, int64_t tile, int64_t sharing, int factors, bool streams) {
+  if (!streams && sharing == 1) return {own + 64 * kPanel, kPanel * 4, 64, false};
   const void* first = tile < sharing ? next + tile * n / sharing * kPanel : own;
   const int row = kPanel * 4 / static_cast<int>(sharing);  // bytes a step
-  return streams ? Ahead{first, row / 3, n * 64 / sharing} : Ahead{first, row, 0};
+  if (!streams) return {first, row, 0, false};
+  return {first, row / 3, n * 64 / sharing, sharing == 1 && factors <= kFewFactors};
 }
 
 }  // namespace
@@ -69,7 +71,7 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
       for (int64_t i = i0; i < i1; ++i) {
         t.rows = static_cast<int>(std::min(height, M - i * height));
         t.A = A.at(i * height) + k * words * A.step;
-        t.ahead = ahead_of(b, then, n, i - i0, sharing, kernels.streams);
+        t.ahead = ahead_of(b, then, n, i - i0, sharing, t.rows * words, kernels.streams);
         t.C = C + i * height * ldc + j * kPanel;
         tile(t);
       }

@@ -41,11 +41,14 @@ struct Rows {
   const uint32_t* at(int64_t r) const { return panel ? data + r / kPanel * panel + r % kPanel : data + r * row; }
 };
 
+constexpr int kFewFactors = 8;
+
 // What a tile prefetches: `step` bytes more at every step of k, in three streams `stream` bytes apart (0: in one, at most a line a step).
 struct Ahead {
   const void* first;
   int step;
   int64_t stream;
+  bool far;  // streams end in the second cache: more lines are under way, which is worth it where a line is multiplied by little
 };
 
 // One tile of C, at most MatmulKernels::rows x 48: C = (accumulate ? C : 0) + A B over `steps` words of k.

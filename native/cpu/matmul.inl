@@ -57,8 +57,10 @@ struct ProductPairs : ProductFloats {
 #endif
 
 // R x 48: 24 accumulators at most. Every loop over them is unrolled, or they would live on the stack.
-template <class Kind, int R, bool Streams>
+enum class Reading { own, streams, far_streams };
+template <class Kind, int R, Reading Ahead>
 inline void tile_rows(const Tile& t) {
+  constexpr auto kCache = Ahead == Reading::far_streams ? _MM_HINT_T1 : _MM_HINT_T0;
   __m512 c[R][3];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) c[r][0] = c[r][1] = c[r][2] = _mm512_setzero_ps();
@@ -66,10 +68,10 @@ inline void tile_rows(const Tile& t) {
   const char* ahead = static_cast<const char*>(t.ahead.first);
   const int64_t row = t.row, step = t.step, ahead_step = t.ahead.step, stream = t.ahead.stream;
   for (int64_t k = 0; k < t.steps; ++k) {
-    _mm_prefetch(ahead, _MM_HINT_T0);
-    if (Streams) {
-      _mm_prefetch(ahead + stream, _MM_HINT_T0);
-      _mm_prefetch(ahead + 2 * stream, _MM_HINT_T0);
+    _mm_prefetch(ahead, kCache);
+    if (Ahead != Reading::own) {
+      _mm_prefetch(ahead + stream, kCache);
+      _mm_prefetch(ahead + 2 * stream, kCache);
     }
     const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 16), b2 = _mm512_loadu_si512(b + 32);
     auto multiply = [&](auto w0, auto w1, auto w2) {
@@ -102,8 +104,10 @@ inline void tile_rows(const Tile& t) {
 }
 template <class Kind, int R>
 inline void tile_ahead(const Tile& t) {
-  if (t.ahead.stream) return tile_rows<Kind, R, true>(t);
-  tile_rows<Kind, R, false>(t);
+  if constexpr (R * Kind::words <= kFewFactors)
+    if (t.ahead.far) return tile_rows<Kind, R, Reading::far_streams>(t);
+  if (t.ahead.stream) return tile_rows<Kind, R, Reading::streams>(t);
+  tile_rows<Kind, R, Reading::own>(t);
 }
 template <class Kind>
 inline void tile(const Tile& t) {
