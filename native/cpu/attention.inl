@@ -50,6 +50,7 @@ struct Pairs : Floats {  // weights stay floats
 };
 #endif
 
+// f for each word of queries or weights that one of a page is multiplied by.
 template <class Kind, class F>
 inline void each_left(F&& f) {
   f(std::integral_constant<int, 0>{});

@@ -41,7 +41,7 @@ struct Rows {
   const uint32_t* at(int64_t r) const { return panel ? data + r / kPanel * panel + r % kPanel : data + r * row; }
 };
 
-constexpr int kFewFactors = 8;
+constexpr int kFewFactors = 8;  // of a word of B in a tile: no more, and memory is what it waits for
 
 // What a tile prefetches: `step` bytes more at every step of k, in three streams `stream` bytes apart (0: in one, at most a line a step).
 struct Ahead {

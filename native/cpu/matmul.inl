@@ -56,11 +56,12 @@ struct ProductPairs : ProductFloats {
 };
 #endif
 
+enum class Reading { own, streams, far_streams };  // what a tile brings in; see Ahead
+
 // R x 48: 24 accumulators at most. Every loop over them is unrolled, or they would live on the stack.
-enum class Reading { own, streams, far_streams };
-template <class Kind, int R, Reading Ahead>
+template <class Kind, int R, Reading Brings>
 inline void tile_rows(const Tile& t) {
-  constexpr auto kCache = Ahead == Reading::far_streams ? _MM_HINT_T1 : _MM_HINT_T0;
+  constexpr auto kCache = Brings == Reading::far_streams ? _MM_HINT_T1 : _MM_HINT_T0;
   __m512 c[R][3];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) c[r][0] = c[r][1] = c[r][2] = _mm512_setzero_ps();
@@ -69,7 +70,7 @@ inline void tile_rows(const Tile& t) {
   const int64_t row = t.row, step = t.step, ahead_step = t.ahead.step, stream = t.ahead.stream;
   for (int64_t k = 0; k < t.steps; ++k) {
     _mm_prefetch(ahead, kCache);
-    if (Ahead != Reading::own) {
+    if (Brings != Reading::own) {
       _mm_prefetch(ahead + stream, kCache);
       _mm_prefetch(ahead + 2 * stream, kCache);
     }

@@ -38,6 +38,7 @@ inline Vec keep_first(Vec a, int n, float fill) {  // lanes from n on become `fi
   return {_mm512_mask_blend_ps(static_cast<__mmask16>(n <= 0 ? 0 : n >= 16 ? 0xffff : (1u << n) - 1), _mm512_set1_ps(fill), a.v)};
 }
 inline Vec scale2(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }  // a * 2^n, n whole
+// Lanes as words of bits, two halves of 16 each.
 inline Vec keep_bits(Vec a, uint32_t bits) {
   return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(static_cast<int>(bits))))};
 }
@@ -193,9 +194,9 @@ inline void load_pairs(const float* p, int n, Vec& a, Vec& b) {
 inline Vec zero() { return set1(0.f); }
 inline void prefetch(const float* p) { __builtin_prefetch(p); }
 
-// e^x for x <= 100 (infinite from 88.8 on); relative error 7.7e-8 (a polynomial of degree 6, fitted to |r| <= ln 2 / 2). Below -104,
-// and on a pool's threads below -87.34, it is exactly 0; -infinity gives 0, NaN stays NaN: max returns its second operand where one is NaN, so that a NaN in logits or scores reaches the
-// loss and is refused there.
+// e^x for x <= 100 (infinite from 88.8 on); relative error 7.7e-8 (a polynomial of degree 6, fitted to |r| <= ln 2 / 2). Below -104, and in
+// what a pool runs below -87.34, it is exactly 0; -infinity gives 0, NaN stays NaN: max returns its second operand where one is NaN, so that
+// a NaN in logits or scores reaches the loss and is refused there.
 inline Vec exp(Vec x) {
   x = max(set1(-110.f), x);           // e^-110 is below the smallest float, and n stays in range for scale2
   const Vec magic = set1(0x1.8p23f);  // what is added to it is rounded to a whole number

@@ -19,8 +19,8 @@ TEST(pool_runs_every_chunk_once) {
 
 #if defined(__x86_64__)
 TEST(pool_takes_the_smallest_for_zero) {
-  auto product = [](float x) {
-    volatile float factor = 0.25f;
+  auto product = [](float x, float y) {
+    volatile float factor = y;  // multiplied at run time
     return factor * x;
   };
   constexpr float kSmallest = 0x1p-126f;
@@ -28,11 +28,11 @@ TEST(pool_takes_the_smallest_for_zero) {
     rank_grpo::ThreadPool pool(threads);
     std::vector<float> results(200, -1.f), operands(200, -1.f);
     pool.run(200, [&](int i) {
-      results[static_cast<size_t>(i)] = product(kSmallest);
-      operands[static_cast<size_t>(i)] = product(0x1p-130f) * 0x1p40f;
+      results[static_cast<size_t>(i)] = product(kSmallest, 0.25f);
+      operands[static_cast<size_t>(i)] = product(0x1p-130f, 0x1p40f);  // 2^-90, were the operand not zero
     });
     for (size_t i = 0; i < results.size(); ++i) CHECK(results[i] == 0 && operands[i] == 0);
-    CHECK(product(kSmallest) == 0x1p-128f);  // the caller's own arithmetic is as before
+    CHECK(product(kSmallest, 0.25f) == 0x1p-128f && product(0x1p-130f, 0x1p40f) == 0x1p-90f);  // the caller's own arithmetic is as before
   }
 }
 #endif
