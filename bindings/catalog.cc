@@ -52,7 +52,7 @@ class CatalogWrap : public Napi::ObjectWrap<CatalogWrap> {
     return DefineClass(
         env, "NativeCatalog",
         {StaticMethod("build", &CatalogWrap::build), StaticMethod("open", &CatalogWrap::open), InstanceMethod("save", &CatalogWrap::save),
-         InstanceMethod("forced", &CatalogWrap::forced), InstanceMethod("describe", &CatalogWrap::describe)});
+         InstanceMethod("choices", &CatalogWrap::choices), InstanceMethod("describe", &CatalogWrap::describe)});
   }
   explicit CatalogWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<CatalogWrap>(info) {
     catalog_ = take_handed<Handle>(info, kTag, "NativeCatalog.build or NativeCatalog.open");
@@ -87,14 +87,15 @@ class CatalogWrap : public Napi::ObjectWrap<CatalogWrap> {
         [](Napi::Env env, int&) { return env.Undefined(); });
   }
 
-  // Of the lists of each group: 1 for every token without an alternative.
-  Napi::Value forced(const Napi::CallbackInfo& info) {
+  // Of the lists of each group: for every token, how many could have stood in its place, counted up to `countTo`.
+  Napi::Value choices(const Napi::CallbackInfo& info) {
     const Fields f(info[0], "lists");
     const auto ids = f.array<int32_t>("ids"), offsets = f.array<int32_t>("offsets"), groups = f.array<int32_t>("groupOffsets");
     check_offsets(f, "offsets", offsets, ids.size());
     check_offsets(f, "groupOffsets", groups, offsets.size() - 1);
     const auto constraint = read_constraint(f, groups.size() - 1);
-    std::vector<uint8_t> out(ids.size());
+    const auto count_to = static_cast<int32_t>(f.integer("countTo", 2, 2, 1 << 30));
+    std::vector<int32_t> out(ids.size()), scratch;
     try {
       validate_constraint(constraint, groups.size() - 1, INT32_MAX);
       for (size_t g = 0; g + 1 < groups.size(); ++g) {
@@ -103,7 +104,8 @@ class CatalogWrap : public Napi::ObjectWrap<CatalogWrap> {
           const std::string name = "completion " + std::to_string(r);
           ListCursor cursor(*catalog_, constraint.rules, closed, name);
           const auto begin = static_cast<size_t>(offsets[r]), end = static_cast<size_t>(offsets[r + 1]);
-          replay_list(cursor, ids.data() + begin, ids.data() + end, name, [&](size_t t) { out[begin + t] = cursor.forced() >= 0; });
+          replay_list(cursor, ids.data() + begin, ids.data() + end, name,
+                      [&](size_t t) { out[begin + t] = cursor.choices(count_to, scratch); });
         }
       }
     } catch (const Error& error) {

@@ -116,10 +116,11 @@ export interface NativeLines {
 export interface NativeCatalog {
   /** A cache file for `open` with the same key; under a temporary name, then renamed. */
   save(path: string, key: string): Promise<void>;
-  /** Of given lists (a CSR, and their groups): 1 for every token that had no alternative. */
-  forced(
-    lists: { ids: Int32Array; offsets: Int32Array; groupOffsets: Int32Array } & NativeListRules & NativeExclusions,
-  ): Uint8Array;
+  /** Of given lists (a CSR, and their groups): for every token, how many could have stood in its place, counted up to `countTo` (default and least 2). */
+  choices(
+    lists: { ids: Int32Array; offsets: Int32Array; groupOffsets: Int32Array; countTo?: number } & NativeListRules &
+      NativeExclusions,
+  ): Int32Array;
   describe(): { items: number; tokens: number; bytes: number; longestLine: number };
 }
 

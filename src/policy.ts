@@ -165,18 +165,24 @@ function nativeConstraint(constraint: Constraint, prompts: number): NativeListRu
 }
 
 /**
- * Which completion tokens had no alternative (1), flat in the order of the groups: their log-prob is 0 whatever the policy.
+ * How many tokens the constraint allowed at each completion token, flat in the order of the groups.
+ * @param countTo counts no further, which is faster; at least 2
  * @throws INVALID_ARGUMENT where a completion is no list of the catalog
  */
-export function forcedTokens(groups: readonly Group[], constraint: Constraint): Uint8Array {
+export function choices(groups: readonly Group[], constraint: Constraint, countTo: number): Int32Array {
   const completions = groups.flatMap((group) => group.completions);
-  return constraint.native.forced({
+  return constraint.native.choices({
     ids: concatenate(completions),
     offsets: offsetsOf(completions),
     groupOffsets: offsetsOf(groups.map((group) => group.completions)),
+    countTo,
     ...nativeConstraint(constraint, groups.length),
   });
 }
+
+/** Which completion tokens had no alternative (1), flat in the order of the groups: their log-prob is 0 whatever the policy. */
+export const forcedTokens = (groups: readonly Group[], constraint: Constraint): Uint8Array =>
+  Uint8Array.from(choices(groups, constraint, 2), (count) => Number(count === 1));
 
 function batchOf(groups: readonly Group[], constraint?: Constraint): NativeBatch {
   const completions = groups.flatMap((group) => group.completions);

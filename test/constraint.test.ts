@@ -8,7 +8,7 @@ import { afterAll, describe, expect, it } from "vitest";
 
 import type { Sample } from "../src/data/sample.ts";
 import { addon, type NativeBatch } from "../src/native.ts";
-import { forcedTokens, type Generated, Policy } from "../src/policy.ts";
+import { choices, forcedTokens, type Generated, Policy } from "../src/policy.ts";
 import { Catalog } from "../src/ranking/catalog.ts";
 import { CatalogConstraint, type ConstraintOptions } from "../src/ranking/constraint.ts";
 import { scoreItems, searchLists } from "../src/ranking/items.ts";
@@ -81,6 +81,7 @@ describe("the distribution", () => {
         const got = await policies[kind].score(groups, { constraint: within, temperature, entropies: true });
         const wanted = await reference(policies[kind], prompt, next, temperature);
         const forced = forcedTokens(groups, within);
+        const counts = choices(groups, within, 1000);
         let at = 0;
         let total = 0;
         for (const { ids } of lists) {
@@ -88,6 +89,7 @@ describe("the distribution", () => {
           for (const [t, id] of ids.entries()) {
             const set = wanted.get(ids.slice(0, t).join())!;
             expect(forced[at]).toBe(set.size === 1 ? 1 : 0);
+            expect(counts[at]).toBe(set.size);
             if (set.size === 1) {
               expect(Object.is(got.logprobs[at], 0)).toBe(true);
               expect(Object.is(got.entropies![at], 0)).toBe(true);

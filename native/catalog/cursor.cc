@@ -111,6 +111,12 @@ int32_t ListCursor::forced() const {
   return tokens.size() == 1 ? tokens[0] : -1;
 }
 
+int32_t ListCursor::choices(int32_t count_to, std::vector<int32_t>& scratch) const {
+  scratch.clear();
+  next(scratch, count_to);
+  return std::min(count_to, static_cast<int32_t>(scratch.size()));
+}
+
 bool ListCursor::step(Walk& walk, int32_t token) const {
   const auto& trie = *walk.trie;
   if (!trie.at_branch(walk.place)) {

@@ -65,6 +65,8 @@ class ListCursor {
   void allowed(std::vector<int32_t>& out) const { next(out, INT32_MAX); }
   // The token that must come next; -1 where there is a choice, or the list is finished.
   int32_t forced() const;
+  // How many tokens may come next, counted up to `count_to`; `scratch` is overwritten.
+  int32_t choices(int32_t count_to, std::vector<int32_t>& scratch) const;
   bool finished() const { return !line_.active && !last_.active; }
   // Takes a token; false (and no change) where it is not allowed.
   bool advance(int32_t token);

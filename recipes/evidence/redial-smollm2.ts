@@ -3,13 +3,11 @@
 import { join } from "node:path";
 
 import { readSamples } from "../../src/data/samples.ts";
-import { evaluateLists, meansOf } from "../../src/evaluate.ts";
-import { neighborLists, popularityLists } from "../../src/ranking/baselines.ts";
 import { Catalog } from "../../src/ranking/catalog.ts";
-import { formatItem } from "../../src/ranking/list.ts";
 import { dialogueOf } from "../../src/ranking/metrics.ts";
 import { type ExperimentRun, writeResults } from "./experiment.ts";
 import { dialogueTokens, instruction, pretrained, ranks, testRows, unified, writeData } from "./redial-smollm2-data.ts";
+import { baselinesOf } from "./redial-study.ts";
 import {
   type Arm,
   armRuns,
@@ -120,12 +118,7 @@ if (does("results")) {
   const { test, catalog } = study;
   const train = await readSamples(join(output, "data", "split", "train.jsonl"));
   const original = (await readSamples(join(unified, "redial_test.jsonl"))).slice(0, testRows);
-  const baselines = Object.entries({ popularity: popularityLists, "neighbour voting": neighborLists }).map(
-    ([name, make]) => {
-      const lists = make(train, original, catalog, ranks).map((list) => list.map(formatItem).join("\n"));
-      return { name, metrics: meansOf(evaluateLists(original, lists, { catalog }).metrics) };
-    },
-  );
+  const baselines = baselinesOf(train, original, catalog, ranks, ["popularity", "neighbour voting"]);
   const every = [...new Set([1, 2, 3, ...seeds])];
   await writeResults(
     "recipes/evidence/results/redial-smollm2.json",

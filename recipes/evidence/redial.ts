@@ -1,6 +1,5 @@
 // The same arms on real dialogues: ReDial with a model of some million parameters. npx tsx recipes/evidence/redial.ts --help
 // Needs the data of ../shared (docs/data.md says how it is made of raw ReDial); redial-data.ts prepares it for so small a model.
-import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,14 +8,21 @@ import type { Sample } from "../../src/data/sample.ts";
 import { readSamples } from "../../src/data/samples.ts";
 import { writeLines } from "../../src/data/write.ts";
 import { demonstrate, readLists } from "../../src/demonstrate/stages.ts";
-import { evaluateLists, meansOf } from "../../src/evaluate.ts";
-import { cooccurrenceLists, mixedLists, neighborLists, popularityLists } from "../../src/ranking/baselines.ts";
-import { Catalog } from "../../src/ranking/catalog.ts";
 import { formatItem } from "../../src/ranking/list.ts";
 import { dialogueOf } from "../../src/ranking/metrics.ts";
 import { groundTruths } from "../../src/ranking/rewards.ts";
 import type { SftConfig } from "../../src/training/config.ts";
 import { type ExperimentRun, writeResults } from "./experiment.ts";
+import {
+  baselinesOf,
+  type FiledStudy,
+  metric,
+  redialStudy,
+  sftSteps,
+  trainSteps,
+  unified,
+  voters,
+} from "./redial-study.ts";
 import {
   type Arm,
   armRuns,
@@ -32,80 +38,10 @@ import {
   tuningSeed,
 } from "./study.ts";
 
-const unified = "../shared/data/unified";
-const metric = "ndcg@20";
-const sftSteps = 5000;
-const trainSteps = 150;
 const listSteps = 400;
 const truthSftSteps = 500;
 const truthSteps = 75;
 const truthRate = 1e-4; // the main table's of exp_inf
-
-async function prepare(output: string): Promise<Study & { data: string }> {
-  const data = join(output, "data");
-  if (!existsSync(join(data, "test.jsonl")))
-    execFileSync(process.execPath, [...process.execArgv, "recipes/evidence/redial-data.ts", data], {
-      stdio: "inherit",
-    });
-  const file = (name: string): string => join(data, `${name}.jsonl`);
-  const shared = {
-    catalog: join(data, "catalog.tsv"),
-    constrain: "catalog",
-    compute: "bf16",
-    microBatchTokens: 4096,
-  } as const;
-  return {
-    output,
-    data,
-    catalog: await Catalog.load(shared.catalog),
-    prompts: await readSamples(file("prompts")),
-    test: await readSamples(file("test")),
-    testFile: file("test"),
-    ranks: 20,
-    maxNewTokens: 160,
-    metric,
-    rates: [1e-4, 3e-4],
-    tuningSteps: 100,
-    sft: (seed) => ({
-      ...shared,
-      model: {
-        shape: {
-          model_type: "llama",
-          hidden_size: 128,
-          intermediate_size: 344,
-          num_hidden_layers: 3,
-          num_attention_heads: 4,
-          max_position_embeddings: 320,
-        },
-        tokenizer: join(data, "tokenizer"),
-      },
-      train: file("mix"),
-      seed,
-      steps: sftSteps,
-      batchSize: 64,
-      optimizer: { learningRate: 3e-3, beta2: 0.999, weightDecay: 0.1 },
-      schedule: { type: "cosine", warmup: 0.05 },
-      checkpoint: { every: 500, keep: 1 },
-    }),
-    train: (seed) => ({
-      ...shared,
-      train: file("prompts"),
-      seed,
-      steps: trainSteps,
-      promptsPerStep: 64,
-      groupSize: 8,
-      ranks: 20,
-      maxNewTokens: 160,
-      maxRows: 512,
-      rewards: [{ name: "exp_inf" }],
-      objective: "rank-grpo",
-      schedule: { type: "constant", warmup: 5 },
-      validation: { data: file("validation"), every: 25, metric, maxNewTokens: 160 },
-      checkpoint: { every: 50, keep: 1 },
-    }),
-    measured: "best",
-  };
-}
 
 /** Stage 1's lists for the training rows after each stage, without a teacher: three SFT files that differ in nothing else. */
 async function writeStages(data: string): Promise<void> {
@@ -145,7 +81,7 @@ const stageLists = {
   adjusted: "the same after Remap and Adjust",
 } as const;
 
-function listRun(study: Study & { data: string }, name: keyof typeof stageLists, seed: number): ExperimentRun {
+function listRun(study: FiledStudy, name: keyof typeof stageLists, seed: number): ExperimentRun {
   const config: SftConfig = {
     ...study.sft(seed),
     train: join(study.data, `${name}.jsonl`),
@@ -158,7 +94,7 @@ function listRun(study: Study & { data: string }, name: keyof typeof stageLists,
 const separate = (data: string): string => join(data, "prompts-separate.jsonl");
 
 /** The prompts of stage 2 with the ground truths of the row's own turn alone, without what else its dialogue likes. */
-async function writeSeparate({ data, catalog }: Study & { data: string }): Promise<void> {
+async function writeSeparate({ data, catalog }: FiledStudy): Promise<void> {
   const itemsOf = (sample: Sample): number[] => groundTruths(sample).map((truth) => catalog.indexOf(truth));
   const own = new Map((await readSamples(join(data, "train.jsonl"))).map((row) => [row.id, new Set(itemsOf(row))]));
   const rows = (await readSamples(join(data, "prompts.jsonl"))).map((sample) => {
@@ -173,7 +109,7 @@ async function writeSeparate({ data, catalog }: Study & { data: string }): Promi
 }
 
 // Shorter than the main table, whose starts alone cost more than this. In f32, which is the faster where bf16 has no arithmetic of its own.
-const truthsOf = (study: Study & { data: string }): Study => ({
+const truthsOf = (study: FiledStudy): Study => ({
   ...study,
   output: join(study.output, "truths"),
   sft: (seed) => ({ ...study.sft(seed), compute: "f32", steps: truthSftSteps }),
@@ -202,7 +138,7 @@ const { output, seeds, run, does } = studyFlags(
   metric,
   print,
 );
-const study = await prepare(output);
+const study = await redialStudy(output);
 const starts = seeds.map((seed) => startRun(study, seed));
 const listRuns = seeds.flatMap((seed) =>
   (Object.keys(stageLists) as (keyof typeof stageLists)[]).map((name) => listRun(study, name, seed)),
@@ -222,19 +158,9 @@ await run("tune", () => tuningRuns(study).map((tuning) => tuning.run));
 await run("arms", () => armRuns(study, mainArms, seeds));
 if (does("results")) {
   const { test, catalog, data } = study;
-  // the baselines know what the published files say: dialogues as they are, and all of the training rows that are not held out
-  const kept = new Set((await readSamples(join(data, "train.jsonl"))).map(({ id }) => id));
-  const train = (await readSamples(join(unified, "redial_train.jsonl"))).filter(({ id }) => kept.has(id));
+  const train = await voters(study);
   const original = await readSamples(join(unified, "redial_test.jsonl"));
-  const baselines = Object.entries({
-    popularity: popularityLists,
-    "neighbour voting": neighborLists,
-    "co-occurrence": cooccurrenceLists,
-    "their mix": mixedLists,
-  }).map(([name, make]) => {
-    const lists = make(train, original, catalog, 20).map((list) => list.map(formatItem).join("\n"));
-    return { name, metrics: meansOf(evaluateLists(original, lists, { catalog }).metrics) };
-  });
+  const baselines = baselinesOf(train, original, catalog, 20);
   const common = {
     metric,
     dialogues: test.map(({ id, columns }) => dialogueOf(id, columns["dialogue"])),

@@ -99,13 +99,14 @@ void compare(const Lines& lines, ListRules rules, const std::vector<int32_t>& ex
     for (size_t t = 0; t < list.size(); ++t) next[Row(list.begin(), list.begin() + static_cast<int64_t>(t))].insert(list[t]);
   for (const auto& [list, wanted] : lists) {
     ListCursor cursor(*catalog, rules, closed, "row");
-    Row path;
+    Row path, scratch;
     for (int32_t token : list) {
       Row allowed;
       cursor.allowed(allowed);
       const auto& set = next.at(path);
       CHECK(allowed == Row(set.begin(), set.end()));
       CHECK(cursor.forced() == (set.size() == 1 ? *set.begin() : -1));
+      for (int32_t count_to : {2, 3, 10}) CHECK(cursor.choices(count_to, scratch) == std::min(count_to, static_cast<int32_t>(set.size())));
       for (int32_t other = 0; other < 10; ++other)
         if (!set.count(other)) CHECK(!cursor.advance(other));
       CHECK(!cursor.finished());
