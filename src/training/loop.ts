@@ -1,11 +1,39 @@
 // The loop that sft and train share: steps, validation, best checkpoint, early stop, checkpoints, interruption, resume.
 import { performance } from "node:perf_hooks";
 
-import type { Ended, Loggers } from "../log/logger.ts";
+import { refuse } from "../errors.ts";
+import type { Ended, Logger, Loggers } from "../log/logger.ts";
 import type { Policy } from "../policy.ts";
+import type { MemoryPlan } from "./memory.ts";
 import { reportLine, type StepReport, type Summary } from "./report.ts";
 import { freshState, type Metrics, metricValue, type Run, type RunState, type StepSample } from "./run.ts";
 import { type Schedule, scheduleFactor } from "./schedule.ts";
+
+/** What a stage is told beside its configuration. */
+export interface StageOptions {
+  /** The run folder; new or empty unless `resume`. */
+  output: string;
+  resume?: boolean;
+  /** Called once, before the first step. */
+  onMemory?: (plan: MemoryPlan) => void;
+  /** Called after every step; a promise is awaited. */
+  onStep?: (report: StepReport) => void | Promise<void>;
+  /** Called after every step beside the configuration's `log`, without being waited for. */
+  loggers?: readonly Logger[];
+  /** Finishes the step at hand, saves, and ends the run as interrupted. */
+  signal?: AbortSignal;
+}
+
+/** Steps of a configuration. @param perStep samples that a step takes @throws BAD_CONFIG where it says neither steps nor epochs */
+export function stepsOf(
+  { steps, epochs }: { steps?: number | undefined; epochs?: number | undefined },
+  samples: number,
+  perStep: number,
+): number {
+  if (steps !== undefined) return steps;
+  if (epochs === undefined) return refuse("BAD_CONFIG", "steps or epochs", "the configuration", "neither");
+  return Math.max(1, Math.round((epochs * samples) / perStep));
+}
 
 /** What is left to sft and train: one step, and one validation. */
 export interface Stage {

@@ -4,7 +4,6 @@ import { performance } from "node:perf_hooks";
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import type { Logger } from "../log/logger.ts";
 import { openLoggers } from "../log/open.ts";
 import type { Group } from "../policy.ts";
 import { Catalog } from "../ranking/catalog.ts";
@@ -12,42 +11,25 @@ import { encodeCompletion, encodePrompt } from "../text/encode.ts";
 import { type SftConfig, sftSchema } from "./config.ts";
 import { openConstraint } from "./constrain.ts";
 import { Draws } from "./draw.ts";
-import { finish, runStage, type Stage } from "./loop.ts";
-import { type MemoryPlan, planMemory } from "./memory.ts";
+import { finish, runStage, type Stage, type StageOptions, stepsOf } from "./loop.ts";
+import { planMemory } from "./memory.ts";
 import { openModel } from "./model.ts";
 import { parseConfig } from "./parse.ts";
 import type { StepReport, Summary } from "./report.ts";
 import { Run } from "./run.ts";
 import { openValidation } from "./validate.ts";
 
-export interface SftOptions {
-  /** The run folder; new or empty unless `resume`. */
-  output: string;
-  resume?: boolean;
-  /** Called once, before the first step. */
-  onMemory?: (plan: MemoryPlan) => void;
-  onStep?: (report: StepReport) => void | Promise<void>;
-  /** Called after every step beside the configuration's `log`, without being waited for. */
-  loggers?: readonly Logger[];
-  /** Finishes the step at hand, saves, and ends the run as interrupted. */
-  signal?: AbortSignal;
-}
-
 /** Runs a whole fine-tuning. @throws BAD_CONFIG, BAD_DATA, NOT_FINITE, IO, OUT_OF_MEMORY; checkpoints stay */
-export function sft(config: SftConfig, options: SftOptions): Promise<Summary> {
+export function sft(config: SftConfig, options: StageOptions): Promise<Summary> {
   return finish(sftSteps(config, options), options.onStep);
 }
 
 /** The same as an async iteration over steps; returns the summary. */
-export async function* sftSteps(config: SftConfig, options: SftOptions): AsyncGenerator<StepReport, Summary> {
+export async function* sftSteps(config: SftConfig, options: StageOptions): AsyncGenerator<StepReport, Summary> {
   const resolved = parseConfig(sftSchema, config);
   const catalog = resolved.catalog === undefined ? undefined : await Catalog.load(resolved.catalog);
   const samples = await readSamples(resolved.train, resolved.limit === undefined ? {} : { limit: resolved.limit });
-  const steps =
-    resolved.steps ??
-    (resolved.epochs === undefined
-      ? refuse("BAD_CONFIG", "steps or epochs", "the configuration", "neither")
-      : Math.max(1, Math.round((resolved.epochs * samples.length) / resolved.batchSize)));
+  const steps = stepsOf(resolved, samples.length, resolved.batchSize);
   if (resolved.batchSize > samples.length)
     refuse(
       "BAD_CONFIG",

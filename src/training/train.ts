@@ -1,7 +1,6 @@
 // A training by Rank-GRPO or its baselines: opens what the configuration names, checks that it fits together, and runs the steps.
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import type { Logger } from "../log/logger.ts";
 import { openLoggers } from "../log/open.ts";
 import type { CustomObjective } from "../objective/custom.ts";
 import { type ObjectiveChoice, resolveNamed } from "../objective/named.ts";
@@ -17,8 +16,8 @@ import { openSoftHits } from "../ranking/similarity.ts";
 import { type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./config.ts";
 import { openConstraint } from "./constrain.ts";
 import { choose, type Extensions, loadExtensions } from "./extensions.ts";
-import { finish, runStage, type Stage } from "./loop.ts";
-import { type MemoryPlan, planMemory } from "./memory.ts";
+import { finish, runStage, type Stage, type StageOptions, stepsOf } from "./loop.ts";
+import { planMemory } from "./memory.ts";
 import { openModel } from "./model.ts";
 import { parseConfig } from "./parse.ts";
 import type { StepReport, Summary } from "./report.ts";
@@ -27,24 +26,13 @@ import { Run } from "./run.ts";
 import { Trainer, type TrainerParts } from "./trainer.ts";
 import { openValidation } from "./validate.ts";
 
-export interface TrainOptions {
-  /** The run folder; new or empty unless `resume`. */
-  output: string;
-  resume?: boolean;
+export interface TrainOptions extends StageOptions {
   /** Own rewards, instead of the configuration's. */
   rewards?: readonly (Reward | WeightedReward)[];
   /** Own functions by the names that the configuration uses, beside those of its `modules`. */
   extensions?: Extensions;
   /** An own loss (`defineObjective`); the configuration's objective still makes segments, weights and advantages. */
   objective?: CustomObjective;
-  /** Called once, before the first step. */
-  onMemory?: (plan: MemoryPlan) => void;
-  /** Called after every step; a promise is awaited. */
-  onStep?: (report: StepReport) => void | Promise<void>;
-  /** Called after every step beside the configuration's `log`, without being waited for. */
-  loggers?: readonly Logger[];
-  /** Finishes the step at hand, saves, and ends the run as interrupted. */
-  signal?: AbortSignal;
 }
 
 /** Runs a whole training. @throws BAD_CONFIG, BAD_DATA, BAD_REWARD, NOT_FINITE, IO, OUT_OF_MEMORY; checkpoints stay */
@@ -61,11 +49,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   const custom = options.objective ?? named.custom;
   const catalog = resolved.catalog === undefined ? undefined : await Catalog.load(resolved.catalog);
   const samples = await readSamples(resolved.train, resolved.limit === undefined ? {} : { limit: resolved.limit });
-  const steps =
-    resolved.steps ??
-    (resolved.epochs === undefined
-      ? refuse("BAD_CONFIG", "steps or epochs", "the configuration", "neither")
-      : Math.max(1, Math.round((resolved.epochs * samples.length) / resolved.promptsPerStep)));
+  const steps = stepsOf(resolved, samples.length, resolved.promptsPerStep);
   const signals = await openSignals(resolved, options, extensions, catalog, objective.reading);
   const validation = await openValidation(resolved.validation, catalog, resolved);
   const run = await Run.open(options.output, "train", resolved, options.resume ?? false);
