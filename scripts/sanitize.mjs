@@ -3,7 +3,7 @@
 //   addon    the same over the addon under node, called wrongly in every way and ended in the middle (test/fixtures)
 //   thread   the thread sanitizer over the pool and a small policy: node itself cannot run under it
 //   odr      all sources linked with -flto -Wodr: two types of one name in two files call each other's destructors, and nothing else says so
-// `quick`, for CI: the address part with those CUDA tests that take no minutes (all kernels are in them).
+// `quick`, for CI: the address part with those CUDA tests that take less than a minute there (all kernels are in them).
 import { execFile, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -158,7 +158,7 @@ TEST(cuda_shim_cublas_products_have_their_layout) {
 }
 
 // A model in the fast mode: its log-probs and gradients are the exact mode's but for rounding, and large products really went elsewhere.
-TEST(cuda_shim_cublas_trains_a_model) {
+TEST(cuda_cublas_trains_a_model) {
   const Library library(FAKE_CUBLAS);
   std::string reason;
   const auto held = Cublas::open(reason);
