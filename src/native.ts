@@ -116,9 +116,9 @@ export interface NativeLines {
 export interface NativeCatalog {
   /** A cache file for `open` with the same key; under a temporary name, then renamed. */
   save(path: string, key: string): Promise<void>;
-  /** Of given lists (a CSR, and their groups): for every token, how many could have stood in its place, counted up to `countTo` (default and least 2). */
+  /** Of given lists (a CSR, and their groups): for every token, how many could have stood in its place, counted up to `countTo` (at least 2). */
   choices(
-    lists: { ids: Int32Array; offsets: Int32Array; groupOffsets: Int32Array; countTo?: number } & NativeListRules &
+    lists: { ids: Int32Array; offsets: Int32Array; groupOffsets: Int32Array; countTo: number } & NativeListRules &
       NativeExclusions,
   ): Int32Array;
   describe(): { items: number; tokens: number; bytes: number; longestLine: number };

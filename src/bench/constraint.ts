@@ -142,11 +142,7 @@ async function sampling({ harness, policy, compute }: Bench, catalog: CatalogCon
       show(`${rows} rows, ${compute}: lists a second, against free lists as long`, await ratio(3, free, run), target),
     );
     // every set is built whole, those with one token too, of which sampling sees only that they have one
-    const bookkeeping = await ratio(
-      3,
-      () => choices(groups, constraint, catalog.tokens),
-      () => run(),
-    );
+    const bookkeeping = await ratio(3, () => choices(groups, constraint, catalog.tokens), run);
     harness.note(
       `${rows} rows, ${compute}: exclusions, the walk through the tries and every set of allowed tokens, replayed alone on one thread: ${(100 * bookkeeping.median).toFixed(3)} % of a sampling (to reach: 1 %)`,
     );

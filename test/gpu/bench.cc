@@ -4,8 +4,10 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 
+#include "core/error.h"
 #include "cuda/logits.h"
 #include "cuda/objective.h"
 #include "driver.h"
@@ -13,7 +15,7 @@
 namespace driver {
 namespace {
 
-// Median of five, after one run that warms up; `download` waits for the device
+// Median of five, after one run that warms up; `download` waits for the device.
 double seconds(Backend& backend, const Options& options, const std::function<void()>& body) {
   std::vector<double> times;
   for (int run = 0; run < (options.small ? 2 : 6); ++run) {

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 
 #include "driver.h"
 
@@ -103,7 +102,7 @@ bool exact(const Options& options) {
   return ok;
 }
 
-// FNV-1a of a small model's hidden states through one linear layer each
+// FNV-1a of a small model's hidden states through one linear layer each.
 bool fingerprint(const Options& options) {
   const std::shared_ptr<Backend> backend = make_cuda_backend();
   Backend& b = *backend;

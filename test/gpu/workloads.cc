@@ -36,6 +36,7 @@ std::vector<int32_t> integers(size_t n, uint32_t key, int bound) {
   for (size_t i = 0; i < n; ++i) out[i] = static_cast<int32_t>(philox(2, static_cast<uint32_t>(i), key, 0, 0).x[0] % static_cast<uint32_t>(bound));
   return out;
 }
+
 namespace {
 ModelConfig shape(const char* family, int vocab, int hidden, int intermediate, int layers, int heads, int kv_heads, int positions) {
   ModelConfig c;
