@@ -59,6 +59,10 @@ export async function runAll(
   }
 }
 
+/** A metric of every row, as a results file keeps it. */
+export const perRow = (rows: readonly object[], metric: string): number[] =>
+  rows.map((row) => Math.round(1e4 * (row as Record<string, number>)[metric]!) / 1e4);
+
 /** What a complete run gave; one that trains nothing has no curve. @param metric the one that rows are kept of, such as ndcg@10 */
 async function resultOf(run: ExperimentRun, metric: string): Promise<ArmResult> {
   const { means, rows } = await readEvaluation(run.folder);
@@ -80,7 +84,7 @@ async function resultOf(run: ExperimentRun, metric: string): Promise<ArmResult> 
         .map(([name, value]) => [name, Math.round(1e5 * value) / 1e5]),
     ),
     curve,
-    perRow: rows.map((row) => Math.round(1e4 * ((row as Record<string, number | string>)[metric] as number)) / 1e4),
+    perRow: perRow(rows, metric),
   };
 }
 

@@ -118,7 +118,7 @@ if (does("results")) {
   const { test, catalog } = study;
   const train = await readSamples(join(output, "data", "split", "train.jsonl"));
   const original = (await readSamples(join(unified, "redial_test.jsonl"))).slice(0, testRows);
-  const baselines = baselinesOf(train, original, catalog, ranks, ["popularity", "neighbour voting"]);
+  const baselines = baselinesOf(train, original, catalog, ranks, metric, ["popularity", "neighbour voting"]);
   const every = [...new Set([1, 2, 3, ...seeds])];
   await writeResults(
     "recipes/evidence/results/redial-smollm2.json",

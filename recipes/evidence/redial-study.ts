@@ -9,6 +9,8 @@ import { evaluateLists, meansOf } from "../../src/evaluate.ts";
 import { cooccurrenceLists, mixedLists, neighborLists, popularityLists } from "../../src/ranking/baselines.ts";
 import { Catalog } from "../../src/ranking/catalog.ts";
 import { formatItem } from "../../src/ranking/list.ts";
+import { perRow } from "./experiment.ts";
+import type { Results } from "./results.ts";
 import type { Study } from "./study.ts";
 
 export const unified = "../shared/data/unified";
@@ -95,17 +97,19 @@ const makers = {
   "their mix": mixedLists,
 } as const;
 
-/** What lists without a model give on `test`. @param train rows that vote, prompts as published */
+/** What lists without a model give on `test`, and `metric` of every row. @param train rows that vote, prompts as published */
 export function baselinesOf(
   train: readonly Sample[],
   test: readonly Sample[],
   catalog: Catalog,
   ranks: number,
+  metric: string,
   names: readonly (keyof typeof makers)[] = Object.keys(makers) as (keyof typeof makers)[],
-): { name: string; metrics: Record<string, number> }[] {
+): Results["baselines"] {
   return names.map((name) => {
     const lists = makers[name](train, test, catalog, ranks).map((list) => list.map(formatItem).join("\n"));
-    return { name, metrics: meansOf(evaluateLists(test, lists, { catalog }).metrics) };
+    const { metrics, rows } = evaluateLists(test, lists, { catalog });
+    return { name, metrics: meansOf(metrics), perRow: perRow(rows, metric) };
   });
 }
 

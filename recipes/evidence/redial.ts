@@ -160,7 +160,7 @@ if (does("results")) {
   const { test, catalog, data } = study;
   const train = await voters(study);
   const original = await readSamples(join(unified, "redial_test.jsonl"));
-  const baselines = baselinesOf(train, original, catalog, 20);
+  const baselines = baselinesOf(train, original, catalog, 20, metric);
   const common = {
     metric,
     dialogues: test.map(({ id, columns }) => dialogueOf(id, columns["dialogue"])),

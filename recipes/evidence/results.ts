@@ -35,13 +35,13 @@ export interface Results extends Origin {
   dialogues?: string[];
   /** The best that can be reached, where that is known. */
   optimum?: number;
-  /** Lists that need no training, on the same rows. */
-  baselines: { name: string; metrics: Record<string, number> }[];
+  /** Lists that need no training, on the same rows; those with the metric of every row can be compared with arms. */
+  baselines: { name: string; metrics: Record<string, number>; perRow?: number[] }[];
   /** Arms by name in the order of the table, with what sets them apart. */
   descriptions: Record<string, string>;
   /** The arm that every other is compared with. */
   against: string;
-  /** Further pairs of arms to compare: is the second better? */
+  /** Further pairs of arms or baselines to compare: is the second better? */
   pairs: [a: string, b: string][];
   /** Of a file that gathers runs: what they share, as a hash. Runs of another configuration are not added. */
   configuration?: string;
@@ -50,26 +50,31 @@ export interface Results extends Origin {
   missing: string[];
 }
 
-const evaluationOf = (results: Results, arm: ArmResult): StoredEvaluation => ({
-  file: `${arm.name}, seed ${arm.seed}`,
-  source: arm.name,
+const evaluationOf = (
+  results: Results,
+  { name, metrics, perRow }: Pick<ArmResult, "name" | "metrics" | "perRow">,
+): StoredEvaluation => ({
+  file: name,
+  source: name,
   data: results.title,
   truncation: "filter-then-cut",
   ideal: "standard",
-  means: arm.metrics,
+  means: metrics,
   baselines: {},
   lists: [],
-  rows: arm.perRow.map((value, i) => ({
+  rows: perRow.map((value, i) => ({
     id: String(i),
     dialogue: results.dialogues?.[i] ?? String(i),
     [results.metric]: value,
   })) as unknown as StoredEvaluation["rows"],
 });
 
-/** Whether arm b is better than arm a; undefined where one of them was not run. Seeds that both have are paired by the rows alone. */
+/** Whether b is better than a; undefined where one of them was not run. Seeds that both have are paired by the rows alone. */
 export function compareArms(results: Results, a: string, b: string): Comparison["differences"][number] | undefined {
   const side = (name: string): StoredEvaluation[] =>
-    results.arms.filter((arm) => arm.name === name).map((arm) => evaluationOf(results, arm));
+    [...results.arms, ...results.baselines].flatMap(({ perRow, ...lists }) =>
+      lists.name === name && perRow !== undefined ? [evaluationOf(results, { ...lists, perRow })] : [],
+    );
   const [left, right] = [side(a), side(b)];
   if (left.length === 0 || right.length === 0) return undefined;
   return compareEvaluations(left, right, { metrics: [results.metric], resamples: 4000 }).differences[0];
