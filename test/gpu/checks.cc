@@ -1,4 +1,4 @@
-// Whether the GPU computes what it should: against the CPU, against itself in other batches, and against the shim's bits.
+// Whether the GPU computes what it should: against the CPU, and against itself in other batches.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -100,43 +100,6 @@ bool exact(const Options& options) {
     ok &= require(options, name + "gradient of a second pass", worst(gradients[0], gradients[1]), 0);
   }
   return ok;
-}
-
-// FNV-1a of a small model's hidden states through one linear layer each.
-bool fingerprint(const Options& options) {
-  const std::shared_ptr<Backend> backend = make_cuda_backend();
-  Backend& b = *backend;
-  uint64_t hash = 1469598103934665603ull;
-  auto add = [&](const void* device, size_t floats) {
-    std::vector<float> host(floats);
-    b.download(host.data(), device, floats * sizeof(float));
-    const auto* bytes = reinterpret_cast<const unsigned char*>(host.data());
-    for (size_t i = 0; i < floats * sizeof(float); ++i) hash = (hash ^ bytes[i]) * 1099511628211ull;
-  };
-  const int64_t T = 70, C = 96, N = 200;
-  const auto x = on(b, normal(T * C, 1)), W = on(b, normal(N * C, 2, 0.1f)), w = on(b, normal(C, 3)), y = on(b, normal(T * N, 4)), z = on(b, normal(T * C, 5));
-  auto panels = b.make_panels(N, C, Compute::f32);
-  b.pack(*panels, W.floats());
-  b.norm_forward(z.floats(), x.floats(), w.floats(), T, C, C, C, 1e-6f);
-  b.linear_forward(y.floats(), z.floats(), *panels, nullptr, T);
-  add(y.data(), static_cast<size_t>(T * N));
-  b.swiglu_forward(z.floats(), y.floats(), T, C);
-  add(z.data(), static_cast<size_t>(T * C));
-  const AttentionShape attention{3, 1, 20};  // of width 100, half of y's rows
-  AttentionPlan plan;
-  for (int t = 0; t < 2 * T; ++t) plan.writes.push_back({t, t});
-  plan.spans = {{0, static_cast<int32_t>(2 * T), 0, 0}};
-  plan.tables = {0, 1, 2, 3, 4};
-  DeviceBuffer cache(b, b.cache_bytes(5, attention)), out(b, static_cast<size_t>(2 * T * 60) * sizeof(float));
-  b.attention_forward(out.floats(), nullptr, y.floats(), cache.data(), 5, plan, attention);
-  add(out.data(), static_cast<size_t>(2 * T * 60));
-  std::printf("fingerprint %016llx\n", static_cast<unsigned long long>(hash));
-  if (!options.json.empty())
-    if (FILE* f = std::fopen(options.json.c_str(), "a")) {
-      std::fprintf(f, "{\"name\": \"fingerprint\", \"bits\": \"%016llx\"}\n", static_cast<unsigned long long>(hash));
-      std::fclose(f);
-    }
-  return true;
 }
 
 }  // namespace driver

@@ -1,7 +1,7 @@
 // One program for a bare machine with a GPU, no Node: compares whole models with the CPU, checks exactness as bits, and times what a
 // training run does. `check.sh` builds and calls it; on the host shim it runs at small sizes, so that it is right before it meets a GPU.
 //
-//   gpu_driver parity | exact | fingerprint | bench [--small] [--json FILE] [--model FOLDER] [--peer FOLDER]
+//   gpu_driver parity | exact | bench [--small] [--json FILE] [--model FOLDER] [--peer FOLDER]
 //
 // Every line of FILE is one JSON object: {"name": ..., "value": ..., "unit": ..., ...}.
 #include <cstdio>
@@ -30,12 +30,10 @@ int main(int argc, char** argv) {
       ok = parity(options);
     } else if (command == "exact") {
       ok = exact(options);
-    } else if (command == "fingerprint") {
-      ok = fingerprint(options);
     } else if (command == "bench") {
       ok = bench(options);
     } else {
-      std::fprintf(stderr, "Expected parity, exact, fingerprint or bench, got \"%s\".\n", command.c_str());
+      std::fprintf(stderr, "Expected parity, exact or bench, got \"%s\".\n", command.c_str());
       return 2;
     }
     return ok ? 0 : 1;

@@ -20,7 +20,6 @@ struct Options {
 
 bool parity(const Options& options);       // a model on the GPU against the CPU: log-probs, gradients, an RL update
 bool exact(const Options& options);        // sampler = trainer, as bits, whatever the batch
-bool fingerprint(const Options& options);  // the f32 kernels' bits, to compare a GPU with the shim
 bool bench(const Options& options);        // what a training run does, timed
 
 // A figure: printed, and a line of options.json. @param extra more keys of that line: `, "limit": 1`

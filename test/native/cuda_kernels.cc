@@ -2,6 +2,7 @@
 // and, where there is one, on a GPU.
 #include <array>
 
+#include "../../native/core/philox.h"
 #include "cuda_check.h"
 
 using namespace cuda_check;
@@ -131,6 +132,60 @@ TEST(cuda_strided_norm_and_rotary) {
     b.rotary(r2, p, dtable, T, shape, true);
     return std::vector<Floats>{y.get(), g.get(), gw.get(), r.get(), r2.get()};
   });
+}
+
+// The f32 kernels round in one fixed order, so a GPU gives the bits that the shim gave when this was written: FNV-1a over a small model's
+// states through one layer each and back. A change of it is a change of results: it belongs in a commit that says so.
+TEST(cuda_kernels_give_the_shims_bits) {
+  auto& b = cuda();
+  uint64_t hash = 1469598103934665603ull;
+  auto add = [&](const Device<float>& values) {
+    const Floats host = values.get();
+    const auto* bytes = reinterpret_cast<const unsigned char*>(host.data());
+    for (size_t i = 0; i < host.size() * sizeof(float); ++i) hash = (hash ^ bytes[i]) * 1099511628211ull;
+  };
+  uint32_t key = 0;
+  auto drawn = [&](int64_t n) {  // multiples of 2^-23 in [-1, 1), by integers alone: the same with every compiler and library
+    Floats out(static_cast<size_t>(n));
+    for (size_t i = 0; i < out.size(); ++i)
+      out[i] = static_cast<float>(static_cast<int32_t>(philox(1, static_cast<uint32_t>(i), key, 0, 0).x[0] >> 8) - (1 << 23)) * 0x1p-23f;
+    ++key;
+    return Device<float>(b, out);
+  };
+  const int64_t T = 140, C = 96, N = 200;
+  const AttentionShape shape{6, 2, 20};  // as wide as y
+  const auto x = drawn(T * C), W = drawn(N * C), w = drawn(C), y = drawn(T * N), z = drawn(T * C), dy = drawn(T * N), dW = drawn(N * C),
+             half = drawn(T * N / 2), out = drawn(T * shape.heads * shape.head_dim), table = drawn(T * shape.head_dim);
+  Ints positions(static_cast<size_t>(T));
+  AttentionPlan plan;
+  for (int32_t t = 0; t < T; ++t) {
+    positions[static_cast<size_t>(t)] = t;
+    plan.writes.push_back({t, t});
+  }
+  plan.spans = {{0, static_cast<int32_t>(T), 0, 0}};
+  plan.tables = {0, 1, 2, 3, 4};
+  const auto panels = b.make_panels(N, C, Compute::f32);
+  b.pack(*panels, W);
+  b.norm_forward(z, x, w, T, C, C, C, 1e-6f);
+  b.linear_forward(y, z, *panels, nullptr, T);
+  add(y);
+  b.swiglu_forward(half, y, T, N / 2);
+  add(half);
+  b.swiglu_backward(dy, half, y, T, N / 2);
+  add(dy);
+  b.linear_backward_weight(dW, nullptr, dy, z, T, N, C, Compute::f32);
+  b.linear_backward_input(z, dy, W, T, N, C, Compute::f32, false);
+  b.norm_backward(z, w, z, x, w, T, C, C, 1e-6f, false);
+  add(dW);
+  add(z);
+  add(w);
+  b.rotary(y, Device<int32_t>(b, positions), table, T, shape, false);
+  DeviceBuffer cache(b, b.cache_bytes(5, shape));
+  b.attention_forward(out, nullptr, y, cache.data(), 5, plan, shape);
+  add(out);
+  char bits[17];
+  std::snprintf(bits, sizeof bits, "%016llx", static_cast<unsigned long long>(hash));
+  that(std::string(bits) == "b821de2b0efb7ff7", std::string("bits ") + bits, __FILE__, __LINE__);
 }
 
 TEST(cuda_optimizer) {
