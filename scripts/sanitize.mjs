@@ -51,19 +51,23 @@ const options = {
 const address = (targets) =>
   build("build-asan", "address,undefined", ["-DRANK_GRPO_CUDA_SHIM=ON", "-DRANK_GRPO_ADDON=ON"], targets);
 
-// The native tests and, beside them, those CUDA tests whose names hold one of the filters.
+// Those CUDA tests whose names hold one of the filters, and the native tests: two at a time, in their order.
 const addressTests = async (filters) => {
   address(["native_tests", "cuda_shim_tests"]);
-  const shim = async () => {
-    for (const filter of filters)
-      await nativeTests("build-asan/cuda_shim_tests", filter, { RANK_GRPO_SHIM_SCHEDULE: "3" });
+  const tests = [
+    ...filters.map((filter) => ["build-asan/cuda_shim_tests", filter, { RANK_GRPO_SHIM_SCHEDULE: "3" }]),
+    ["build-asan/native_tests", "", {}],
+  ].values();
+  const next = async () => {
+    for (const test of tests) await nativeTests(...test);
   };
-  await Promise.all([nativeTests("build-asan/native_tests", "", {}), shim()]);
+  await Promise.all([next(), next()]);
 };
 
 if (asked.includes("quick")) {
-  const small = ["memory", "pointwise", "scatter", "strided", "logits", "objective", "optimizer", "shim"];
-  await addressTests([...small, "attention_", "linear_rows", "rl_steps", "generates"].map((name) => `cuda_${name}`));
+  const long = ["rl_steps", "generates", "linear_rows"]; // first: a core that ends early waits for the other
+  const short = ["memory", "pointwise", "scatter", "strided", "logits", "objective", "optimizer", "shim", "attention_"];
+  await addressTests([...long, ...short].map((name) => `cuda_${name}`));
 }
 
 if (wanted("address")) {
