@@ -12,11 +12,10 @@ import { mixedLists } from "../../src/ranking/baselines.ts";
 import { formatItem } from "../../src/ranking/list.ts";
 import { dialogueOf } from "../../src/ranking/metrics.ts";
 import { writeResults } from "./experiment.ts";
-import { baselinesOf, type FiledStudy, metric, redialStudy, unified, voters } from "./redial-study.ts";
+import { baselinesOf, type FiledStudy, metric, redialStudy, trainSteps, unified, voters } from "./redial-study.ts";
 import { type Arm, armRuns, described, mainArms, startRun, studyFlags } from "./study.ts";
 
 const sftSteps = 1500;
-const trainSteps = 200;
 const rates = { GRPO: 3e-4, "Rank-GRPO exp_inf": 1e-4 }; // the main table's
 
 const arms: readonly Arm[] = Object.entries(rates).map(([name, rate]) => ({
@@ -123,7 +122,7 @@ if (does("results")) {
     {
       title: "A ranker over candidates",
       what: `The same model, data and arms with one difference: the prompt ends in 20 candidates, the list of the mix for the dialogue (for a training row without the votes of its own dialogue). SFT, ${sftSteps} steps, teaches to repeat them, in an order drawn near their own, so that a greedy list is the mix's and sampled ones differ; whatever an arm adds in ${trainSteps} steps is what Rank-GRPO or GRPO has learnt beyond the mix. \`npx tsx recipes/evidence/redial-candidates.ts\``,
-      tried: `On seed 1: lists drawn in proportion to 1 / rank, which the model could not learn in 1,000 SFT steps (ndcg@20 .080), and 800 SFT steps of the lists above (.082) with 150 steps of exp_inf after it (.090), so that both stages were made longer. The learning rates are those that the main table's tuning chose, ${Object.entries(
+      tried: `On seed 1: lists drawn in proportion to 1 / rank, which the model could not learn in 1,000 SFT steps (ndcg@20 .080), and 800 SFT steps of the lists above (.082) with 150 steps of exp_inf after it (.090), so that SFT was made longer. The learning rates are those that the main table's tuning chose, ${Object.entries(
         rates,
       )
         .map(([arm, rate]) => `${arm} ${rate}`)
