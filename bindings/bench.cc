@@ -6,17 +6,45 @@
 namespace rank_grpo {
 namespace {
 
-Napi::Value probe(const Napi::CallbackInfo& info) {
-  return run_async<Bounds>(
-      info.Env(), [] { return probe_bounds(*Engine::instance().backend()); },
-      [](Napi::Env env, Bounds& b) -> Napi::Value {
-        auto out = Napi::Object::New(env);
-        out.Set("readBytes", b.read);
-        out.Set("updateBytes", b.update);
-        out.Set("flopsF32", b.multiply_f32);
-        out.Set("flopsBf16", b.multiply_bf16);
-        return out;
-      });
+// Touched on the engine thread alone. The backend outlives what it measures.
+struct HeldProbe {
+  std::shared_ptr<CpuBackend> backend;
+  std::unique_ptr<Probe> probe;
+};
+
+// { measure(), release() } around a Probe, which is made at the first measurement.
+Napi::Value make_probe(const Napi::CallbackInfo& info) {
+  const auto held = std::make_shared<HeldProbe>();
+  auto measure = [held](const Napi::CallbackInfo& info) {
+    return run_async<Bounds>(
+        info.Env(),
+        [held] {
+          if (!held->backend) held->backend = Engine::instance().backend();
+          if (!held->probe) held->probe = std::make_unique<Probe>(*held->backend);
+          return held->probe->all();
+        },
+        [](Napi::Env env, Bounds& b) -> Napi::Value {
+          auto out = Napi::Object::New(env);
+          out.Set("readBytes", b.read);
+          out.Set("updateBytes", b.update);
+          out.Set("flopsF32", b.multiply_f32);
+          out.Set("flopsBf16", b.multiply_bf16);
+          return out;
+        });
+  };
+  auto release = [held](const Napi::CallbackInfo& info) {
+    return run_async<std::nullptr_t>(
+        info.Env(),
+        [held] {
+          held->probe.reset();
+          return nullptr;
+        },
+        [](Napi::Env env, std::nullptr_t) -> Napi::Value { return env.Undefined(); });
+  };
+  auto out = Napi::Object::New(info.Env());
+  out.Set("measure", Napi::Function::New(info.Env(), measure));
+  out.Set("release", Napi::Function::New(info.Env(), release));
+  return out;
 }
 
 Napi::Value native_suite(const Napi::CallbackInfo& info) {
@@ -56,7 +84,7 @@ Napi::Value native_suite(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void define_bench(Napi::Env env, Napi::Object exports) {
-  exports.Set("benchProbe", Napi::Function::New(env, probe));
+  exports.Set("benchProbe", Napi::Function::New(env, make_probe));
   exports.Set("benchNative", Napi::Function::New(env, native_suite));
 }
 

@@ -13,7 +13,7 @@ int main(int argc, char** argv) {
   CpuBackend backend(argc > 2 ? std::atoi(argv[2]) : 1);
   const double seconds = argc > 3 ? std::atof(argv[3]) : 0.3;
   if (!std::strcmp(suite, "probe")) {
-    const Bounds b = probe_bounds(backend);
+    const Bounds b = Probe(backend).all();
     std::printf("read %.1f GB/s, update %.1f GB/s, f32 %.1f GFLOP/s, bf16 %.1f GFLOP/s\n", b.read / 1e9, b.update / 1e9,
                 b.multiply_f32 / 1e9, b.multiply_bf16 / 1e9);
     return 0;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -62,10 +63,33 @@ double extra_bytes(CpuBackend& backend, const std::function<void()>& work) {
 
 }  // namespace
 
-Bounds probe_bounds(CpuBackend& backend) {
-  const ProbeKernels& kernels = *backend.kernels().probe;
-  auto& pool = backend.pool();
-  Bounds bounds = probe_memory(backend);
+namespace {
+constexpr int64_t kPiece = int64_t{1} << 18,
+                  kPieces = 768;  // floats: 1 MiB each, 768 MiB in all: what a cache keeps of them does not count
+}  // namespace
+
+Probe::Probe(CpuBackend& backend) : backend_(backend), memory_(backend, static_cast<size_t>(kPiece * kPieces) * sizeof(float)) {
+  backend_.zero(memory_.data(), memory_.bytes());  // pages
+}
+
+Bounds Probe::memory() {
+  const ProbeKernels& kernels = *backend_.kernels().probe;
+  const double bytes = static_cast<double>(memory_.bytes());
+  float* memory = memory_.floats();
+  std::vector<float> sums(static_cast<size_t>(kPieces));
+  auto each = [&](const std::function<void(float*, int)>& work) {
+    return [&, work] { backend_.pool().run(static_cast<int>(kPieces), [&](int i) { work(memory + i * kPiece, i); }); };
+  };
+  Bounds bounds;
+  bounds.update = lasting_rate(2 * bytes, each([&](float* x, int) { kernels.update(x, kPiece); }));
+  bounds.read = lasting_rate(bytes, each([&](float* x, int i) { sums[static_cast<size_t>(i)] = kernels.read(x, kPiece); }));
+  return bounds;
+}
+
+Bounds Probe::all() {
+  const ProbeKernels& kernels = *backend_.kernels().probe;
+  auto& pool = backend_.pool();
+  Bounds bounds = memory();
   auto multiply = [&](double (*kernel)(int64_t)) {
     const int tasks = 8 * pool.threads();
     constexpr int64_t steps = 200000;
@@ -76,24 +100,6 @@ Bounds probe_bounds(CpuBackend& backend) {
   return bounds;
 }
 
-Bounds probe_memory(CpuBackend& backend) {
-  const ProbeKernels& kernels = *backend.kernels().probe;
-  constexpr int64_t piece = int64_t{1} << 18, pieces = 768;  // 1 MiB each, 768 MiB in all: what a cache keeps of them does not count
-  auto* memory = static_cast<float*>(backend.allocate(static_cast<size_t>(piece * pieces) * sizeof(float)));
-  const double bytes = static_cast<double>(piece * pieces) * sizeof(float);
-  std::vector<float> sums(static_cast<size_t>(pieces));
-  auto each = [&](const std::function<void(float*, int)>& work) {
-    return [&, work] { backend.pool().run(static_cast<int>(pieces), [&](int i) { work(memory + i * piece, i); }); };
-  };
-  const auto update = each([&](float* x, int) { kernels.update(x, piece); });
-  update();  // pages
-  Bounds bounds;
-  bounds.update = lasting_rate(2 * bytes, update);
-  bounds.read = lasting_rate(bytes, each([&](float* x, int i) { sums[static_cast<size_t>(i)] = kernels.read(x, piece); }));
-  backend.release(memory, static_cast<size_t>(piece * pieces) * sizeof(float));
-  return bounds;
-}
-
 Measurement measure(CpuBackend& backend, Measurement what, double tolerance, double seconds, const std::function<void()>& work) {
   if (!(what.error <= tolerance))
     fail("WRONG_RESULT", "Expected " + what.name + " " + what.shape + " " + what.dtype + " within " + std::to_string(tolerance) +
@@ -101,15 +107,17 @@ Measurement measure(CpuBackend& backend, Measurement what, double tolerance, dou
   what.extra_bytes = extra_bytes(backend, work);  // that run also fills caches and touches pages
   // Bandwidth differs from one second to the next: a row that it bounds takes turns with the probe.
   const int turns = what.bytes > 0 ? 5 : 1;
-  double before = what.bytes > 0 ? probe_memory(backend).read : 0;
+  std::optional<Probe> probe;
+  if (what.bytes > 0) probe.emplace(backend);
+  double before = probe ? probe->memory().read : 0;
   for (int turn = 0; turn < turns; ++turn) {
     const size_t first = what.seconds.size();
     for (double total = 0; what.seconds.size() < first + 5 / turns || (total < seconds / turns && what.seconds.size() < first + 1000);) {
       what.seconds.push_back(timed(work));
       total += what.seconds.back();
     }
-    if (what.bytes <= 0) continue;
-    const double after = probe_memory(backend).read;
+    if (!probe) continue;
+    const double after = probe->memory().read;
     what.read_bounds.resize(what.seconds.size(), std::max(before, after));
     before = after;
   }

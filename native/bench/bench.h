@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../cpu/backend.h"
+#include "../model/memory.h"
 
 namespace rank_grpo {
 
@@ -14,8 +15,17 @@ struct Bounds {                                // of all threads together
   double read = 0, update = 0;                 // bytes a second from memory, as it goes on giving them; update counts both ways
   double multiply_f32 = 0, multiply_bf16 = 0;  // flops a second, the best of several runs; bf16 is 0 without the instruction
 };
-Bounds probe_bounds(CpuBackend& backend);
-Bounds probe_memory(CpuBackend& backend);  // read and update alone
+// Measures them. It keeps its memory until it goes: what runs just after so much is given back to the system takes a tenth longer.
+class Probe {
+ public:
+  explicit Probe(CpuBackend& backend);
+  Bounds memory();  // read and update alone
+  Bounds all();
+
+ private:
+  CpuBackend& backend_;
+  DeviceBuffer memory_;
+};
 
 struct Measurement {
   std::string name, shape, dtype;

@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 
+import { readJsonl } from "../../src/data/jsonl.ts";
 import type { Sample } from "../../src/data/sample.ts";
 import { readSamples } from "../../src/data/samples.ts";
 import { writeLines } from "../../src/data/write.ts";
@@ -16,6 +17,7 @@ import { baselinesOf, type FiledStudy, metric, redialStudy, trainSteps, unified,
 import { type Arm, armRuns, described, mainArms, startRun, studyFlags } from "./study.ts";
 
 const sftSteps = 1500;
+const candidates = 30; // of redial-data.ts
 const rates = { GRPO: 3e-4, "Rank-GRPO exp_inf": 1e-4 }; // the main table's
 
 const arms: readonly Arm[] = Object.entries(rates).map(([name, rate]) => ({
@@ -24,58 +26,62 @@ const arms: readonly Arm[] = Object.entries(rates).map(([name, rate]) => ({
 }));
 
 /**
- * The candidates in an order drawn without replacement, each rank in proportion to e^(-rank / 2): greedily their own order, sampled lists that
- * differ, without which Rank-GRPO has nothing to compare. Flatter proportions ask for sums of more titles than the model's width can tell apart.
+ * The candidates with some of them swapped: three ranks of ten give their place to a later candidate, mostly a near one. Greedily that is the
+ * mix's own list, rank by rank, and sampled lists differ, without which Rank-GRPO has nothing to compare. A model so narrow learns it because a
+ * candidate and its rank in the list are nearly always as far apart; an order drawn freely asks it for the sum of all titles before.
  */
-function drawn(candidates: readonly string[], sample: Sample): string[] {
-  return candidates
-    .map((title, rank) => {
-      const uniform = ((philox(7, Stream.demonstrate, sample.index, rank, 0)[0] >>> 0) + 1) / 2 ** 32;
-      return [-Math.log(uniform) * Math.exp(rank / 2), title] as const;
-    })
-    .sort((a, b) => a[0] - b[0])
-    .map(([, title]) => title);
+function swapped(candidates: readonly string[], ranks: number, row: number): string[] {
+  const list = [...candidates];
+  for (let rank = 0; rank < ranks; rank++) {
+    const [swaps, distance] = philox(7, Stream.demonstrate, row, rank, 0).map((bits) => (bits >>> 0) / 2 ** 32);
+    const other = rank + 1 + Math.floor(-4 * Math.log(1 - distance!));
+    if (swaps! < 0.3 && other < list.length) [list[rank], list[other]] = [list[other]!, list[rank]!];
+  }
+  return list.slice(0, ranks);
 }
 
 /** A row whose prompt ends in its candidates. */
-const withCandidates = (sample: Sample, candidates: readonly string[], completion = candidates): object => ({
+const withCandidates = (sample: Sample, candidates: readonly string[], completion: readonly string[]): object => ({
   ...sample.columns,
   id: sample.id,
   prompt: `${String(sample.prompt).replace(/=>\n$/, "")}c:\n${candidates.join("\n")}\n=>\n`,
   completion: completion.join("\n"),
 });
 
-/** The study's rows with the mix's lists in their prompts; a training row's own dialogue did not vote for its list. */
+/** The study's rows with candidates in their prompts; a training row's own dialogue did not vote for them. */
 async function writeCandidates(study: FiledStudy, folder: string): Promise<void> {
+  const { catalog, ranks } = study;
   await mkdir(folder, { recursive: true });
-  const lists = new Map(
-    (await readSamples(join(study.data, "mix.jsonl"))).map(({ id, completion }) => [
-      id,
-      String(completion).split("\n"),
-    ]),
-  );
-  const candidatesOf = ({ id }: Sample): string[] => lists.get(id)!;
-  const prompts = await readSamples(join(study.data, "prompts.jsonl"));
   const write = (name: string, rows: object[]): Promise<void> => writeLines(join(folder, `${name}.jsonl`), rows, true);
+  const voted = new Map<unknown, string[]>();
+  for await (const row of readJsonl(join(study.data, "candidates.jsonl")))
+    voted.set(row["id"], row["candidates"] as string[]);
+  const prompts = study.prompts.map((sample) => [sample, voted.get(sample.id)!] as const);
   await write(
     "sft",
-    prompts.map((sample) => withCandidates(sample, candidatesOf(sample), drawn(candidatesOf(sample), sample))),
+    prompts.map(([sample, list]) => withCandidates(sample, list, swapped(list, ranks, sample.index))),
   );
-  await write(
-    "prompts",
-    prompts.map((sample) => withCandidates(sample, candidatesOf(sample))),
-  );
-  const validation = await readSamples(join(study.data, "validation.jsonl"));
-  await write(
-    "validation",
-    validation.map((sample) => withCandidates(sample, String(sample.completion).split("\n"))),
-  );
-  const original = await readSamples(join(unified, "redial_test.jsonl"));
-  const mixed = mixedLists(await voters(study), original, study.catalog, study.ranks);
-  await write(
-    "test",
-    study.test.map((sample, i) => withCandidates(sample, mixed[i]!.map(formatItem))),
-  );
+  const first = ([sample, list]: readonly [Sample, string[]]): object =>
+    withCandidates(sample, list, list.slice(0, ranks));
+  await write("prompts", prompts.map(first));
+  const train = await voters(study);
+  for (const [name, published] of [
+    ["validation", "redial_train"],
+    ["test", "redial_test"],
+  ] as const) {
+    const samples = await readSamples(join(study.data, `${name}.jsonl`));
+    const originals = new Map((await readSamples(join(unified, `${published}.jsonl`))).map((row) => [row.id, row]));
+    const lists = mixedLists(
+      train,
+      samples.map(({ id }) => originals.get(id)!),
+      catalog,
+      candidates,
+    ).map((list) => list.map(formatItem));
+    await write(
+      name,
+      samples.map((sample, i) => first([sample, lists[i]!])),
+    );
+  }
 }
 
 const print = (line: string): void => void process.stdout.write(`${line}\n`);

@@ -128,7 +128,8 @@ export class Harness {
   readonly #print: (line: string) => void;
   #suite = "";
   #bounds: NativeBounds | undefined;
-  /** The latest probe. */
+  readonly #probe = addon.benchProbe();
+  /** The latest of it. */
   #now: NativeBounds | undefined;
 
   constructor(options: BenchOptions = {}) {
@@ -144,7 +145,8 @@ export class Harness {
 
   async suite(name: string, suite: Suite): Promise<void> {
     this.#suite = name;
-    await this.#probe();
+    await this.#measureBounds();
+    await this.#probe.release();
     this.#print(
       `\n${name}: ${this.device.isa}, ${this.device.threads} threads; at most ${describeBounds(this.bounds)}\n${header}`,
     );
@@ -171,14 +173,15 @@ export class Harness {
     const bounded = work.flops || work.readBytes || work.updateBytes;
     const turns = !bounded ? 1 : slow ? 2 : Math.max(1, Math.min(mostTurns, Math.round(this.seconds / 0.2)));
     const samples: Sample[] = [];
-    if (bounded) await this.#probe(); // the last one is as old as the validation and the row before
+    if (bounded) await this.#measureBounds(); // the last one is as old as the validation and the row before
     for (let turn = 0; turn < turns; turn++) {
       const before = this.#now!;
       const times = await this.#time(work, this.seconds / turns, Math.ceil((slow ? 2 : 3) / turns));
-      if (bounded) await this.#probe();
+      if (bounded) await this.#measureBounds();
       const bounds = better(before, this.#now!);
       samples.push(...times.map((ms) => ({ ms, bounds })));
     }
+    await this.#probe.release();
     return this.#add(work, samples, error, memory);
   }
 
@@ -230,8 +233,8 @@ export class Harness {
     return [...result.latency.samples!];
   }
 
-  async #probe(): Promise<void> {
-    this.#now = await addon.benchProbe();
+  async #measureBounds(): Promise<void> {
+    this.#now = await this.#probe.measure();
     this.#bounds = better(this.#now, this.#bounds ?? this.#now);
   }
 
