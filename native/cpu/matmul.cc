@@ -24,6 +24,8 @@ void CpuPanels::keep_master() {
 
 namespace {
 
+constexpr int64_t kManyTiles = 4;  // fewer, and the panels of B are what takes time
+
 // How many of so many tiles share the work of bringing in what is read next.
 int64_t sharing_tiles(int64_t tiles, bool streams) {
   if (!streams) return tiles >= 12 ? 12 : tiles >= 6 ? 6 : tiles >= 3 ? 3 : 1;
@@ -40,6 +42,13 @@ Ahead ahead_of(const uint32_t* own, const uint32_t* next, int64_t n, int64_t til
   const int row = kPanel * 4 / static_cast<int>(sharing);  // bytes a step
   if (!streams) return {first, row, 0, false};
   return {first, row / 3, n * 64 / sharing, sharing == 1 && factors <= kFewFactors};
+}
+
+// The rows of A that the next tile begins with, `words` of them side by side, brought in during n steps.
+Ahead rows_ahead(const uint32_t* rows, int64_t words, int64_t n, bool streams) {
+  if (!streams) return {rows, static_cast<int>(std::min<int64_t>(64, (words * 4 + n - 1) / n)), 0, false};
+  const int64_t stream = words * 4 / 3;
+  return {rows, static_cast<int>((stream + n - 1) / n), stream, false};
 }
 
 }  // namespace
@@ -72,6 +81,9 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
         t.rows = static_cast<int>(std::min(height, M - i * height));
         t.A = A.at(i * height) + k * words * A.step;
         t.ahead = ahead_of(b, then, n, i - i0, sharing, t.rows * words, kernels.streams);
+        // Many rows come from wherever they were written, often another core's cache, and only the first panel waits for them.
+        if (j == j0 && k == 0 && A.panel == 0 && i + 1 < i1 && i1 - i0 >= kManyTiles)
+          t.ahead = rows_ahead(A.at((i + 1) * height), std::min(height, M - (i + 1) * height) * A.row, n, kernels.streams);
         t.C = C + i * height * ldc + j * kPanel;
         tile(t);
       }
