@@ -24,7 +24,7 @@ void CpuPanels::keep_master() {
 
 namespace {
 
-constexpr int64_t kManyTiles = 4;  // fewer, and the panels of B are what takes time
+constexpr int64_t kManyRows = 256;  // several tasks multiply a panel of B: the others find it at hand
 
 // How many of so many tiles share the work of bringing in what is read next.
 int64_t sharing_tiles(int64_t tiles, bool streams) {
@@ -81,8 +81,8 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
         t.rows = static_cast<int>(std::min(height, M - i * height));
         t.A = A.at(i * height) + k * words * A.step;
         t.ahead = ahead_of(b, then, n, i - i0, sharing, t.rows * words, kernels.streams);
-        // Many rows come from wherever they were written, often another core's cache, and only the first panel waits for them.
-        if (j == j0 && k == 0 && A.panel == 0 && i + 1 < i1 && i1 - i0 >= kManyTiles)
+        // The first panel waits for rows, which lie where they were written, in another core's cache as often as not.
+        if (j == j0 && k == 0 && A.panel == 0 && i + 1 < i1 && M >= kManyRows)
           t.ahead = rows_ahead(A.at((i + 1) * height), std::min(height, M - (i + 1) * height) * A.row, n, kernels.streams);
         t.C = C + i * height * ldc + j * kPanel;
         tile(t);
