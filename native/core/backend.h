@@ -36,7 +36,7 @@ struct AttentionPlan {
     int32_t token;  // row of qkv
     int32_t slot;   // page * kPageSize + position % kPageSize
   };
-  struct Span {        // consecutive tokens of one sequence
+  struct Span {        // consecutive tokens of one sequence, which has one span; keys go to pages of its own
     int32_t token;     // first row of qkv
     int32_t count;     // tokens
     int32_t position;  // of the first token; token i attends to positions 0 .. position + i

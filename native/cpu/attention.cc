@@ -72,6 +72,23 @@ size_t decoding_together(const AttentionPlan& plan, size_t first) {
   return std::max(end, first + 1) - first;
 }
 
+// Whether every span is one token whose key goes to a page that no other span writes: rows that decode.
+bool each_its_own_page(const AttentionPlan& plan) {
+  if (plan.writes.size() != plan.spans.size()) return false;
+  std::vector<int32_t> pages;
+  pages.reserve(plan.writes.size());
+  for (size_t i = 0; i < plan.spans.size(); ++i) {
+    const auto& span = plan.spans[i];
+    const auto& write = plan.writes[i];
+    if (span.count != 1 || write.token != span.token) return false;
+    const int32_t page = plan.tables[static_cast<size_t>(span.table + span.position / kPageSize)];
+    if (write.slot != page * kPageSize + span.position % kPageSize) return false;
+    pages.push_back(page);
+  }
+  std::sort(pages.begin(), pages.end());
+  return std::adjacent_find(pages.begin(), pages.end()) == pages.end();
+}
+
 // First pages that the sequences of spans first .. last have in common and every token sees whole.
 int shared_pages(const AttentionPlan& plan, int first, int last) {
   const auto* spans = plan.spans.data();
@@ -96,24 +113,26 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
   float* memory = static_cast<float*>(cache);
   (void)pages;
 
-  const int writes = static_cast<int>(plan.writes.size());
-  pool_.run((writes + 31) / 32, [&](int chunk) {
-    for (int i = chunk * 32; i < std::min(writes, (chunk + 1) * 32); ++i) {
-      const auto& write = plan.writes[static_cast<size_t>(i)];
-      const int64_t page = write.slot / kPageSize;
-      const int key = write.slot % kPageSize;
-      const float* k = qkv + int64_t{write.token} * width + int64_t{H} * D;
-      const float* v = k + int64_t{shape.kv_heads} * D;
-      for (int h = 0; h < shape.kv_heads; ++h) {
-        float *keys = memory + layout.keys(page, h), *values = memory + layout.values(page, h);
-        if (layout.pairs) {
-          write_pairs(*kernels_.matmul, keys, values, key, k + h * D, v + h * D, D);
-        } else {
-          write_floats(keys, values, key, k + h * D, v + h * D, D);
-        }
-      }
+  auto write = [&](const AttentionPlan::Write& write, int h) {
+    const int64_t page = write.slot / kPageSize;
+    const int key = write.slot % kPageSize;
+    const float* k = qkv + int64_t{write.token} * width + int64_t{H + h} * D;
+    const float* v = k + int64_t{shape.kv_heads} * D;
+    float *keys = memory + layout.keys(page, h), *values = memory + layout.values(page, h);
+    if (layout.pairs) {
+      write_pairs(*kernels_.matmul, keys, values, key, k, v, D);
+    } else {
+      write_floats(keys, values, key, k, v, D);
     }
-  });
+  };
+  // A key that one query alone sees is written by the thread that attends: the page is in its cache then.
+  const bool apart = group <= kTileRows && each_its_own_page(plan);
+  const int writes = static_cast<int>(plan.writes.size());
+  if (!apart)
+    pool_.run((writes + 31) / 32, [&](int chunk) {
+      for (int i = chunk * 32; i < std::min(writes, (chunk + 1) * 32); ++i)
+        for (int h = 0; h < shape.kv_heads; ++h) write(plan.writes[static_cast<size_t>(i)], h);
+    });
 
   std::vector<Query> queries;
   std::vector<ForwardTask> tasks;
@@ -148,6 +167,7 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
         tile.lse[r] = lse ? lse + token * H + head : nullptr;
         tile.last[r] = span.position + query.index;
         tile.table[r] = plan.tables.data() + span.table;
+        if (apart && (first + r) % group == 0) write(plan.writes[static_cast<size_t>(query.span)], task.head);
       }
       const int from = queries[static_cast<size_t>(first / group)].span,
                 to = queries[static_cast<size_t>((first + tile.rows - 1) / group)].span;
