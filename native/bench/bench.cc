@@ -19,6 +19,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Of the memory that is read and updated, in floats: 768 MiB in all, so that what a cache keeps of it does not count.
+constexpr int64_t kPiece = int64_t{1} << 18, kPieces = 768;
+
 double timed(const std::function<void()>& work) {
   const auto start = Clock::now();
   work();
@@ -61,11 +64,6 @@ double extra_bytes(CpuBackend& backend, const std::function<void()>& work) {
   return start == 0 ? -1 : std::max(0., peak - start) * 1024;
 }
 
-}  // namespace
-
-namespace {
-constexpr int64_t kPiece = int64_t{1} << 18,
-                  kPieces = 768;  // floats: 1 MiB each, 768 MiB in all: what a cache keeps of them does not count
 }  // namespace
 
 Probe::Probe(CpuBackend& backend) : backend_(backend), memory_(backend, static_cast<size_t>(kPiece * kPieces) * sizeof(float)) {
