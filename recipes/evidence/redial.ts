@@ -188,6 +188,8 @@ if (does("results")) {
       ["GRPO", "Rank-GRPO exp_inf"],
       ["GRPO, mu 2", "GSPO, mu 2"],
       ["GSPO, mu 2", "exp_inf, mu 2"],
+      ["neighbour voting", "Rank-GRPO exp_inf"],
+      ["their mix", "Rank-GRPO exp_inf"],
     ],
   });
   await writeResults("recipes/evidence/results/redial-lists.json", listRuns, {
