@@ -51,12 +51,12 @@ const options = {
 const address = (targets) =>
   build("build-asan", "address,undefined", ["-DRANK_GRPO_CUDA_SHIM=ON", "-DRANK_GRPO_ADDON=ON"], targets);
 
-// Those CUDA tests whose names hold one of the filters, and the native tests: two at a time, in their order.
+// The native tests, which take longest, and those CUDA tests whose names hold one of the filters: two at a time, in their order.
 const addressTests = async (filters) => {
   address(["native_tests", "cuda_shim_tests"]);
   const tests = [
-    ...filters.map((filter) => ["build-asan/cuda_shim_tests", filter, { RANK_GRPO_SHIM_SCHEDULE: "3" }]),
     ["build-asan/native_tests", "", {}],
+    ...filters.map((filter) => ["build-asan/cuda_shim_tests", filter, { RANK_GRPO_SHIM_SCHEDULE: "3" }]),
   ].values();
   const next = async () => {
     for (const test of tests) await nativeTests(...test);
@@ -65,7 +65,7 @@ const addressTests = async (filters) => {
 };
 
 if (asked.includes("quick")) {
-  const long = ["rl_steps", "generates", "linear_rows"]; // first: a core that ends early waits for the other
+  const long = ["rl_steps", "generates", "linear_rows"]; // before the short ones: a core that ends early waits for the other
   const short = ["memory", "pointwise", "scatter", "strided", "logits", "objective", "optimizer", "shim", "attention_"];
   await addressTests([...long, ...short].map((name) => `cuda_${name}`));
 }
