@@ -241,22 +241,30 @@ describe("sft and train", () => {
   });
 
   it("a second Ctrl-C stops at once, with 130", async () => {
-    const config = yaml("wide.yaml", {
+    // a reward that does not come back: the step is at work, however fast the machine, when the signals arrive
+    writeFileSync(
+      at("endless.mjs"),
+      `import { writeFileSync } from "node:fs";
+export const rewards = {
+  endless: () => {
+    writeFileSync("rewarding", "");
+    return new Promise((done) => setTimeout(done, 1e9, [0]));
+  },
+};
+`,
+    );
+    const config = yaml("endless.yaml", {
       ...configs().train,
-      promptsPerStep: 64,
-      groupSize: 64,
-      steps: 50,
+      modules: [at("endless.mjs")],
+      rewards: [{ name: "endless" }],
       validation: undefined,
     });
-    const { child, ended } = start(["train", "--config", config, "--output", "wide"]);
+    const { child, ended } = start(["train", "--config", config, "--output", "endless"]);
     let told = "";
     child.stderr!.on("data", (text: string) => {
       told += text;
     });
-    // in the middle of the second step, which takes a while: before the first, one Ctrl-C ends the run
-    await until(
-      () => existsSync(at("wide/metrics.jsonl")) && readFileSync(at("wide/metrics.jsonl"), "utf8").includes("\n"),
-    );
+    await until(() => existsSync(at("rewarding")));
     child.kill("SIGINT");
     await until(() => told.includes("again to stop at once"));
     child.kill("SIGINT");
