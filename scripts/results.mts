@@ -14,6 +14,7 @@ const files = [
   "redial",
   "redial-lists",
   "redial-truths",
+  "redial-candidates",
   "redial-smollm2",
 ];
 

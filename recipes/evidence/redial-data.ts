@@ -17,8 +17,8 @@ import { dialogueOf } from "../../src/ranking/metrics.ts";
 import { groundTruths, seenTitles } from "../../src/ranking/rewards.ts";
 import { tokenizerFiles } from "../../src/text/tokenizer.ts";
 import { learnMerges, tokenizerOf } from "./bpe.ts";
+import { candidates, unified } from "./redial-study.ts";
 
-const unified = "../shared/data/unified";
 const alterations = 12; // copies of a training row that lack some of it
 const pairings = 20; // copies with a second dialogue in them: 1,400 dialogues are few to learn from
 const promptTokens = 96;
@@ -200,9 +200,9 @@ const lists = mixedLists(
   train,
   made.map(({ sample }) => sample),
   catalog,
-  20,
+  candidates,
   { own: (sample) => dialoguesOf.get(sample)! },
-);
+).map((items) => items.map(formatItem));
 const row = ({ sample, prompt }: Copy, items: readonly string[]): object => ({
   ...sample.columns,
   id: sample.id,
@@ -211,23 +211,24 @@ const row = ({ sample, prompt }: Copy, items: readonly string[]): object => ({
 });
 await writeLines(
   join(output, "mix.jsonl"),
-  made.map((copy, i) => row(copy, lists[i]!.map(formatItem))),
+  made.map((copy, i) => row(copy, lists[i]!.slice(0, 20))),
+  true,
+);
+const single = ({ dialogues }: Copy): boolean => dialogues.length === 1;
+await writeLines(
+  join(output, "candidates.jsonl"),
+  made.flatMap((copy, i) => (single(copy) ? [{ id: copy.sample.id, candidates: lists[i]! }] : [])),
   true,
 );
 // for Rank-GRPO: whatever the dialogue names or likes and the prompt does not is a hit, so that more groups vary
 await writeLines(
   join(output, "prompts.jsonl"),
-  made
-    .filter(({ dialogues }) => dialogues.length === 1)
-    .map(({ sample, prompt, liked }) => ({
-      ...sample.columns,
-      id: sample.id,
-      prompt,
-      groundtruth_with_release_year: liked.map((item) => [
-        catalog.items[item]!.title,
-        String(catalog.items[item]!.year),
-      ]),
-    })),
+  made.filter(single).map(({ sample, prompt, liked }) => ({
+    ...sample.columns,
+    id: sample.id,
+    prompt,
+    groundtruth_with_release_year: liked.map((item) => [catalog.items[item]!.title, String(catalog.items[item]!.year)]),
+  })),
   true,
 );
 await writeLines(join(output, "train.jsonl"), train.map(plain), true);
@@ -244,7 +245,7 @@ await writeFileAtomic(
   catalog.items.map(({ title, year }) => `${title}\t${year}\n`).join(""),
 );
 const lengths = made.map(({ prompt }) => tokenizer.encode(prompt).length);
-const listLengths = lists.map((list) => tokenizer.encode(list.map(formatItem).join("\n")).length + 1);
+const listLengths = lists.map((list) => tokenizer.encode(list.slice(0, 20).join("\n")).length + 1);
 const mean = (values: readonly number[]): string => (values.reduce((a, b) => a + b, 0) / values.length).toFixed(1);
 console.log(
   `${train.length} rows (${made.length} with copies), ${validation.length} held out; vocabulary ${tokenizer.vocabSize}, ${frequent.length} titles of it; ` +

@@ -17,6 +17,8 @@ export const unified = "../shared/data/unified";
 export const metric = "ndcg@20";
 export const sftSteps = 5000;
 export const trainSteps = 150;
+/** Of the mix, which redial-candidates.ts puts into prompts; a list has 20 of them. */
+export const candidates = 30;
 
 /** A study whose data are files of one folder. */
 export interface FiledStudy extends Study {
@@ -26,7 +28,7 @@ export interface FiledStudy extends Study {
 /** Prepares the data in `output`/data where they are missing. */
 export async function redialStudy(output: string): Promise<FiledStudy> {
   const data = join(output, "data");
-  if (!existsSync(join(data, "test.jsonl")))
+  if (!["candidates.jsonl", "test.jsonl"].every((name) => existsSync(join(data, name))))
     execFileSync(process.execPath, [...process.execArgv, "recipes/evidence/redial-data.ts", data], {
       stdio: "inherit",
     });
