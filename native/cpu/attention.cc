@@ -57,7 +57,8 @@ struct Query {
 struct ForwardTask {
   int head;
   int64_t first;
-  int count, height;  // height: rows of a tile
+  int count, height;  // height: of a tile
+  bool together;      // short spans, in one tile
 };
 
 // How many spans from `first` on are short and begin with one page: rows of a group that decode.
@@ -144,19 +145,24 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
     const int64_t end = static_cast<int64_t>(queries.size()) * group;
     // several sequences in a tile: whole tokens, so that a sequence's own pages are read for all its heads at once
     const int height = together > 1 && group <= kTileRows ? kTileRows / group * group : kTileRows;
-    const int most = together > 1 ? 2 * height : kTaskRows;
+    // a tile of them reads the pages that they share once: as many rows as leave tasks enough for all threads
+    const bool scarce = plan.spans.size() * static_cast<size_t>(shape.kv_heads) < together * static_cast<size_t>(4 * pool_.threads());
+    const int most = together == 1 ? kTaskRows : scarce ? 2 * height : kSharedRows / height * height;
     for (int64_t first = begin; first < end; first += most)
-      for (int h = 0; h < shape.kv_heads; ++h) tasks.push_back({h, first, static_cast<int>(std::min<int64_t>(most, end - first)), height});
+      for (int h = 0; h < shape.kv_heads; ++h)
+        tasks.push_back({h, first, static_cast<int>(std::min<int64_t>(most, end - first)), height, together > 1});
   }
   const auto forward = layout.pairs ? kernels_.attention->pairs.forward : kernels_.attention->floats.forward;
   pool_.run(static_cast<int>(tasks.size()), [&](int t) {
     const ForwardTask& task = tasks[static_cast<size_t>(t)];
-    for (int64_t first = task.first; first < task.first + task.count; first += task.height) {
+    const int rows = task.together ? task.count : task.height;
+    for (int64_t first = task.first; first < task.first + task.count; first += rows) {
       AttentionTile tile;
+      tile.height = task.height;
       tile.keys = memory + layout.keys(0, task.head);
       tile.values = memory + layout.values(0, task.head);
       tile.page = layout.page();
-      tile.rows = static_cast<int>(std::min<int64_t>(task.height, task.first + task.count - first));
+      tile.rows = static_cast<int>(std::min<int64_t>(rows, task.first + task.count - first));
       for (int r = 0; r < tile.rows; ++r) {
         const Query& query = queries[static_cast<size_t>((first + r) / group)];
         const int head = task.head * group + static_cast<int>((first + r) % group);

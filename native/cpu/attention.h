@@ -6,21 +6,23 @@
 
 namespace rank_grpo {
 
-constexpr int kTileRows = 8;      // query rows (token x head) of one tile
+constexpr int kTileRows = 8;      // query rows (token x head) whose sums a tile keeps at hand together
+constexpr int kSharedRows = 32;   // of a tile that reads pages for all of them
 constexpr int kMaxHeadDim = 256;  // local buffers are sized by it
 
 // One tile of queries that share a key/value head. Row r attends to positions 0 .. last[r] of its sequence. Rows of one sequence lie side
 // by side; sequences that begin with the same pages read those together.
 struct AttentionTile {
-  const float *keys, *values;       // of page 0 and this head, in words: see AttentionKernels
-  int64_t page;                     // words from one page to the next
-  const int32_t* table[kTileRows];  // the sequence's pages, up to that of its largest last[r]; one pointer for all rows of a sequence
-  int shared;                       // first pages that all tables have in common and every row sees whole
-  int rows;                         // 1 .. kTileRows
-  const float* query[kTileRows];    // [D]
-  float* out[kTileRows];            // [D]
-  float* lse[kTileRows];            // one value each; null: not wanted
-  int last[kTileRows];
+  const float *keys, *values;         // of page 0 and this head, in words: see AttentionKernels
+  int64_t page;                       // words from one page to the next
+  const int32_t* table[kSharedRows];  // the sequence's pages, up to that of its largest last[r]; one pointer for all rows of a sequence
+  int shared;                         // first pages that all tables have in common and every row sees whole
+  int rows;                           // 1 .. kSharedRows
+  int height;                         // rows that are taken together, at most kTileRows: whole sequences where there are several
+  const float* query[kSharedRows];    // [D]
+  float* out[kSharedRows];            // [D]
+  float* lse[kSharedRows];            // one value each; null: not wanted
+  int last[kSharedRows];
 };
 
 // The gradient's tile, over any number of key blocks.

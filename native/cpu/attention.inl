@@ -57,22 +57,29 @@ inline void each_left(F&& f) {
   if constexpr (Kind::left == 2) f(std::integral_constant<int, 1>{});
 }
 
-// s [R][stride] = a [R][D] . bt[p] [D][kPageSize], for P pages side by side; ahead[p] [D][kPageSize] (or null) is fetched meanwhile. D counts
-// words.
+// What is brought in during a loop: `step` floats more in every pass of it, from `first` on; null: nothing.
+struct Bring {
+  const float* first;
+  int step;
+  template <int Lines>
+  void now(int pass) const {
+    if (first)
+#pragma GCC unroll 4
+      for (int i = 0; i < Lines; ++i) prefetch(first + pass * step + i * step / Lines);
+  }
+};
+
+// s [R][stride] = a [R][D] . bt[p] [D][kPageSize], for P pages side by side; bring[p] meanwhile. D counts words.
 template <class Kind, int R, int P>
-inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const float* const* bt, int D, const float* const* ahead) {
+inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const float* const* bt, int D, const Bring* bring) {
   Vec c[R][P][2];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) c[r][p][0] = c[r][p][1] = zero();
   for (int d = 0; d < D; ++d) {
-    if (ahead)
 #pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-        __builtin_prefetch(ahead[p] + d * kPageSize);
-        __builtin_prefetch(ahead[p] + d * kPageSize + kVec);
-      }
+    for (int p = 0; p < P; ++p) bring[p].now<2>(d);
     auto add = [&](auto word) {
       constexpr int W = decltype(word)::value;
       Vec x[R];
@@ -103,7 +110,7 @@ inline void scores(float* s, int stride, const float (*a)[kMaxHeadDim], const fl
 // the second is not read: nobody may have written it.
 template <class Kind, int R, int V>
 inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp, int d,
-                             const float* ahead) {
+                             Bring bring) {
   Vec c[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -111,9 +118,9 @@ inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const 
     for (int v = 0; v < V; ++v) c[r][v] = load(y[r] + d + v * kVec) * set1(scale[r]);
   auto add = [&](int j, bool whole) {
     Vec b[V];
+    bring.now<V>(j);
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      if (ahead) __builtin_prefetch(ahead + j * Dp + d + v * kVec);
       b[v] = load(x + j * Dp + d + v * kVec);
       if constexpr (Kind::per_word == 2)
         if (!whole) b[v] = keep_bits(b[v], 0xffff);
@@ -136,14 +143,20 @@ inline void weighted_columns(float (*y)[kMaxHeadDim], const float* scale, const 
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) store(y[r] + d + v * kVec, c[r][v]);
 }
+// bring.step is for all columns.
 template <class Kind, int R>
 inline void weighted_rows(float (*y)[kMaxHeadDim], const float* scale, const float* p, int stride, const float* x, int n, int Dp,
-                          const float* ahead) {
+                          Bring bring) {
+  auto part = [&](int columns) {
+    const Bring now{bring.first, bring.step * columns / Dp};
+    if (bring.first) bring.first += now.step * (n / Kind::per_word);
+    return now;
+  };
   int d = 0;
   if (R * 4 <= 2 * kGroupRows)
-    for (; d + 4 * kVec <= Dp; d += 4 * kVec) weighted_columns<Kind, R, 4>(y, scale, p, stride, x, n, Dp, d, ahead);
-  for (; d + 2 * kVec <= Dp; d += 2 * kVec) weighted_columns<Kind, R, 2>(y, scale, p, stride, x, n, Dp, d, ahead);
-  if (d < Dp) weighted_columns<Kind, R, 1>(y, scale, p, stride, x, n, Dp, d, ahead);
+    for (; d + 4 * kVec <= Dp; d += 4 * kVec) weighted_columns<Kind, R, 4>(y, scale, p, stride, x, n, Dp, d, part(4 * kVec));
+  for (; d + 2 * kVec <= Dp; d += 2 * kVec) weighted_columns<Kind, R, 2>(y, scale, p, stride, x, n, Dp, d, part(2 * kVec));
+  if (d < Dp) weighted_columns<Kind, R, 1>(y, scale, p, stride, x, n, Dp, d, part(kVec));
 }
 
 // Scores of keys that a row does not see count as e^-infinity = 0.
@@ -157,10 +170,10 @@ struct Attending {
   float q[kGroupRows][kMaxHeadDim], y[kGroupRows][kMaxHeadDim], top[kGroupRows], sum[kGroupRows];
 };
 
-// Entries of a page table that are read next.
+// Entries of a page table that are read next; of each this part of so many is to be brought in.
 struct NextPages {
   const int32_t* table;
-  int count;
+  int count, part = 0, parts = 1;
 };
 
 // Pages begin .. end of the table of rows first .. first + R of a group that starts at tile row `group`.
@@ -182,16 +195,18 @@ inline void attend_pages(const AttentionTile& tile, int group, int first, Attend
     const int count = std::min(P, end - start);
     const float* keys[P];
     for (int i = 0; i < count; ++i) keys[i] = tile.keys + table[start + i] * tile.page;
-    const float *key_ahead[P], *value_ahead[P];
+    Bring next_keys[P], next_values[P];
     for (int i = 0; i < P; ++i) {
-      const int32_t page = start + P + i < end ? table[start + P + i] : i < then.count ? then.table[i] : table[start];
-      key_ahead[i] = tile.keys + page * tile.page;
-      value_ahead[i] = tile.values + page * tile.page;
+      const bool inside = start + P + i < end;
+      const int part = inside ? 0 : then.part, parts = inside ? 1 : then.parts;
+      const int32_t page = inside ? table[start + P + i] : i < then.count ? then.table[i] : table[start];
+      next_keys[i] = {tile.keys + page * tile.page + part * words * kPageSize / parts, kPageSize / parts};
+      next_values[i] = {tile.values + page * tile.page + part * kPageSize / Kind::per_word * Dp / parts, Dp / parts};
     }
     if (count == P) {
-      scores<Kind, R, P>(p, stride, q, keys, words, key_ahead);
+      scores<Kind, R, P>(p, stride, q, keys, words, next_keys);
     } else {
-      for (int i = 0; i < count; ++i) scores<Kind, R, 1>(p + i * kPageSize, stride, q, keys + i, words, key_ahead + i);
+      for (int i = 0; i < count; ++i) scores<Kind, R, 1>(p + i * kPageSize, stride, q, keys + i, words, next_keys + i);
     }
     for (int i = 0; i < count; ++i) {
       const int page = start + i;
@@ -211,7 +226,7 @@ inline void attend_pages(const AttentionTile& tile, int group, int first, Attend
       }
       // Keys beyond the tile's last one may never have been written: they are not read.
       weighted_rows<Kind, R>(state.y + first, factor, s, stride, tile.values + table[page] * tile.page,
-                             std::min(kPageSize, most + 1 - page * kPageSize), Dp, value_ahead[i]);
+                             std::min(kPageSize, most + 1 - page * kPageSize), Dp, next_values[i]);
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -220,49 +235,78 @@ inline void attend_pages(const AttentionTile& tile, int group, int first, Attend
   }
 }
 
-template <class Kind, int R>
-inline void attend(const AttentionTile& tile, int group, int D, float scale) {
-  alignas(64) Attending state;
+// f for a number of rows that is known to the compiler.
+template <class F>
+inline void with_rows(int rows, F&& f) {
+  switch (rows) {
+    case 1: return f(std::integral_constant<int, 1>{});
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, std::min(3, kGroupRows)>{});
+    case 4: return f(std::integral_constant<int, std::min(4, kGroupRows)>{});
+    case 5: return f(std::integral_constant<int, std::min(5, kGroupRows)>{});
+    case 6: return f(std::integral_constant<int, std::min(6, kGroupRows)>{});
+    case 7: return f(std::integral_constant<int, std::min(7, kGroupRows)>{});
+    default: return f(std::integral_constant<int, kGroupRows>{});
+  }
+}
+
+inline void begin_rows(const AttentionTile& tile, int group, int R, Attending& state, int D, float scale,
+                       void (*to_words)(float*, const float*, int)) {
   for (int r = 0; r < R; ++r) {
     float q[kMaxHeadDim];
     for (int d = 0; d < D; ++d) q[d] = tile.query[group + r][d] * scale;
-    Kind::to_words(state.q[r], q, D);
+    to_words(state.q[r], q, D);
     for (int d = 0; d < padded(D); ++d) state.y[r][d] = 0;
     state.top[r] = -std::numeric_limits<float>::infinity();
     state.sum[r] = 0;
   }
-  const int begin = tile.table[group] != tile.table[group + R - 1] ? tile.shared : 0;
-  // Rows of one sequence side by side, from row `first` on, and the pages from `begin` on that they read
-  auto alike = [&](int first) {
-    int n = first < R ? 1 : 0;
-    while (first + n < R && tile.table[group + first + n] == tile.table[group + first]) ++n;
-    return n;
-  };
-  auto pages = [&](int first, int n) {
-    const int* last = tile.last + group + first;
-    return n == 0 ? NextPages{nullptr, 0}
-                  : NextPages{tile.table[group + first] + begin, *std::max_element(last, last + n) / kPageSize + 1 - begin};
-  };
-  if (begin > 0) attend_pages<Kind, R>(tile, group, 0, state, 0, begin, D, pages(0, alike(0)));
-  for (int first = 0, n; first < R; first += n) {
-    n = alike(first);
-    const int end = begin + pages(first, n).count;
-    const NextPages then = pages(first + n, alike(first + n));
-    switch (n) {
-      case 1: attend_pages<Kind, 1>(tile, group, first, state, begin, end, D, then); break;
-      case 2: attend_pages<Kind, (R < 2 ? R : 2)>(tile, group, first, state, begin, end, D, then); break;
-      case 3: attend_pages<Kind, (R < 3 ? R : 3)>(tile, group, first, state, begin, end, D, then); break;
-      case 4: attend_pages<Kind, (R < 4 ? R : 4)>(tile, group, first, state, begin, end, D, then); break;
-      case 5: attend_pages<Kind, (R < 5 ? R : 5)>(tile, group, first, state, begin, end, D, then); break;
-      case 6: attend_pages<Kind, (R < 6 ? R : 6)>(tile, group, first, state, begin, end, D, then); break;
-      case 7: attend_pages<Kind, (R < 7 ? R : 7)>(tile, group, first, state, begin, end, D, then); break;
-      default: attend_pages<Kind, R>(tile, group, first, state, begin, end, D, then); break;
-    }
-  }
+}
+
+inline void end_rows(const AttentionTile& tile, int group, int R, const Attending& state, int D) {
   for (int r = 0; r < R; ++r) {
     const Vec inverse = set1(1.f / state.sum[r]);
     for_vectors(D, [&](int64_t d, int n) { store_n(tile.out[group + r] + d, n, load(state.y[r] + d) * inverse); });
     if (tile.lse[group + r]) *tile.lse[group + r] = state.top[r] + std::log(state.sum[r]);
+  }
+}
+
+// How many rows from `first` on, at most `count`, are of one sequence, and the pages from `begin` on that they read.
+inline int alike(const AttentionTile& tile, int first, int count) {
+  int n = count > 0 ? 1 : 0;
+  while (n < count && tile.table[first + n] == tile.table[first]) ++n;
+  return n;
+}
+inline NextPages own_pages(const AttentionTile& tile, int first, int n, int begin) {
+  const int* last = tile.last + first;
+  return n == 0 ? NextPages{nullptr, 0} : NextPages{tile.table[first] + begin, *std::max_element(last, last + n) / kPageSize + 1 - begin};
+}
+
+// A page that all rows see is read once for all of them, group by group, each of which brings in its part of the next.
+template <class Kind>
+inline void attention_tile(const AttentionTile& tile, int D, float scale) {
+  const int height = std::min(kGroupRows, tile.height), groups = (tile.rows + height - 1) / height;
+  const int begin = tile.table[0] != tile.table[tile.rows - 1] ? tile.shared : 0;
+  alignas(64) Attending states[kSharedRows / std::min(kGroupRows, 4)];
+  auto rows_of = [&](int group) { return std::min(height, tile.rows - group * height); };
+  for (int g = 0; g < groups; ++g) begin_rows(tile, g * height, rows_of(g), states[g], D, scale, Kind::to_words);
+  if (begin > 0) {
+    const NextPages own = own_pages(tile, 0, alike(tile, 0, tile.rows), begin);
+    const int together = groups == 1 ? begin : 1;
+    for (int page = 0; page < begin; page += together)
+      for (int g = 0; g < groups; ++g) {
+        const bool more = page + together < begin;
+        const NextPages then{more ? tile.table[0] + page + together : own.table, more ? 1 : own.count, g, groups};
+        with_rows(rows_of(g), [&](auto R) { attend_pages<Kind, R.value>(tile, g * height, 0, states[g], page, page + together, D, then); });
+      }
+  }
+  for (int g = 0; g < groups; ++g) {
+    for (int first = 0, n; first < rows_of(g); first += n) {
+      n = alike(tile, g * height + first, rows_of(g) - first);
+      const int end = begin + own_pages(tile, g * height + first, n, begin).count, next = g * height + first + n;
+      const NextPages then = own_pages(tile, next, alike(tile, next, tile.rows - next), begin);
+      with_rows(n, [&](auto R) { attend_pages<Kind, R.value>(tile, g * height, first, states[g], begin, end, D, then); });
+    }
+    end_rows(tile, g * height, rows_of(g), states[g], D);
   }
 }
 
@@ -311,9 +355,10 @@ inline void attend_backward(const AttentionBackwardTile& tile, int first_row, co
     one[r] = 1;
     last = std::max(last, tile.last[first_row + r]);
   }
+  constexpr Bring nothing{nullptr, 0};
   for (const KeyBlock* b = blocks; b != blocks + count && b->first <= last; ++b) {
-    scores<Floats, R, 1>(p, kPageSize, q, &b->kt, D, nullptr);
-    scores<Floats, R, 1>(ds, kPageSize, dy, &b->vt, D, nullptr);
+    scores<Floats, R, 1>(p, kPageSize, q, &b->kt, D, &nothing);
+    scores<Floats, R, 1>(ds, kPageSize, dy, &b->vt, D, &nothing);
     for (int r = 0; r < R; ++r) {
       float *weight = p + r * kPageSize, *slope = ds + r * kPageSize;
       hide(weight, std::min(b->keys, tile.last[first_row + r] + 1 - b->first));
@@ -324,7 +369,7 @@ inline void attend_backward(const AttentionBackwardTile& tile, int first_row, co
       }
     }
     const int keys = std::min(b->keys, last + 1 - b->first);
-    weighted_rows<Floats, R>(dq, one, ds, kPageSize, b->k, keys, Dp, nullptr);
+    weighted_rows<Floats, R>(dq, one, ds, kPageSize, b->k, keys, Dp, nothing);
     outer_rows<R>(b->dk, ds, q, keys, Dp);  // q carries the scale
     outer_rows<R>(b->dv, p, dy, keys, Dp);
   }
@@ -332,27 +377,11 @@ inline void attend_backward(const AttentionBackwardTile& tile, int first_row, co
     for (int d = 0; d < D; ++d) tile.dquery[first_row + r][d] = dq[r][d] * scale;
 }
 
-#define RANK_GRPO_ROWS(function, ...)                                                \
-  for (int row = 0; row < tile.rows; row += kGroupRows) switch (tile.rows - row) {   \
-      case 1: function<Kind, 1>(__VA_ARGS__); break;                                 \
-      case 2: function<Kind, 2>(__VA_ARGS__); break;                                 \
-      case 3: function<Kind, (kGroupRows < 3 ? kGroupRows : 3)>(__VA_ARGS__); break; \
-      case 4: function<Kind, (kGroupRows < 4 ? kGroupRows : 4)>(__VA_ARGS__); break; \
-      case 5: function<Kind, (kGroupRows < 5 ? kGroupRows : 5)>(__VA_ARGS__); break; \
-      case 6: function<Kind, (kGroupRows < 6 ? kGroupRows : 6)>(__VA_ARGS__); break; \
-      case 7: function<Kind, (kGroupRows < 7 ? kGroupRows : 7)>(__VA_ARGS__); break; \
-      default: function<Kind, kGroupRows>(__VA_ARGS__); break;                       \
-    }
-
-template <class Kind>
-inline void attention_tile(const AttentionTile& tile, int D, float scale) {
-  RANK_GRPO_ROWS(attend, tile, row, D, scale)
-}
 template <class Kind>
 inline void attention_backward_tile(const AttentionBackwardTile& tile, const KeyBlock* blocks, int count, int D, float scale) {
-  RANK_GRPO_ROWS(attend_backward, tile, row, blocks, count, D, scale)
+  for (int row = 0; row < tile.rows; row += kGroupRows)
+    with_rows(tile.rows - row, [&](auto R) { attend_backward<Kind, R.value>(tile, row, blocks, count, D, scale); });
 }
-#undef RANK_GRPO_ROWS
 
 inline float dot(const float* a, const float* b, int n) {
   Vec c = zero();
