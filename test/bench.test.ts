@@ -1,12 +1,12 @@
 // `rank-grpo bench`: what it prints and records, that a wrong result ends it, and that comparisons know noise from change.
 import { execFile } from "node:child_process";
-import { mkdtemp, readFile } from "node:fs/promises";
+import { mkdtemp, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 
-import { comparePairs, compareRecordings, type Verdict } from "../src/bench/compare.ts";
+import { comparePairs, compareRecordings, readRecording, type Verdict } from "../src/bench/compare.ts";
 import { exponent } from "../src/bench/growth.ts";
 import { Harness, type Recording, type Row } from "../src/bench/harness.ts";
 import { objectiveList } from "../src/kernels.ts";
@@ -131,6 +131,22 @@ describe("two recordings", () => {
     it(`${what}: ${verdict}`, () => {
       expect(compareRecordings(recordingOf(before), recordingOf(after)).map((c) => c.verdict)).toEqual([verdict]);
     });
+
+  it("refuses a file that is none, before anything is measured", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "bench-"));
+    for (const [name, text, code] of [
+      ["absent.json", undefined, "IO"],
+      ["torn.json", '{"rows": [', "BAD_DATA"],
+      ["other.json", '{"a": 1}', "BAD_DATA"],
+      ["null.json", "null", "BAD_DATA"],
+    ] as const) {
+      if (text !== undefined) await writeFile(join(folder, name), text);
+      await expect(readRecording(join(folder, name)), name).rejects.toMatchObject({
+        code,
+        message: expect.stringMatching(/^Expected a recording that `rank-grpo bench --json` wrote for .*json, got /),
+      });
+    }
+  });
 
   it("rows of one side alone are left out", () => {
     const other = { ...row(10, 0.1), name: "another" };

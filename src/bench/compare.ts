@@ -1,5 +1,6 @@
 // Two builds, or two hours of one, held against each other: verdicts that take noise into account.
 import { existsSync, statSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 
 import { refuse } from "../errors.ts";
@@ -21,6 +22,20 @@ export interface Change {
 const negligible = 0.03;
 
 const keyOf = (row: Row): string => [row.suite, row.name, row.shape, row.dtype, row.threads].join(" | ");
+
+/** @throws IO where there is none, BAD_DATA where it is something else */
+export async function readRecording(path: string): Promise<Recording> {
+  const what = "a recording that `rank-grpo bench --json` wrote";
+  const text = await readFile(path, "utf8").catch((error: Error) => refuse("IO", what, path, error.message));
+  let value: Recording | null;
+  try {
+    value = JSON.parse(text) as Recording | null;
+  } catch (error) {
+    return refuse("BAD_DATA", what, path, (error as Error).message);
+  }
+  if (!Array.isArray(value?.rows)) refuse("BAD_DATA", what, path, value);
+  return value as Recording;
+}
 
 /**
  * Rows of both recordings. Runs of different hours cannot be paired, and either a time or the bound beside it may have met a slower one: the

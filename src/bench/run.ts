@@ -1,9 +1,7 @@
 // `rank-grpo bench` and `npm run bench`: suites by name, a table as it grows, a recording, a comparison with an earlier one.
-import { readFile } from "node:fs/promises";
-
 import { refuse } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
-import { type Change, compareBuilds, compareRecordings } from "./compare.ts";
+import { type Change, compareBuilds, compareRecordings, readRecording } from "./compare.ts";
 import { type BenchOptions, format, Harness, type Recording, recording } from "./harness.ts";
 import { suites } from "./suites.ts";
 
@@ -48,7 +46,7 @@ export async function benchBuilds(build: string, options: RunOptions & { rounds?
 /** Runs suites and returns what it recorded. */
 export async function bench(options: RunOptions): Promise<Recording> {
   const names = namesOf(options.suites);
-  const before = options.compare ? (JSON.parse(await readFile(options.compare, "utf8")) as Recording) : undefined;
+  const before = options.compare ? await readRecording(options.compare) : undefined;
   const print = options.print ?? ((line: string) => process.stdout.write(`${line}\n`));
   const harness = new Harness({ ...options, print });
   for (const name of names) await harness.suite(name, suites[name]!);
