@@ -23,7 +23,7 @@ inline void pause() {
 
 ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
   workers_.reserve(static_cast<size_t>(threads_ - 1));
-  for (int i = 1; i < threads_; ++i) workers_.emplace_back([this] { worker(); });
+  for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { worker(i); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -50,7 +50,7 @@ void ThreadPool::dispatch(int chunks, Task task, void* arg) {
   claimed_.store(static_cast<uint64_t>(epoch) << 32, std::memory_order_release);
   wake_.fetch_add(1);
   if (sleepers_.load() > 0) wake(threads_ - 1);
-  claim(epoch);
+  claim(epoch, 0);
   for (int spins = 0; done_.load(std::memory_order_acquire) != chunks;) {
     if (++spins < kSpins) {
       pause();
@@ -60,7 +60,7 @@ void ThreadPool::dispatch(int chunks, Task task, void* arg) {
   }
 }
 
-void ThreadPool::claim(uint32_t epoch) {
+void ThreadPool::claim(uint32_t epoch, int thread) {
   for (;;) {
     uint64_t current = claimed_.load(std::memory_order_acquire);
     if (static_cast<uint32_t>(current >> 32) != epoch) return;
@@ -72,12 +72,12 @@ void ThreadPool::claim(uint32_t epoch) {
     if (next >= total) return;
     // The exchange succeeds only while the epoch still holds, so the three loads above belong to it.
     if (!claimed_.compare_exchange_weak(current, current + 1, std::memory_order_acq_rel)) continue;
-    task(arg, static_cast<int>(next));
+    task(arg, static_cast<int>(next), thread);
     done_.fetch_add(1, std::memory_order_release);
   }
 }
 
-void ThreadPool::worker() {
+void ThreadPool::worker(int thread) {
   const FlushingSmallest flushing;
   uint32_t seen = 0;
   for (;;) {
@@ -96,7 +96,7 @@ void ThreadPool::worker() {
     }
     if (stop_.load()) return;
     seen = now;
-    claim(static_cast<uint32_t>(claimed_.load(std::memory_order_acquire) >> 32));
+    claim(static_cast<uint32_t>(claimed_.load(std::memory_order_acquire) >> 32), thread);
   }
 }
 

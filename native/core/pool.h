@@ -35,25 +35,30 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  // Calls f(i) for i in [0, chunks), each once, on any thread, numbers below 2^-126 taken for zero; returns when all are done. f must not throw.
-  // Not re-entrant: one thread (the engine's) calls it, and f does not call it again.
+  // Calls f(i) or f(i, thread) for i in [0, chunks), each once, on any thread, numbers below 2^-126 taken for zero; returns when all are done.
+  // `thread` is in [0, threads): what it numbers is the thread's own. f must not throw. Not re-entrant: one thread (the engine's) calls it,
+  // and f does not call it again.
   template <class F>
   void run(int chunks, F&& f) {
     const FlushingSmallest flushing;
-    if (threads_ == 1 || chunks <= 1) {
-      for (int i = 0; i < chunks; ++i) f(i);
-      return;
-    }
     using Fn = std::remove_reference_t<F>;
-    dispatch(
-        chunks, [](void* arg, int i) { (*static_cast<Fn*>(arg))(i); }, const_cast<void*>(static_cast<const void*>(&f)));
+    const Task task = [](void* arg, int i, int thread) {
+      if constexpr (std::is_invocable_v<Fn&, int, int>) {
+        (*static_cast<Fn*>(arg))(i, thread);
+      } else {
+        (*static_cast<Fn*>(arg))(i);
+      }
+    };
+    void* arg = const_cast<void*>(static_cast<const void*>(&f));
+    if (threads_ > 1 && chunks > 1) return dispatch(chunks, task, arg);
+    for (int i = 0; i < chunks; ++i) task(arg, i, 0);
   }
 
  private:
-  using Task = void (*)(void*, int);
+  using Task = void (*)(void*, int chunk, int thread);
   void dispatch(int chunks, Task task, void* arg);
-  void claim(uint32_t epoch);
-  void worker();
+  void claim(uint32_t epoch, int thread);
+  void worker(int thread);
   void wake(int count);
 
   const int threads_;

@@ -113,7 +113,7 @@ void CpuBackend::few_logits(float* logits, const float* h, const std::vector<int
   float* own = scratch_rows_.floats(*this, L * C);
   gather_rows(own, h, rows.data(), L, C);
   const Rows A = rows_of(scratch_h_, own, L, C, panels.compute);
-  Product{*kernels_.matmul, panels.compute, L, U, C, A, few_.columns(), logits, U, false, nullptr}.run(pool_);
+  Product{*kernels_.matmul, panels.compute, L, U, C, A, few_.columns(), logits, U, false, nullptr, unpacked(panels.compute)}.run(pool_);
 }
 
 template <class F>

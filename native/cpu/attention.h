@@ -7,7 +7,7 @@
 namespace rank_grpo {
 
 constexpr int kTileRows = 8;      // query rows (token x head) whose sums a tile keeps at hand together
-constexpr int kSharedRows = 32;   // of a tile that reads pages for all of them
+constexpr int kSharedRows = 24;   // of a tile that reads pages for all of them
 constexpr int kMaxHeadDim = 256;  // local buffers are sized by it
 
 // One tile of queries that share a key/value head. Row r attends to positions 0 .. last[r] of its sequence. Rows of one sequence lie side

@@ -286,7 +286,7 @@ template <class Kind>
 inline void attention_tile(const AttentionTile& tile, int D, float scale) {
   const int height = std::min(kGroupRows, tile.height), groups = (tile.rows + height - 1) / height;
   const int begin = tile.table[0] != tile.table[tile.rows - 1] ? tile.shared : 0;
-  alignas(64) Attending states[kSharedRows / std::min(kGroupRows, 4)];
+  alignas(64) Attending states[kSharedRows / std::min(kGroupRows, 5)];
   auto rows_of = [&](int group) { return std::min(height, tile.rows - group * height); };
   for (int g = 0; g < groups; ++g) begin_rows(tile, g * height, rows_of(g), states[g], D, scale, Kind::to_words);
   if (begin > 0) {

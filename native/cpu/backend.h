@@ -136,6 +136,7 @@ class CpuBackend final : public Backend {
   void rows_backward_input(float* dx, const float* dy, const CpuPanels& panels, int64_t first, int64_t n, int64_t T, bool accumulate);
   // What operands that are packed for one product are kept as: bf16 without a dot product is rounded floats.
   Compute multiplied(Compute compute) const;
+  uint32_t* unpacked(Compute compute);  // Product::floats
   // Panels from x [K, N]; a piece: of its first columns and of steps k .. k + steps, k even
   void pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute);
   void pack_piece(uint32_t* out, const float* x, int64_t N, int64_t columns, int64_t K, int64_t k, int64_t steps, Compute compute) const;
@@ -166,6 +167,7 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   const Kernels& kernels_;
   Scratch scratch_a_, scratch_b_;  // operands of the product at hand
+  Scratch scratch_floats_;         // of panels of pairs, for each thread
   Scratch scratch_h_;              // rows of the head
   Scratch scratch_attention_;      // of the backward pass
   Scratch scratch_logits_;         // a chunk of the head's logits or their gradient

@@ -34,7 +34,8 @@ void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, 
   const int64_t row_blocks = (R + kHeadRows - 1) / kHeadRows, blocks = (columns + kLseBlock - 1) / kLseBlock;
   const int64_t height = kernels_.matmul->rows;
   // Row blocks first: the panels of one block stay in cache while all rows pass.
-  pool_.run(static_cast<int>(row_blocks * blocks), [&](int task) {
+  uint32_t* floats = unpacked(panels.compute);
+  pool_.run(static_cast<int>(row_blocks * blocks), [&](int task, int thread) {
     alignas(64) float tile[kHeadRows * kLseBlock];
     const int64_t row = task % row_blocks * kHeadRows, column = task / row_blocks * kLseBlock;
     const int rows = static_cast<int>(std::min<int64_t>(kHeadRows, R - row)),
@@ -51,11 +52,12 @@ void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, 
                     logits,
                     stride,
                     false,
-                    nullptr};
+                    nullptr,
+                    floats};
     // what this thread takes next, when the others keep step: the same panels, or those of a later block
     const int64_t later = (task + pool_.threads()) / row_blocks,
                   next = later < blocks ? (later - task / row_blocks) * kLseBlock / kPanel : 0;
-    product.block(0, (rows + height - 1) / height, 0, (n + kPanel - 1) / kPanel, next);
+    product.block(0, (rows + height - 1) / height, 0, (n + kPanel - 1) / kPanel, next, thread);
     use(row, rows, column, n, logits, stride);
   });
 }

@@ -35,11 +35,11 @@ int64_t sharing_tiles(int64_t tiles, bool streams) {
 }
 
 // What tile `tile` of them prefetches: its part of the n steps that come next, or, alone and without streams, a little of its own panel.
-// `factors`: by how many a word is multiplied in the tile.
-Ahead ahead_of(const uint32_t* own, const uint32_t* next, int64_t n, int64_t tile, int64_t sharing, int factors, bool streams) {
+// `factors`: by how many a word is multiplied in the tile; `passes`: its steps for one of them.
+Ahead ahead_of(const uint32_t* own, const uint32_t* next, int64_t n, int64_t tile, int64_t sharing, int factors, int passes, bool streams) {
   if (!streams && sharing == 1) return {own + 64 * kPanel, kPanel * 4, 64, false};
   const void* first = tile < sharing ? next + tile * n / sharing * kPanel : own;
-  const int row = kPanel * 4 / static_cast<int>(sharing);  // bytes a step
+  const int row = kPanel * 4 / static_cast<int>(sharing * passes);  // bytes a step
   if (!streams) return {first, row, 0, false};
   return {first, row / 3, n * 64 / sharing, sharing == 1 && factors <= kFewFactors};
 }
@@ -53,11 +53,11 @@ Ahead rows_ahead(const uint32_t* rows, int64_t words, int64_t n, bool streams) {
 
 }  // namespace
 
-void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next) const {
+void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next, int thread) const {
   const bool pairs = compute == Compute::bf16;
   const int64_t total = panel_steps(K, compute), depth = panel_steps(kDepth, compute), height = kernels.rows;
   const int words = pairs && !kernels.dot ? 2 : 1;  // of A for one of B
-  const auto tile = pairs ? kernels.tile_bf16 : kernels.tile_f32;
+  uint32_t* apart = words == 2 && floats && i1 - i0 > 1 ? floats + thread * kUnpacked : nullptr;
   const int64_t sharing = sharing_tiles(i1 - i0, kernels.streams);
   for (int64_t k = 0; k < total; k += depth) {
     const int64_t n = std::min(depth, total - k);
@@ -71,21 +71,23 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
       }
       Tile t;
       t.columns = static_cast<int>(std::min<int64_t>(kPanel, N - j * kPanel));
-      t.steps = n;
       t.row = A.row;
       t.step = A.step;
-      t.B = b;
       t.ldc = ldc;
       t.accumulate = accumulate || k > 0;
       for (int64_t i = i0; i < i1; ++i) {
+        const int passes = apart && i > i0 ? 2 : 1;
+        t.B = passes == 2 ? apart : b;
+        t.steps = passes * n;
+        t.floats = passes == 1 ? apart : nullptr;
         t.rows = static_cast<int>(std::min(height, M - i * height));
         t.A = A.at(i * height) + k * words * A.step;
-        t.ahead = ahead_of(b, then, n, i - i0, sharing, t.rows * words, kernels.streams);
+        t.ahead = ahead_of(b, then, n, i - i0, sharing, t.rows * words, passes, kernels.streams);
         // The first panel waits for rows, which lie where they were written, in another core's cache as often as not.
         if (j == j0 && k == 0 && A.panel == 0 && i + 1 < i1 && M >= kManyRows)
-          t.ahead = rows_ahead(A.at((i + 1) * height), std::min(height, M - (i + 1) * height) * A.row, n, kernels.streams);
+          t.ahead = rows_ahead(A.at((i + 1) * height), std::min(height, M - (i + 1) * height) * A.row, t.steps, kernels.streams);
         t.C = C + i * height * ldc + j * kPanel;
-        tile(t);
+        (pairs && passes == 1 ? kernels.tile_bf16 : kernels.tile_f32)(t);
       }
     }
   }
@@ -103,11 +105,11 @@ void Product::run(ThreadPool& pool) const {
   const int64_t wanted = pool.threads() == 1 ? 1 : (8 * pool.threads() + row_blocks - 1) / row_blocks;
   const int64_t column_block = std::max<int64_t>(1, (columns + wanted - 1) / wanted);
   const int64_t column_blocks = (columns + column_block - 1) / column_block;
-  pool.run(static_cast<int>(row_blocks * column_blocks), [&](int task) {
+  pool.run(static_cast<int>(row_blocks * column_blocks), [&](int task, int thread) {
     const int64_t i = task / column_blocks * row_block, j = task % column_blocks * column_block;
     // the first panel of the task that this thread takes next, when the others keep step
     const int64_t next = (task + pool.threads()) % column_blocks * column_block;
-    block(i, std::min(rows, i + row_block), j, std::min(columns, j + column_block), next);
+    block(i, std::min(rows, i + row_block), j, std::min(columns, j + column_block), next, thread);
   });
 }
 
@@ -136,6 +138,10 @@ Rows CpuBackend::rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K,
     }
   });
   return {out, row, 1, 0};
+}
+
+uint32_t* CpuBackend::unpacked(Compute compute) {
+  return compute == multiplied(compute) ? nullptr : scratch_floats_.words(*this, pool_.threads() * kUnpacked);
 }
 
 Compute CpuBackend::multiplied(Compute compute) const { return kernels_.matmul->dot ? compute : Compute::f32; }
@@ -256,7 +262,7 @@ void CpuBackend::embedding_from_panels(float* x, const Panels& panels, const int
 void CpuBackend::linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) {
   const auto& p = static_cast<const CpuPanels&>(W);
   const Rows a = rows_of(scratch_a_, x, T, p.columns, p.compute);
-  Product{*kernels_.matmul, p.compute, T, p.rows, p.columns, a, p.data, y, p.rows, false, bias}.run(pool_);
+  Product{*kernels_.matmul, p.compute, T, p.rows, p.columns, a, p.data, y, p.rows, false, bias, unpacked(p.compute)}.run(pool_);
 }
 
 void CpuBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
@@ -316,10 +322,10 @@ void CpuBackend::linear_backward_weight(float* dW, float* dbias, const float* dy
     uint32_t* b = scratch_b_.words(*this, panel_words(K, words));
     pack_columns(b, x + t * K, K, n, compute);
     const Product product{*kernels_.matmul, kept, N, K, n, {a, 1, kPanel, words * kPanel}, b, dW, K, true, nullptr};
-    pool_.run(static_cast<int>((N + group - 1) / group), [&](int task) {
+    pool_.run(static_cast<int>((N + group - 1) / group), [&](int task, int thread) {
       const int64_t first = task * group, columns = std::min(group, N - first);
       pack_piece(a + panel_words(first, words), dy + t * N + first, N, columns, n, 0, n, compute);
-      product.block(first / tile, (first + columns + tile - 1) / tile, 0, (K + kPanel - 1) / kPanel, 0);
+      product.block(first / tile, (first + columns + tile - 1) / tile, 0, (K + kPanel - 1) / kPanel, 0, thread);
     });
   }
   if (!dbias) return;

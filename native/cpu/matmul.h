@@ -7,8 +7,9 @@
 
 namespace rank_grpo {
 
-constexpr int kPanel = 48;   // columns of a B panel: three vectors
-constexpr int kDepth = 768;  // k steps of one pass over C, for any number of rows
+constexpr int kPanel = 48;                               // columns of a B panel: three vectors
+constexpr int kDepth = 768;                              // k steps of one pass over C, for any number of rows
+constexpr int64_t kUnpacked = int64_t{kDepth} * kPanel;  // words of a panel that one pass takes apart
 
 // Words along k of a column: floats, or pairs of bf16.
 inline int64_t panel_steps(int64_t K, Compute compute) { return compute == Compute::bf16 ? (K + 1) / 2 : K; }
@@ -59,6 +60,7 @@ struct Tile {
   int64_t row, step;  // as in Rows
   const uint32_t* B;  // [steps][48]; for pairs of bf16 without a dot product A has two words a step
   Ahead ahead;
+  uint32_t* floats;  // [2 steps][48]: where the tile leaves the floats of B's pairs for the next ones; null: nowhere
   float* C;
   int64_t ldc;
   bool accumulate;
@@ -98,8 +100,11 @@ struct Product {
   int64_t ldc;
   bool accumulate;
   const float* bias;  // [N] or null
+  // Where pairs of B are multiplied by floats: [threads][kUnpacked], so that one tile of a panel's takes them apart for all. Null: each for
+  // itself. Their order is the same.
+  uint32_t* floats = nullptr;
   // Tile rows [i0, i1) x panels [j0, j1), on this thread; panel `next` is brought in during the last one.
-  void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next) const;
+  void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next, int thread) const;
   void run(ThreadPool& pool) const;
 };
 

@@ -59,7 +59,7 @@ struct ProductPairs : ProductFloats {
 enum class Reading { own, streams, far_streams };  // what a tile brings in; see Ahead
 
 // R x 48: 24 accumulators at most. Every loop over them is unrolled, or they would live on the stack.
-template <class Kind, int R, Reading Brings>
+template <class Kind, int R, Reading Brings, bool LeavesFloats = false>
 inline void tile_rows(const Tile& t) {
   constexpr auto kCache = Brings == Reading::far_streams ? _MM_HINT_T1 : _MM_HINT_T0;
   __m512 c[R][3];
@@ -68,6 +68,7 @@ inline void tile_rows(const Tile& t) {
   const uint32_t *a = t.A, *upper = t.A + 4 * t.row, *b = t.B;
   const char* ahead = static_cast<const char*>(t.ahead.first);
   const int64_t row = t.row, step = t.step, ahead_step = t.ahead.step, stream = t.ahead.stream;
+  [[maybe_unused]] uint32_t* floats = t.floats;
   for (int64_t k = 0; k < t.steps; ++k) {
     _mm_prefetch(ahead, kCache);
     if (Brings != Reading::own) {
@@ -76,6 +77,12 @@ inline void tile_rows(const Tile& t) {
     }
     const __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 16), b2 = _mm512_loadu_si512(b + 32);
     auto multiply = [&](auto w0, auto w1, auto w2) {
+      if constexpr (LeavesFloats) {
+        _mm512_storeu_ps(floats, w0);
+        _mm512_storeu_ps(floats + 16, w1);
+        _mm512_storeu_ps(floats + 32, w2);
+        floats += kPanel;
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const uint32_t x = r < 4 ? a[r * row] : upper[(r - 4) * row];
@@ -105,6 +112,8 @@ inline void tile_rows(const Tile& t) {
 }
 template <class Kind, int R>
 inline void tile_ahead(const Tile& t) {
+  if constexpr (R == kRows && Kind::words == 2)  // other tiles follow, so this one is whole
+    if (t.floats) return tile_rows<Kind, R, Reading::streams, true>(t);
   if constexpr (R * Kind::words <= kFewFactors)
     if (t.ahead.far) return tile_rows<Kind, R, Reading::far_streams>(t);
   if (t.ahead.stream) return tile_rows<Kind, R, Reading::streams>(t);
@@ -140,6 +149,7 @@ inline void tile_half(const Tile& t, int first) {
   for (int r = 0; r < R; ++r) c[r][0] = c[r][1] = c[r][2] = _mm256_setzero_ps();
   const float *a = reinterpret_cast<const float*>(t.A), *b = reinterpret_cast<const float*>(t.B) + first;
   const char* ahead = static_cast<const char*>(t.ahead.first) + (first ? 64 : 0);
+  float* floats = Pairs && t.floats ? reinterpret_cast<float*>(t.floats) + first : nullptr;
   for (int64_t k = 0; k < t.steps; ++k) {
     _mm_prefetch(ahead, _MM_HINT_T0);
     auto part = [&](int j, int word) {
@@ -149,6 +159,12 @@ inline void tile_half(const Tile& t, int first) {
 #pragma GCC unroll 2
     for (int word = 0; word < (Pairs ? 2 : 1); ++word) {
       const __m256 b0 = part(0, word), b1 = part(1, word), b2 = part(2, word);
+      if (floats) {
+        _mm256_storeu_ps(floats, b0);
+        _mm256_storeu_ps(floats + 8, b1);
+        _mm256_storeu_ps(floats + 16, b2);
+        floats += kPanel;
+      }
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const __m256 x = _mm256_broadcast_ss(a + r * t.row);
@@ -208,6 +224,7 @@ inline void tile(const Tile& t) {
           const uint32_t bits = !Pairs ? b[j] : word == 0 ? b[j] << 16 : b[j] & 0xffff0000u;
           float x;
           std::memcpy(&x, &bits, sizeof x);
+          if (Pairs && t.floats) t.floats[(2 * k + word) * kPanel + j] = bits;
           c[j] += *a * x;
         }
     float* out = t.C + r * t.ldc;

@@ -86,7 +86,7 @@ void Scratch::free(Backend& backend) noexcept {
 CpuBackend::~CpuBackend() { free_scratch(); }
 
 void CpuBackend::free_scratch() noexcept {
-  for (Scratch* scratch : {&scratch_a_, &scratch_b_, &scratch_h_, &scratch_attention_, &scratch_logits_, &scratch_rows_})
+  for (Scratch* scratch : {&scratch_a_, &scratch_b_, &scratch_floats_, &scratch_h_, &scratch_attention_, &scratch_logits_, &scratch_rows_})
     scratch->free(*this);
   few_.free(*this);
 }

@@ -1,4 +1,4 @@
-// The pool: every chunk once, whatever the number of chunks, threads and regions in a row.
+// The pool: every chunk once, whatever the number of chunks, threads and regions in a row, and a number of its own for every thread.
 #include "../../native/core/pool.h"
 
 #include <atomic>
@@ -14,6 +14,26 @@ TEST(pool_runs_every_chunk_once) {
       pool.run(chunks, [&](int i) { seen[static_cast<size_t>(i)].fetch_add(1); });
       for (const auto& s : seen) CHECK(s.load() == 1);
     }
+  }
+}
+
+TEST(pool_numbers_its_threads) {
+  for (int threads : {1, 2, 5}) {
+    rank_grpo::ThreadPool pool(threads);
+    std::vector<std::atomic<int>> at_work(static_cast<size_t>(threads));
+    std::atomic<int> shared{0}, outside{0};
+    for (int region = 0; region < 2000; ++region)
+      pool.run(1 + region % 13, [&](int, int thread) {
+        if (thread < 0 || thread >= threads) {
+          ++outside;
+        } else {
+          auto& own = at_work[static_cast<size_t>(thread)];
+          if (own.fetch_add(1) != 0) ++shared;
+          for (int spins = 0; spins < 200; ++spins) shared.load();
+          own.fetch_sub(1);
+        }
+      });
+    CHECK(outside.load() == 0 && shared.load() == 0);
   }
 }
 
