@@ -270,12 +270,13 @@ inline void end_rows(const AttentionTile& tile, int group, int R, const Attendin
   }
 }
 
-// How many rows from `first` on, at most `count`, are of one sequence, and the pages from `begin` on that they read.
+// How many rows from `first` on, at most `count`, are of one sequence.
 inline int alike(const AttentionTile& tile, int first, int count) {
   int n = count > 0 ? 1 : 0;
   while (n < count && tile.table[first + n] == tile.table[first]) ++n;
   return n;
 }
+// The pages from `begin` on that n rows of one sequence read.
 inline NextPages own_pages(const AttentionTile& tile, int first, int n, int begin) {
   const int* last = tile.last + first;
   return n == 0 ? NextPages{nullptr, 0} : NextPages{tile.table[first] + begin, *std::max_element(last, last + n) / kPageSize + 1 - begin};
