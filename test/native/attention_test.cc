@@ -152,8 +152,8 @@ BACKEND_TEST(attention_with_large_scores) { forward_and_backward(backend, {4, 2,
 namespace {
 
 // What a row gives depends on nothing but itself: a prompt alone, its completions decoded token by token, and the whole batch at once.
-void decode_is_prefill_is_training(Backend& backend, const AttentionShape& shape) {
-  const Case c(shape, kGroups);
+void decode_is_prefill_is_training(Backend& backend, const AttentionShape& shape, const std::vector<Group>& list) {
+  const Case c(shape, list);
   const int64_t T = c.T(), HD = int64_t{shape.heads} * shape.head_dim;
   const auto qkv = check::normal(static_cast<size_t>(T * shape.width()), 3);
   check::Floats in(backend, qkv), out(backend, static_cast<size_t>(T * HD), NAN), lse(backend, static_cast<size_t>(T * shape.heads), NAN);
@@ -186,7 +186,17 @@ void decode_is_prefill_is_training(Backend& backend, const AttentionShape& shape
 
 BACKEND_TEST(attention_decode_is_prefill_is_training) {
   for (const auto compute : {rank_grpo::Compute::f32, rank_grpo::Compute::bf16})
-    decode_is_prefill_is_training(backend, {6, 2, 24, compute});
+    decode_is_prefill_is_training(backend, {6, 2, 24, compute}, kGroups);
+}
+// Many rows behind each prompt, which read its pages together: 3, 5 and 1 heads for each of them.
+BACKEND_TEST(attention_decodes_large_groups) {
+  const std::vector<Group> large = {{70, std::vector<int>(9, 2)}, {64, std::vector<int>(7, 1)}, {33, {40, 1, 2, 1, 1}}, {40, {1, 1, 1, 1}}};
+  for (const AttentionShape& shape : {AttentionShape{6, 2, 24}, AttentionShape{5, 1, 8}, AttentionShape{2, 2, 16}})
+    for (const auto compute : {rank_grpo::Compute::f32, rank_grpo::Compute::bf16}) {
+      AttentionShape s = shape;
+      s.compute = compute;
+      decode_is_prefill_is_training(backend, s, large);
+    }
 }
 
 BACKEND_TEST(attention_of_nothing) {
