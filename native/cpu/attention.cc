@@ -57,8 +57,7 @@ struct Query {
 struct ForwardTask {
   int head;
   int64_t first;
-  int count, height;  // height: of a tile
-  bool together;      // short spans, in one tile
+  int count, rows, height;  // rows: of a tile; height: of them, taken together
 };
 
 // How many spans from `first` on are short and begin with one page: rows of a group that decode.
@@ -147,22 +146,22 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
     const int height = together > 1 && group <= kTileRows ? kTileRows / group * group : kTileRows;
     // a tile of them reads the pages that they share once: as many rows as leave tasks enough for all threads
     const bool scarce = plan.spans.size() * static_cast<size_t>(shape.kv_heads) < together * static_cast<size_t>(4 * pool_.threads());
-    const int most = together == 1 ? kTaskRows : scarce ? 2 * height : kSharedRows / height * height;
+    const int rows = together == 1 ? height : scarce ? 2 * height : kSharedRows / height * height;
+    const int most = together == 1 ? kTaskRows : rows;
     for (int64_t first = begin; first < end; first += most)
       for (int h = 0; h < shape.kv_heads; ++h)
-        tasks.push_back({h, first, static_cast<int>(std::min<int64_t>(most, end - first)), height, together > 1});
+        tasks.push_back({h, first, static_cast<int>(std::min<int64_t>(most, end - first)), rows, height});
   }
   const auto forward = layout.pairs ? kernels_.attention->pairs.forward : kernels_.attention->floats.forward;
   pool_.run(static_cast<int>(tasks.size()), [&](int t) {
     const ForwardTask& task = tasks[static_cast<size_t>(t)];
-    const int rows = task.together ? task.count : task.height;
-    for (int64_t first = task.first; first < task.first + task.count; first += rows) {
+    for (int64_t first = task.first; first < task.first + task.count; first += task.rows) {
       AttentionTile tile;
       tile.height = task.height;
       tile.keys = memory + layout.keys(0, task.head);
       tile.values = memory + layout.values(0, task.head);
       tile.page = layout.page();
-      tile.rows = static_cast<int>(std::min<int64_t>(rows, task.first + task.count - first));
+      tile.rows = static_cast<int>(std::min<int64_t>(task.rows, task.first + task.count - first));
       for (int r = 0; r < tile.rows; ++r) {
         const Query& query = queries[static_cast<size_t>((first + r) / group)];
         const int head = task.head * group + static_cast<int>((first + r) % group);

@@ -33,8 +33,8 @@ void CpuBackend::head_blocks(const Rows& A, const CpuPanels& panels, int64_t R, 
                              float* out, int64_t ld) {
   const int64_t row_blocks = (R + kHeadRows - 1) / kHeadRows, blocks = (columns + kLseBlock - 1) / kLseBlock;
   const int64_t height = kernels_.matmul->rows;
-  // Row blocks first: the panels of one block stay in cache while all rows pass.
   uint32_t* floats = unpacked(panels.compute);
+  // Row blocks first: the panels of one block stay in cache while all rows pass.
   pool_.run(static_cast<int>(row_blocks * blocks), [&](int task, int thread) {
     alignas(64) float tile[kHeadRows * kLseBlock];
     const int64_t row = task % row_blocks * kHeadRows, column = task / row_blocks * kLseBlock;

@@ -188,10 +188,11 @@ BACKEND_TEST(attention_decode_is_prefill_is_training) {
   for (const auto compute : {rank_grpo::Compute::f32, rank_grpo::Compute::bf16})
     decode_is_prefill_is_training(backend, {6, 2, 24, compute}, kGroups);
 }
-// Many rows behind each prompt, which read its pages together: 3, 5 and 1 heads for each of them.
+// Many rows behind each prompt, which read its pages together: 3, 5, 1 and (more than a tile takes together) 12 heads for each of them.
 BACKEND_TEST(attention_decodes_large_groups) {
   const std::vector<Group> large = {{70, std::vector<int>(9, 2)}, {64, std::vector<int>(7, 1)}, {33, {40, 1, 2, 1, 1}}, {40, {1, 1, 1, 1}}};
-  for (const AttentionShape& shape : {AttentionShape{6, 2, 24}, AttentionShape{5, 1, 8}, AttentionShape{2, 2, 16}})
+  for (const AttentionShape& shape :
+       {AttentionShape{6, 2, 24}, AttentionShape{5, 1, 8}, AttentionShape{2, 2, 16}, AttentionShape{12, 1, 8}})
     for (const auto compute : {rank_grpo::Compute::f32, rank_grpo::Compute::bf16}) {
       AttentionShape s = shape;
       s.compute = compute;
