@@ -31,23 +31,6 @@ struct PageLayout {
   int kv_heads, key_words, value_words;
 };
 
-// Key `key` of a page: column of the keys, row of the values.
-void write_floats(float* keys, float* values, int key, const float* k, const float* v, int D) {
-  for (int d = 0; d < D; ++d) keys[d * kPageSize + key] = k[d];
-  std::copy(v, v + D, values + key * padded(D));
-}
-// The same as halves of pairs: of two channels of the key, of two keys of the page.
-void write_pairs(const MatmulKernels& kernels, float* keys, float* values, int key, const float* k, const float* v, int D) {
-  alignas(64) uint32_t words[kMaxHeadDim];
-  uint32_t* columns = reinterpret_cast<uint32_t*>(keys) + key;
-  kernels.to_pairs(words, k, D);
-  for (int d = 0; d < (D + 1) / 2; ++d) columns[d * kPageSize] = words[d];
-  uint16_t half[kMaxHeadDim], *row = reinterpret_cast<uint16_t*>(values) + key / 2 * padded(D) * 2 + key % 2;
-  kernels.to_pairs(words, v, D);
-  std::memcpy(half, words, static_cast<size_t>(D) * sizeof(uint16_t));
-  for (int d = 0; d < D; ++d) row[2 * d] = half[d];
-}
-
 // A token of a span.
 struct Query {
   int span, index;
@@ -113,25 +96,27 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
   float* memory = static_cast<float*>(cache);
   (void)pages;
 
-  auto write = [&](const AttentionPlan::Write& write, int h) {
-    const int64_t page = write.slot / kPageSize;
-    const int key = write.slot % kPageSize;
-    const float* k = qkv + int64_t{write.token} * width + int64_t{H + h} * D;
-    const float* v = k + int64_t{shape.kv_heads} * D;
-    float *keys = memory + layout.keys(page, h), *values = memory + layout.values(page, h);
-    if (layout.pairs) {
-      write_pairs(*kernels_.matmul, keys, values, key, k, v, D);
-    } else {
-      write_floats(keys, values, key, k, v, D);
-    }
+  const auto& kernels = layout.pairs ? kernels_.attention->pairs : kernels_.attention->floats;
+  // Consecutive tokens to consecutive keys of a page: writes first .. first + count.
+  auto write = [&](int first, int count, int h) {
+    const auto& at = plan.writes[static_cast<size_t>(first)];
+    const int64_t page = at.slot / kPageSize;
+    const float* k = qkv + int64_t{at.token} * width + int64_t{H + h} * D;
+    kernels.write(memory + layout.keys(page, h), memory + layout.values(page, h), at.slot % kPageSize, count, k,
+                  k + int64_t{shape.kv_heads} * D, width, D);
   };
   // A key that one query alone sees is written by the thread that attends: the page is in its cache then.
   const bool apart = group <= kTileRows && each_its_own_page(plan);
   const int writes = static_cast<int>(plan.writes.size());
   if (!apart)
     pool_.run((writes + 31) / 32, [&](int chunk) {
-      for (int i = chunk * 32; i < std::min(writes, (chunk + 1) * 32); ++i)
-        for (int h = 0; h < shape.kv_heads; ++h) write(plan.writes[static_cast<size_t>(i)], h);
+      const int end = std::min(writes, (chunk + 1) * 32);
+      for (int first = chunk * 32, count; first < end; first += count) {
+        const auto* at = &plan.writes[static_cast<size_t>(first)];
+        auto follows = [&](int i) { return at[i].token == at->token + i && at[i].slot == at->slot + i && at[i].slot % kPageSize != 0; };
+        for (count = 1; first + count < end && follows(count);) ++count;
+        for (int h = 0; h < shape.kv_heads; ++h) write(first, count, h);
+      }
     });
 
   std::vector<Query> queries;
@@ -152,7 +137,6 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
       for (int h = 0; h < shape.kv_heads; ++h)
         tasks.push_back({h, first, static_cast<int>(std::min<int64_t>(most, end - first)), rows, height});
   }
-  const auto forward = layout.pairs ? kernels_.attention->pairs.forward : kernels_.attention->floats.forward;
   pool_.run(static_cast<int>(tasks.size()), [&](int t) {
     const ForwardTask& task = tasks[static_cast<size_t>(t)];
     for (int64_t first = task.first; first < task.first + task.count; first += task.rows) {
@@ -172,12 +156,12 @@ void CpuBackend::attention_forward(float* out, float* lse, const float* qkv, voi
         tile.lse[r] = lse ? lse + token * H + head : nullptr;
         tile.last[r] = span.position + query.index;
         tile.table[r] = plan.tables.data() + span.table;
-        if (apart && (first + r) % group == 0) write(plan.writes[static_cast<size_t>(query.span)], task.head);
+        if (apart && (first + r) % group == 0) write(query.span, 1, task.head);
       }
       const int from = queries[static_cast<size_t>(first / group)].span,
                 to = queries[static_cast<size_t>((first + tile.rows - 1) / group)].span;
       tile.shared = from == to ? 0 : shared_pages(plan, from, to);
-      forward(tile, D, scale);
+      kernels.forward(tile, D, scale);
     }
   });
 }

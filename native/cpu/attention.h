@@ -49,6 +49,8 @@ struct KeyBlock {
 // hold what the pages held.
 struct AttentionKernels {
   struct {
+    // Keys first .. first + count of a page of one head from rows of k and v, `ld` floats apart
+    void (*write)(float* keys, float* values, int first, int count, const float* k, const float* v, int64_t ld, int D);
     void (*forward)(const AttentionTile& tile, int D, float scale);
     void (*backward)(const AttentionBackwardTile& tile, const KeyBlock* blocks, int count, int D, float scale);
   } floats, pairs;

@@ -390,8 +390,39 @@ inline float dot(const float* a, const float* b, int n) {
   return reduce_add(c);
 }
 
-constexpr AttentionKernels attention_kernels{
-    {attention_tile<Floats>, attention_backward_tile<Floats>}, {attention_tile<Pairs>, attention_backward_tile<Pairs>}, dot};
+// A key is a column of the page's keys, its value a row.
+inline void write_floats(float* keys, float* values, int first, int count, const float* k, const float* v, int64_t ld, int D) {
+  transpose(keys + first, kPageSize, k, ld, count, D);
+  for (int i = 0; i < count; ++i) {
+    const float* from = v + i * ld;
+    float* to = values + (first + i) * padded(D);
+    for_vectors(D, [&](int64_t d, int n) { store_n(to + d, n, load_n(from + d, n)); });
+  }
+}
+// The same as halves of pairs: of two channels of the key, of two keys of the page.
+inline void write_pairs(float* keys, float* values, int first, int count, const float* k, const float* v, int64_t ld, int D) {
+  alignas(64) uint32_t words[kPageSize][kMaxHeadDim / 2];
+  for (int i = 0; i < count; ++i) to_pairs(words[i], k + i * ld, D);
+  transpose(keys + first, kPageSize, reinterpret_cast<const float*>(words), kMaxHeadDim / 2, count, (D + 1) / 2);
+  for (int i = 0; i < count; ++i) {
+    const int key = first + i;
+    uint32_t* row = reinterpret_cast<uint32_t*>(values) + key / 2 * padded(D);
+    if (key % 2 == 0 && i + 1 < count) {
+      pair_steps(row, D, v + i * ld, v + (i + 1) * ld, D);
+      ++i;
+      continue;
+    }
+    // The other half may be written elsewhere at the same time: sixteen bits of a word.
+    uint16_t half[kMaxHeadDim], *to = reinterpret_cast<uint16_t*>(row) + key % 2;
+    to_pairs(words[0], v + i * ld, D);
+    std::memcpy(half, words[0], static_cast<size_t>(D) * sizeof(uint16_t));
+    for (int d = 0; d < D; ++d) to[2 * d] = half[d];
+  }
+}
+
+constexpr AttentionKernels attention_kernels{{write_floats, attention_tile<Floats>, attention_backward_tile<Floats>},
+                                             {write_pairs, attention_tile<Pairs>, attention_backward_tile<Pairs>},
+                                             dot};
 
 }  // namespace RANK_GRPO_ISA
 }  // namespace rank_grpo

@@ -13,6 +13,7 @@ constexpr int64_t kSlabFloats = 5 << 18;  // 5 MiB: beside the weights of a laye
 
 class CpuBackend;
 class CpuPanels;  // matmul.h
+struct Product;
 struct Rows;
 
 // Memory of the backend's own that grows with the largest call and stays. Contents are lost where it grows.
@@ -129,6 +130,8 @@ class CpuBackend final : public Backend {
  private:
   // x [M, K] as the left operand: where it lies, or in bf16 in `scratch`
   Rows rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute);
+  int64_t row_words(int64_t K, Compute compute) const;              // of one of them
+  void multiply(Product product, const float* x, Compute compute);  // with x [M, K] as the left operand
   void move_rows(CpuPanels& panels, const uint16_t* W, int64_t n);  // the first n rows of panels of pairs from bf16 [n, K], K even
   void write_panel(CpuPanels& panels, int64_t j, const float* W, int offset, int rows) const;
   void read_panel(float* W, const CpuPanels& panels, int64_t j) const;

@@ -44,6 +44,18 @@ Ahead ahead_of(const uint32_t* own, const uint32_t* next, int64_t n, int64_t til
   return {first, row / 3, n * 64 / sharing, sharing == 1 && factors <= kFewFactors};
 }
 
+// Rows of A in bf16 from those of x: pairs, or without a dot product rounded floats, an even number of them.
+void make_rows(const MatmulKernels& kernels, uint32_t* out, int64_t row, const float* x, int64_t rows, int64_t K) {
+  for (int64_t i = 0; i < rows; ++i, out += row, x += K) {
+    if (kernels.dot) {
+      kernels.to_pairs(out, x, K);
+    } else {
+      kernels.to_rounded(reinterpret_cast<float*>(out), x, K);
+      std::fill(out + K, out + row, 0u);
+    }
+  }
+}
+
 // The rows of A that the next tile begins with, `words` of them side by side, brought in during n steps.
 Ahead rows_ahead(const uint32_t* rows, int64_t words, int64_t n, bool streams) {
   if (!streams) return {rows, static_cast<int>(std::min<int64_t>(64, (words * 4 + n - 1) / n)), 0, false};
@@ -86,6 +98,8 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
         // The first panel waits for rows, which lie where they were written, in another core's cache as often as not.
         if (j == j0 && k == 0 && A.panel == 0 && i + 1 < i1 && M >= kManyRows)
           t.ahead = rows_ahead(A.at((i + 1) * height), std::min(height, M - (i + 1) * height) * A.row, t.steps, kernels.streams);
+        // Columns of A that lie where they were written: its own, as many steps ahead as the third cache takes.
+        if (A.step > 1 && A.panel == 0) t.ahead = {t.A + 16 * A.step, static_cast<int>(A.step * 4), 0, false};
         t.C = C + i * height * ldc + j * kPanel;
         (pairs && passes == 1 ? kernels.tile_bf16 : kernels.tile_f32)(t);
       }
@@ -99,7 +113,7 @@ void Product::block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next
 void Product::run(ThreadPool& pool) const {
   if (M == 0 || N == 0) return;
   const int64_t rows = (M + kernels.rows - 1) / kernels.rows, columns = (N + kPanel - 1) / kPanel;
-  const int64_t row_block = 128 / kernels.rows;  // 128 rows of A stay in the second-level cache
+  const int64_t row_block = kRowBlock / kernels.rows;
   const int64_t row_blocks = (rows + row_block - 1) / row_block;
   // few rows: each B panel is read once, by one thread; many rows: blocks of both
   const int64_t wanted = pool.threads() == 1 ? 1 : (8 * pool.threads() + row_blocks - 1) / row_blocks;
@@ -109,7 +123,14 @@ void Product::run(ThreadPool& pool) const {
     const int64_t i = task / column_blocks * row_block, j = task % column_blocks * column_block;
     // the first panel of the task that this thread takes next, when the others keep step
     const int64_t next = (task + pool.threads()) % column_blocks * column_block;
-    block(i, std::min(rows, i + row_block), j, std::min(columns, j + column_block), next, thread);
+    Product part = *this;
+    if (source) {
+      uint32_t* own = made + thread * kRowBlock * A.row;
+      part.A.data = own;
+      part.A.first = i * kernels.rows;
+      make_rows(kernels, own, A.row, source + part.A.first * K, std::min(kRowBlock, M - part.A.first), K);
+    }
+    part.block(i, std::min(rows, i + row_block), j, std::min(columns, j + column_block), next, thread);
   });
 }
 
@@ -121,23 +142,30 @@ int64_t panel_words(int64_t columns, int64_t steps) { return (columns + kPanel -
 
 }  // namespace
 
+int64_t CpuBackend::row_words(int64_t K, Compute compute) const {
+  return panel_steps(K, compute) * (compute == multiplied(compute) ? 1 : 2);
+}
+
 Rows CpuBackend::rows_of(Scratch& scratch, const float* x, int64_t M, int64_t K, Compute compute) {
   if (compute == Compute::f32) return {reinterpret_cast<const uint32_t*>(x), K, 1, 0};
-  const auto& kernels = *kernels_.matmul;
-  const int64_t row = panel_steps(K, compute) * (kernels.dot ? 1 : 2), chunk = std::max<int64_t>(1, 16384 / K);
+  const int64_t row = row_words(K, compute), chunk = std::max<int64_t>(1, 16384 / K);
   uint32_t* out = scratch.words(*this, M * row);
   pool_.run(static_cast<int>((M + chunk - 1) / chunk), [&](int task) {
-    for (int64_t i = task * chunk; i < std::min(M, (task + 1) * chunk); ++i) {
-      uint32_t* to = out + i * row;
-      if (kernels.dot) {
-        kernels.to_pairs(to, x + i * K, K);
-      } else {
-        kernels.to_rounded(reinterpret_cast<float*>(to), x + i * K, K);
-        std::fill(to + K, to + row, 0u);
-      }
-    }
+    const int64_t i = task * chunk;
+    make_rows(*kernels_.matmul, out + i * row, row, x + i * K, std::min(chunk, M - i), K);
   });
   return {out, row, 1, 0};
+}
+
+void CpuBackend::multiply(Product product, const float* x, Compute compute) {
+  if (compute == Compute::f32 || product.M < kManyRows) {
+    product.A = rows_of(scratch_a_, x, product.M, product.K, compute);
+  } else {
+    product.A = {nullptr, row_words(product.K, compute), 1, 0};
+    product.source = x;
+    product.made = scratch_a_.words(*this, pool_.threads() * kRowBlock * product.A.row);
+  }
+  product.run(pool_);
 }
 
 uint32_t* CpuBackend::unpacked(Compute compute) {
@@ -154,10 +182,7 @@ void CpuBackend::pack_piece(uint32_t* out, const float* x, int64_t N, int64_t co
   out += panel_steps(k, kept) * kPanel;
   x += k * N;
   if (kept == Compute::bf16) return kernels.pack_bf16(out, panel, x, N, static_cast<int>(columns), steps);
-  auto* floats = reinterpret_cast<float*>(out);
-  kernels.pack(floats, panel, x, N, static_cast<int>(columns), steps);
-  if (compute == Compute::bf16)
-    for (int64_t c = 0; c < columns; c += kPanel, floats += panel) kernels.to_rounded(floats, floats, steps * kPanel);
+  kernels.pack(reinterpret_cast<float*>(out), panel, x, N, static_cast<int>(columns), steps, compute == Compute::bf16);
 }
 
 void CpuBackend::pack_columns(uint32_t* out, const float* x, int64_t N, int64_t K, Compute compute) {
@@ -261,17 +286,15 @@ void CpuBackend::embedding_from_panels(float* x, const Panels& panels, const int
 
 void CpuBackend::linear_forward(float* y, const float* x, const Panels& W, const float* bias, int64_t T) {
   const auto& p = static_cast<const CpuPanels&>(W);
-  const Rows a = rows_of(scratch_a_, x, T, p.columns, p.compute);
-  Product{*kernels_.matmul, p.compute, T, p.rows, p.columns, a, p.data, y, p.rows, false, bias, unpacked(p.compute)}.run(pool_);
+  multiply({*kernels_.matmul, p.compute, T, p.rows, p.columns, {}, p.data, y, p.rows, false, bias, unpacked(p.compute)}, x, p.compute);
 }
 
 void CpuBackend::linear_backward_input(float* dx, const float* dy, const float* W, int64_t T, int64_t N, int64_t K, Compute compute,
                                        bool accumulate) {
   const Compute kept = multiplied(compute);
-  const Rows a = rows_of(scratch_a_, dy, T, N, compute);
   uint32_t* b = scratch_b_.words(*this, panel_words(K, panel_steps(N, kept)));
   pack_columns(b, W, K, N, compute);
-  Product{*kernels_.matmul, kept, T, K, N, a, b, dx, K, accumulate, nullptr}.run(pool_);
+  multiply({*kernels_.matmul, kept, T, K, N, {}, b, dx, K, accumulate, nullptr}, dy, compute);
 }
 
 void CpuBackend::panels_backward_input(float* dx, const float* dy, const Panels& W, int64_t T, bool accumulate) {
@@ -282,7 +305,6 @@ void CpuBackend::rows_backward_input(float* dx, const float* dy, const CpuPanels
   const Compute kept = multiplied(p.compute);
   const int64_t K = p.columns, blocks = (K + kPanel - 1) / kPanel, steps = panel_steps(n, kept);
   const auto& kernels = *kernels_.matmul;
-  const Rows a = rows_of(scratch_a_, dy, T, n, p.compute);
   uint32_t* b = scratch_b_.words(*this, panel_words(K, steps));
   // Each block of 48 x 48 turned over: panels along k become panels along n.
   pool_.run(static_cast<int>((n + kPanel - 1) / kPanel), [&](int task) {
@@ -308,23 +330,30 @@ void CpuBackend::rows_backward_input(float* dx, const float* dy, const CpuPanels
       }
     }
   });
-  Product{kernels, kept, T, K, n, a, b, dx, K, accumulate, nullptr}.run(pool_);
+  multiply({kernels, kept, T, K, n, {}, b, dx, K, accumulate, nullptr}, dy, p.compute);
 }
 
 void CpuBackend::linear_backward_weight(float* dW, float* dbias, const float* dy, const float* x, int64_t T, int64_t N, int64_t K,
                                         Compute compute) {
   const Compute kept = multiplied(compute);
-  // In pieces of one pass. A thread packs its rows of dW, a panel or two, just before it multiplies them: they stay in its own cache.
-  const int64_t group = N > kPackColumns * pool_.threads() ? kPackColumns : kPanel, tile = kernels_.matmul->rows;
-  for (int64_t t = 0; t < T; t += kDepth) {
+  const int64_t tile = kernels_.matmul->rows;
+  // Rows of dW are columns of dy. Where few panels multiply them they are read where they lie; else a thread packs a panel or two of them
+  // just before, which stay in its own cache.
+  const bool direct = compute == Compute::f32 && K <= 2 * kPanel;
+  const int64_t tiles = (N + tile - 1) / tile, tasks = 4 * pool_.threads();
+  const int64_t group = direct                               ? std::max<int64_t>(1, (tiles + tasks - 1) / tasks) * tile
+                        : N > kPackColumns * pool_.threads() ? kPackColumns
+                                                             : kPanel;
+  for (int64_t t = 0; t < T; t += kDepth) {  // in pieces of one pass
     const int64_t n = std::min<int64_t>(kDepth, T - t), words = panel_steps(n, kept);
-    uint32_t* a = scratch_a_.words(*this, panel_words(N, words));
+    uint32_t* a = direct ? nullptr : scratch_a_.words(*this, panel_words(N, words));
     uint32_t* b = scratch_b_.words(*this, panel_words(K, words));
     pack_columns(b, x + t * K, K, n, compute);
-    const Product product{*kernels_.matmul, kept, N, K, n, {a, 1, kPanel, words * kPanel}, b, dW, K, true, nullptr};
+    const Rows rows = direct ? Rows{reinterpret_cast<const uint32_t*>(dy + t * N), 1, N, 0} : Rows{a, 1, kPanel, words * kPanel};
+    const Product product{*kernels_.matmul, kept, N, K, n, rows, b, dW, K, true, nullptr};
     pool_.run(static_cast<int>((N + group - 1) / group), [&](int task, int thread) {
       const int64_t first = task * group, columns = std::min(group, N - first);
-      pack_piece(a + panel_words(first, words), dy + t * N + first, N, columns, n, 0, n, compute);
+      if (!direct) pack_piece(a + panel_words(first, words), dy + t * N + first, N, columns, n, 0, n, compute);
       product.block(first / tile, (first + columns + tile - 1) / tile, 0, (K + kPanel - 1) / kPanel, 0, thread);
     });
   }

@@ -9,6 +9,7 @@ namespace rank_grpo {
 
 constexpr int kPanel = 48;                               // columns of a B panel: three vectors
 constexpr int kDepth = 768;                              // k steps of one pass over C, for any number of rows
+constexpr int64_t kRowBlock = 128;                       // rows of A of a task: they stay in the second cache
 constexpr int64_t kUnpacked = int64_t{kDepth} * kPanel;  // words of a panel that one pass takes apart
 
 // Words along k of a column: floats, or pairs of bf16.
@@ -39,7 +40,8 @@ class CpuPanels final : public Panels {
 struct Rows {
   const uint32_t* data;
   int64_t row, step, panel;  // panel: words from one panel to the next, 0 where row-major
-  const uint32_t* at(int64_t r) const { return panel ? data + r / kPanel * panel + r % kPanel : data + r * row; }
+  int64_t first = 0;         // what lies at data
+  const uint32_t* at(int64_t r) const { return panel ? data + r / kPanel * panel + r % kPanel : data + (r - first) * row; }
 };
 
 constexpr int kFewFactors = 8;  // of a word of B in a tile: no more, and memory is what it waits for
@@ -75,8 +77,8 @@ struct MatmulKernels {
   // x [n] to bf16 pairs [ceil(n / 2)], or to floats that hold bf16 values
   void (*to_pairs)(uint32_t* out, const float* x, int64_t n);
   void (*to_rounded)(float* out, const float* x, int64_t n);
-  // Panels from X [K, columns]; `panel`: words from one to the next
-  void (*pack)(float* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K);
+  // Panels from X [K, columns]; `panel`: words from one to the next; `rounds`: to floats that hold bf16 values
+  void (*pack)(float* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K, bool rounds);
   void (*pack_bf16)(uint32_t* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K);
   // One panel from W [columns, K], `width` wide: columns beyond are zero
   void (*pack_transposed)(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K);
@@ -103,6 +105,9 @@ struct Product {
   // Where pairs of B are multiplied by floats: [threads][kUnpacked], so that one tile of a panel's takes them apart for all. Null: each for
   // itself. Their order is the same.
   uint32_t* floats = nullptr;
+  // Where a task makes the rows of A that it multiplies: floats [M, K] that they are made of, and room for [threads][kRowBlock] rows.
+  const float* source = nullptr;
+  uint32_t* made = nullptr;
   // Tile rows [i0, i1) x panels [j0, j1), on this thread; panel `next` is brought in during the last one.
   void block(int64_t i0, int64_t i1, int64_t j0, int64_t j1, int64_t next, int thread) const;
   void run(ThreadPool& pool) const;

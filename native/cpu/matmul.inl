@@ -240,23 +240,25 @@ inline void to_rounded(float* out, const float* x, int64_t n) {
 }
 
 // Goes through the steps once: X is read line by line, each panel is written from start to end.
-inline void pack(float* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K) {
+template <bool Rounds>
+inline void pack_steps(float* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K) {
   const int whole = columns / kPanel * kPanel;
   for (int64_t k = 0; k < K; ++k) {
     const float* from = x + k * ldx;
     float* to = out + k * kPanel;
     int c = 0;
-    for (; c < whole; c += kPanel, to += panel) {
-      store(to, load(from + c));
-      store(to + kVec, load(from + c + kVec));
-      store(to + 2 * kVec, load(from + c + 2 * kVec));
-    }
+    for (; c < whole; c += kPanel, to += panel)
+      for (int i = 0; i < kPanel; ++i) to[i] = Rounds ? bf16_round(from[c + i]) : from[c + i];
     for (; c < columns; c += kPanel, to += panel)
-      for (int i = 0; i < kPanel; ++i) to[i] = c + i < columns ? from[c + i] : 0.f;
+      for (int i = 0; i < kPanel; ++i) to[i] = c + i >= columns ? 0.f : Rounds ? bf16_round(from[c + i]) : from[c + i];
   }
 }
+inline void pack(float* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K, bool rounds) {
+  (rounds ? pack_steps<true> : pack_steps<false>)(out, panel, x, ldx, columns, K);
+}
 
-inline void pack_transposed(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K) {
+// out [K][width] from x [columns, K]; columns beyond are left as they are.
+inline void transpose(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K) {
   int c = 0;
 #if defined(RANK_GRPO_AVX512) || defined(RANK_GRPO_AVX2)
   for (; c + 8 <= columns; c += 8) {  // 8 x 8 transposes in registers
@@ -289,8 +291,11 @@ inline void pack_transposed(float* out, int width, const float* x, int64_t ldx, 
 #endif
   for (; c < columns; ++c)
     for (int64_t k = 0; k < K; ++k) out[k * width + c] = x[c * ldx + k];
-  for (; c < width; ++c)
-    for (int64_t k = 0; k < K; ++k) out[k * width + c] = 0;
+}
+inline void pack_transposed(float* out, int width, const float* x, int64_t ldx, int columns, int64_t K) {
+  transpose(out, width, x, ldx, columns, K);
+  for (int64_t k = 0; k < K; ++k)
+    for (int c = columns; c < width; ++c) out[k * width + c] = 0;
 }
 
 // The rest is signed. Rounding to nearest takes at most half a step; half a step down does not fit, and gives one bit back.
@@ -321,8 +326,8 @@ inline void to_pairs(uint32_t* out, const float* x, int64_t n) {
 #endif
   for (; i < n; i += 2) out[i / 2] = bf16_pair(x[i], i + 1 < n ? x[i + 1] : 0.f);
 }
-// One step of a panel from `columns` of two steps of k; zero beyond.
-inline void pair_steps(uint32_t* out, const float* even, const float* odd, int columns) {
+// One step of a panel `width` wide from `columns` of two steps of k; zero beyond.
+inline void pair_steps(uint32_t* out, int width, const float* even, const float* odd, int columns) {
   int c = 0;
 #if defined(RANK_GRPO_BF16_DOT)
   for (; c + kVec <= columns; c += kVec) {
@@ -332,7 +337,7 @@ inline void pair_steps(uint32_t* out, const float* even, const float* odd, int c
   }
 #endif
   for (; c < columns; ++c) out[c] = bf16_pair(even[c], odd[c]);
-  for (; c < kPanel; ++c) out[c] = 0;
+  for (; c < width; ++c) out[c] = 0;
 }
 inline void pack_bf16(uint32_t* out, int64_t panel, const float* x, int64_t ldx, int columns, int64_t K) {
   const int64_t steps = (K + 1) / 2;
@@ -341,7 +346,7 @@ inline void pack_bf16(uint32_t* out, int64_t panel, const float* x, int64_t ldx,
     const float *even = x + 2 * k * ldx, *odd = even + ldx;
     uint32_t* to = out + k * kPanel;
     for (int p = 0; p < columns; p += kPanel, to += panel)
-      pair_steps(to, even + p, 2 * k + 1 < K ? odd + p : none, std::min(kPanel, columns - p));
+      pair_steps(to, kPanel, even + p, 2 * k + 1 < K ? odd + p : none, std::min(kPanel, columns - p));
   }
 }
 inline void pack_transposed_bf16(uint32_t* out, const float* x, int64_t ldx, int columns, int64_t K) {

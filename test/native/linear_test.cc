@@ -15,8 +15,23 @@ struct Shape {
   int64_t T, N, K;
 };
 // 1, primes, around the tile of 8 x 48, around the depth of one pass (768), and odd K for the pairs of bf16
-const Shape kShapes[] = {{1, 1, 1},    {1, 48, 16},  {2, 47, 31},  {3, 49, 17},   {7, 97, 13},   {8, 48, 64},  {9, 96, 65},
-                         {13, 5, 101}, {17, 1, 257}, {31, 101, 3}, {64, 53, 129}, {129, 144, 7}, {5, 50, 767}, {11, 61, 1537}};
+const Shape kShapes[] = {{1, 1, 1},
+                         {1, 48, 16},
+                         {2, 47, 31},
+                         {3, 49, 17},
+                         {7, 97, 13},
+                         {8, 48, 64},
+                         {9, 96, 65},
+                         {13, 5, 101},
+                         {17, 1, 257},
+                         {31, 101, 3},
+                         {64, 53, 129},
+                         {129, 144, 7},
+                         {5, 50, 767},
+                         {11, 61, 1537},
+                         // blocks of rows, and passes over the tokens of a gradient by weight
+                         {300, 101, 33},
+                         {1600, 27, 50}};
 
 // An f32 sum of K products has an error of about sqrt(K) roundings of its partial sums, whatever its order.
 Values tolerance(const Values& magnitude, int64_t K) {
