@@ -77,7 +77,7 @@ __device__ __forceinline__ void page_weights(float* p, float* top, float* sum, c
   for (int i = 0; i < kWarpRows; ++i) {
     const float x = first_key + lane <= last[i] ? score[i] : kNegativeInfinity;
     top[i] = warp_max(x);
-    const float weight = top[i] == kNegativeInfinity ? 0.f : exp_f32(x - top[i]);
+    const float weight = x == kNegativeInfinity ? 0.f : exp_f32(x - top[i]);
     sum[i] = warp_sum(weight);
     p[i * kPageSize + lane] = weight;
   }

@@ -7,7 +7,8 @@ namespace rank_grpo {
 
 constexpr float kNegativeInfinity = -__builtin_huge_valf();
 
-__device__ __forceinline__ float larger(float a, float b) { return a > b ? a : b; }
+// Of a NaN and a number the number, whichever stands first: lanes that change places must come to one answer.
+__device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ float at_least(float x, float floor) { return x < floor ? floor : x; }  // NaN stays
 template <class T>
 __host__ __device__ constexpr T smaller_of(T a, T b) {
@@ -57,10 +58,9 @@ __device__ __forceinline__ T warp_sum(T x) {
   for (int offset = 16; offset; offset >>= 1) x += __shfl_xor_sync(kAllLanes, x, offset);
   return x;
 }
-template <class T>
-__device__ __forceinline__ T warp_max(T x) {
+__device__ __forceinline__ float warp_max(float x) {
   GPU_UNROLL
-  for (int offset = 16; offset; offset >>= 1) x = larger_of(x, __shfl_xor_sync(kAllLanes, x, offset));
+  for (int offset = 16; offset; offset >>= 1) x = larger(x, __shfl_xor_sync(kAllLanes, x, offset));
   return x;
 }
 

@@ -23,13 +23,13 @@ __device__ __forceinline__ BlockStats warp_stats(const float* x, bool weighted) 
   GPU_UNROLL
   for (int i = 1; i < PER_LANE; ++i) top = larger(top, x[i]);
   top = warp_max(top);
-  if (top == kNegativeInfinity) return {top, 0.f, 0.f};
   float sum = 0, product = 0;
   GPU_UNROLL
   for (int i = 0; i < PER_LANE; ++i) {
+    if (x[i] == kNegativeInfinity) continue;  // also where all are, and x - top would be no number
     const float e = exp_f32(x[i] - top);
     sum += e;
-    if (weighted && x[i] != kNegativeInfinity) product = fmaf(e, x[i], product);
+    if (weighted) product = fmaf(e, x[i], product);
   }
   return {top, warp_sum(sum), weighted ? warp_sum(product) : 0.f};
 }

@@ -72,6 +72,7 @@ __device__ int64_t draw(int64_t n, double u, Mass& left, const Shared& shared, M
   const int64_t each = (n + kThreads - 1) / kThreads, first = smaller_of(n, threadIdx.x * each), last = smaller_of(n, first + each);
   Mass own = 0, total = 0;
   for (int64_t i = first; i < last; ++i) own += measure(i);
+  if (threadIdx.x == 0) shared.answer[0] = shared.answer[1] = 0;  // of logits that are no numbers, whose masses may sum to nothing
   const Mass before = exclusive_scan(own, total, shared.scratch);
   const Mass wanted = smaller_of(static_cast<Mass>(u * static_cast<double>(total)), total > 0 ? total - 1 : 0);
   if (wanted >= before && wanted < before + own) {  // one thread

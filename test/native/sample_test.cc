@@ -195,6 +195,18 @@ BACKEND_TEST(sample_of_nan) {
   }
 }
 
+// All of them, as after a step that went wrong; the vocabulary's pieces of 128 come out even, and the last is not whole.
+BACKEND_TEST(sample_of_nothing_but_nan) {
+  const int64_t V = 513 * 128 + 100;
+  check::Floats h(backend, 1, static_cast<float>(NAN)), weight(backend, std::vector<float>(static_cast<size_t>(V), 1.f));
+  const auto panels = backend.make_panels(V, 1, Compute::f32);
+  backend.pack(*panels, weight);
+  for (const Sampling& s : {sampling(1), sampling(1, 0, 0.6f), sampling(0.7f, 0, 1, 0, true)}) {
+    const auto got = draw(backend, h, *panels, nullptr, 1, s, 1);
+    CHECK(got.tokens[0] >= 0 && got.tokens[0] < V && std::isnan(got.logprobs[0]));
+  }
+}
+
 TEST(sample_same_everywhere) {
   check::same_everywhere([](Backend& backend) {
     const int64_t R = 150, V = 1000, C = 33;
