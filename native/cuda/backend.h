@@ -13,7 +13,7 @@
 
 namespace rank_grpo {
 
-// Device memory that only grows; contents are lost where it does.
+// Device memory that only grows, small blocks by doubling; contents are lost where it does.
 class DeviceScratch {
  public:
   explicit DeviceScratch(Backend& backend) : backend_(backend) {}

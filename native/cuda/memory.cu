@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kOldestMajor = 8;  // mma.sync on bf16 begins with sm_80
 constexpr size_t kHostPage = 4096;
+constexpr size_t kSmallScratch = size_t{1} << 20;
 constexpr int64_t kCublasWorkspace = int64_t{32} << 20;  // what NVIDIA advises for Hopper
 
 std::string version(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
@@ -139,8 +140,11 @@ void CudaBackend::release_host(void* pointer, size_t) noexcept {
   std::free(pointer);
 }
 
+// A small block doubles: what gains an entry now and then (the pages of a growing text) would else wait for the device and forget the
+// recorded step each time.
 void DeviceScratch::grow(size_t bytes) {
   if (bytes <= bytes_) return;
+  if (bytes < kSmallScratch) bytes *= 2;
   backend_.release(data_, bytes_);
   data_ = nullptr;
   bytes_ = 0;
@@ -149,10 +153,11 @@ void DeviceScratch::grow(size_t bytes) {
 }
 
 const void* Uploaded::get_bytes(const void* values, size_t bytes) {
+  const bool held = held_.size() == bytes && (bytes == 0 || std::memcmp(held_.data(), values, bytes) == 0);
+  if (!held) held_.clear();  // before what may fail: memory that was given up for more holds nothing
   void* device = scratch_.reserve<unsigned char>(static_cast<int64_t>(bytes));
-  if (held_.size() == bytes && (bytes == 0 || std::memcmp(held_.data(), values, bytes) == 0)) return device;
+  if (held) return device;
   const auto* begin = static_cast<const unsigned char*>(values);
-  held_.clear();
   backend_.upload(device, values, bytes);
   held_.assign(begin, begin + bytes);
   return device;

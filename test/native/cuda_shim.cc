@@ -1,5 +1,5 @@
 // The shim itself: what it is there to find, it finds; and the errors of devices that are not there.
-#include "../../native/cuda/gpu.h"
+#include "../../native/cuda/backend.h"
 #include "../../native/model/policy.h"
 #include "cuda_check.h"
 
@@ -73,6 +73,20 @@ TEST(cuda_shim_out_of_memory_is_an_error_and_the_backend_lives) {
   DeviceBuffer fits(b, size_t{1} << 19);
   CHECK(fits.data() != nullptr);
   CHECK(b.available_bytes() <= size_t{1} << 19);
+}
+
+TEST(cuda_shim_an_array_goes_up_again_after_one_that_did_not_fit) {
+  const Restore restore;
+  auto& b = cuda();
+  Uploaded array(b);
+  const Ints small = random_ints(1 << 18, 1000), large(1 << 20);
+  array.get(small);
+  shim::settings().memory_limit =
+      shim::allocated_bytes() + (size_t{1} << 20);  // the small one's own goes before the large one is asked for
+  CHECK_THROWS(array.get(large), "OUT_OF_MEMORY");
+  Ints got(small.size());
+  b.download(got.data(), array.get(small), small.size() * sizeof(int32_t));
+  CHECK(same_bits(got, small));
 }
 
 TEST(cuda_shim_a_head_that_does_not_fit_is_refused_before_it_goes_up) {
@@ -228,4 +242,18 @@ TEST(cuda_shim_generation_decodes_by_graph) {
   batch.completion_offsets = drawn.offsets;
   batch.group_offsets = {0, 2};
   CHECK(same_bits(policy.score(batch, {}, false).logprobs, drawn.logprobs));
+}
+
+// Each text takes its next page at another step, and none of them forgets the graph.
+TEST(cuda_shim_pages_that_are_added_do_not_forget_the_graph) {
+  Policy policy(make_cuda_backend(), small_model(), {});
+  policy.initialize(3, 0.1f);
+  GenerateRequest request;
+  request.prompt_offsets = {0, 5, 13, 25, 41, 61, 85};  // 5, 8, 12, 16, 20 and 24 tokens
+  request.prompt_ids = random_ints(85, 50);
+  request.max_new_tokens = 30;
+  request.ignore_stop = true;
+  const int64_t before = shim::graph_launches();
+  policy.generate(request);
+  CHECK(shim::graph_launches() - before >= 26);  // of 29 steps
 }
