@@ -10,7 +10,7 @@ namespace rank_grpo {
 void CudaBackend::forget_step() noexcept {
   if (recording_) {
     cudaGraph_t graph = nullptr;
-    cudaStreamEndCapture(stream_, &graph);
+    if (cudaStreamEndCapture(stream_, &graph) != cudaSuccess) cudaGetLastError();  // what ended the recording has been told
     if (graph) cudaGraphDestroy(graph);
   }
   if (step_) cudaGraphExecDestroy(step_);
