@@ -24,11 +24,17 @@ Engine::~Engine() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
-    jobs_.clear();
     if (running_) running_->store(true);
   }
   wake_.notify_all();
   thread_.join();
+  for (;;) {  // what waited is dropped, outside the lock: the end of a policy comes back as one more job
+    Job job;
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (jobs_.empty()) break;
+    job = std::move(jobs_.front());
+    jobs_.pop_front();
+  }
 }
 
 void Engine::set_threads(int threads) {

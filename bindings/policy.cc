@@ -13,6 +13,11 @@ struct PolicyState {
   std::string metadata;  // JSON text of the checkpoint (Checkpoint::metadata_json); empty for a created policy
   std::atomic<bool> abort{false};
   bool busy = false, disposed = false;  // JavaScript thread only
+  ~PolicyState() { free(); }
+  // On the engine thread, after the work that is under way: another policy's may use the same backend, and be at it.
+  void free() {
+    if (policy) Engine::instance().post([held = std::shared_ptr<Policy>(std::move(policy))]() mutable { held.reset(); });
+  }
 };
 using State = std::shared_ptr<PolicyState>;
 
@@ -162,7 +167,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
 
   static void release(const State& state) {
     state->busy = false;
-    if (state->disposed) state->policy.reset();
+    if (state->disposed) state->free();
   }
 
   enum class Gradients { untouched, changed };  // whether the operation works on them: half of a step's must not stay
@@ -473,7 +478,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   void dispose(const Napi::CallbackInfo&) {
     state_->disposed = true;
     state_->abort.store(true);
-    if (!state_->busy) state_->policy.reset();
+    if (!state_->busy) state_->free();
   }
 
   State state_;
