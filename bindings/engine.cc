@@ -35,6 +35,9 @@ Engine::~Engine() {
     job = std::move(jobs_.front());
     jobs_.pop_front();
   }
+  // The driver may have ended before this object, and cuBLAS does not bear to be called then: the system takes back what they hold.
+  for (auto* backend : {&cuda_, &cuda_fast_})
+    if (*backend) new std::shared_ptr<Backend>(std::move(*backend));
 }
 
 void Engine::set_threads(int threads) {

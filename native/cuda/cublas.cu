@@ -46,7 +46,8 @@ std::unique_ptr<Cublas> Cublas::open(std::string& reason) {
   const char* chosen = std::getenv("RANK_GRPO_CUBLAS");
   const std::string name = chosen && *chosen ? chosen : "libcublas.so." + std::to_string(runtime / 1000);
   auto functions = std::make_unique<Functions>();
-  functions->library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+  // Once loaded it stays: what it registered with the driver and for the process's end must not lie in memory that is gone.
+  functions->library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   if (!functions->library) {
     const char* why = dlerror();
     reason = why ? why : "cannot open " + name;
