@@ -3,6 +3,7 @@
 #include <napi.h>
 
 #include <cmath>
+#include <map>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -94,13 +95,16 @@ inline std::string to_path(const Napi::Value& v, const std::string& name) {
   return path;
 }
 
-// The fields of an options object.
+// The fields of an options object. Each is read once: a getter is JavaScript, and could answer again with another array than was checked.
 class Fields {
  public:
   Fields(const Napi::Value& v, const std::string& name) : object_(v.IsObject() ? v.As<Napi::Object>() : Napi::Object()) {
     if (!v.IsObject()) type_error(v.Env(), "an object", name, v);
   }
-  Napi::Value get(const char* key) const { return object_.Get(key); }
+  Napi::Value get(const std::string& key) const {
+    const auto known = read_.find(key);
+    return known != read_.end() ? known->second : read_.emplace(key, object_.Get(key)).first->second;
+  }
   bool has(const char* key) const { return !get(key).IsUndefined() && !get(key).IsNull(); }
   template <class T>
   std::vector<T> array(const char* key) const {
@@ -145,6 +149,7 @@ class Fields {
 
  private:
   Napi::Object object_;
+  mutable std::map<std::string, Napi::Value> read_;
 };
 
 template <class T>

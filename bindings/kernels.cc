@@ -99,8 +99,9 @@ void expect_apart(Napi::Env env, const float* out, size_t length, const Operand&
 
 struct Forward {
   std::vector<float> logprob, entropy, lse;
+  bool with_entropy = false;  // also of no rows
   Forward() = default;
-  Forward(size_t n, bool with_entropy) : logprob(n), entropy(with_entropy ? n : 0), lse(n) {}
+  Forward(size_t n, bool entropies) : logprob(n), entropy(entropies ? n : 0), lse(n), with_entropy(entropies) {}
   float* entropies() { return entropy.empty() ? nullptr : entropy.data(); }
 };
 
@@ -108,7 +109,7 @@ Napi::Value forward_to_js(Napi::Env env, Forward& out) {
   auto object = Napi::Object::New(env);
   object.Set("logprobs", from_vector(env, out.logprob));
   object.Set("logSumExp", from_vector(env, out.lse));
-  if (!out.entropy.empty()) object.Set("entropies", from_vector(env, out.entropy));
+  if (out.with_entropy) object.Set("entropies", from_vector(env, out.entropy));
   return object;
 }
 
@@ -304,7 +305,13 @@ Napi::Value segment_ratios(const Napi::CallbackInfo& info) {
   const Fields f(info[0], "inputs");
   const auto logprobs = f.array<float>("logprobs"), old = f.array<float>("oldLogprobs");
   expect_length(env, old.size(), logprobs.size(), "oldLogprobs");
+  expect_finite(env, logprobs, "logprobs");
+  expect_finite(env, old, "oldLogprobs");
   const Segments segments(env, f, logprobs.size());
+  std::vector<char> covered(logprobs.size(), 0);
+  for (const int32_t t : segments.tokens)
+    if (std::exchange(covered[static_cast<size_t>(t)], 1))
+      range_error(env, "each token in one segment at most", "segmentTokens", std::to_string(t) + " twice");
   using Means = std::vector<double>;
   return compute_at_once<Means>(
       env, f.device(), [&] { return mean_log_ratios(logprobs.data(), old.data(), segments.offsets, segments.tokens); },

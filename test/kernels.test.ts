@@ -149,10 +149,14 @@ describe("log-probs from logits", () => {
   });
 
   it("no rows", async () => {
-    const input = { logits: new Float32Array(0), targets: new Int32Array(0), vocabulary: 5 };
+    const none = new Float32Array(0);
+    const input = { logits: none, targets: new Int32Array(0), vocabulary: 5 };
     const forward = await logprobs({ ...input, entropies: true });
-    expect(forward.logprobs).toHaveLength(0);
-    expect(await logprobsBackward({ ...input, forward, dlogprobs: new Float32Array(0) })).toHaveLength(0);
+    expect(forward).toEqual({ logprobs: none, logSumExp: none, entropies: none });
+    expect(await logprobsBackward({ ...input, forward, dlogprobs: none, dentropies: none })).toHaveLength(0);
+    const head = { hidden: none, head: new Float32Array(10), targets: input.targets, vocabulary: 5 };
+    expect(await headLogprobs({ ...head, entropies: true })).toEqual(forward);
+    expect(await logprobs(input)).not.toHaveProperty("entropies");
   });
 
   it("large and tied logits: log-probs stay finite, entropy within [0, log V]", async () => {
@@ -353,6 +357,18 @@ describe("rank ratios", () => {
     });
     expect(out.ratios[0]).toBe(1);
   });
+
+  it("what gives no ratio is refused", () => {
+    const ok = { logprobs: Float32Array.of(-1, -2), oldLogprobs: Float32Array.of(-1, -2) };
+    const segments = { segmentOffsets: Int32Array.of(0, 2), segmentTokens: Int32Array.of(0, 1) };
+    const off = Float32Array.of(-1, Number.NEGATIVE_INFINITY);
+    expect(() => rankRatios({ ...ok, ...segments, logprobs: off })).toThrow(
+      /finite numbers for logprobs, got -inf at 1/,
+    );
+    expect(() => rankRatios({ ...ok, ...segments, oldLogprobs: off })).toThrow(/finite numbers for oldLogprobs/);
+    const twice = { ...segments, segmentTokens: Int32Array.of(0, 0) };
+    expect(() => rankRatios({ ...ok, ...twice })).toThrow(/each token in one segment at most .*0 twice/);
+  });
 });
 
 describe("device", () => {
@@ -525,6 +541,19 @@ describe("hostile arguments are refused before any work", () => {
     ["unknown estimators", () => policyLoss(loss, { kl: "k4" as "k3" }), /kl/],
   ];
   for (const [name, call, message] of losses) it(name, () => expect(call).toThrow(message));
+
+  it("a getter that answers differently each time is asked once", () => {
+    let asked = 0;
+    const input = {
+      ...loss,
+      get oldLogprobs(): Float32Array {
+        asked++;
+        return new Float32Array(asked % 2 ? 1 : 3);
+      },
+    };
+    expect(() => policyLoss(input)).toThrow(/3 values for oldLogprobs, got 1/);
+    expect(asked).toBe(1);
+  });
 
   it("the raw addon checks parameters too", () => {
     expect(() => addon.policyLoss(loss, { rule: "clip", params: [2, 0.1, 5] })).toThrow(/clipLow/);
