@@ -10,7 +10,7 @@
 // With `device: "cuda"` the same arrays go to the GPU and results come back (docs/cuda.md); what the GPU gives differs from the CPU's by
 // rounding alone.
 import { addon, type NativeObjectiveResult, type NativeRule } from "./native.ts";
-import { nativeObjective, type Objective, presets, resolveObjective } from "./objectives.ts";
+import { nativeObjective, type Objective, resolveObjective } from "./objectives.ts";
 
 /** Where to compute. Arrays lie on the host whatever it is. */
 export interface Placement {
@@ -154,6 +154,7 @@ export interface Segments {
 /**
  * Geometric-mean importance ratios w = exp(mean over the segment of logprob - oldLogprob), Rank-GRPO section 2.3; summed in float64.
  * An empty segment has ratio 1. Beyond f32 (a mean log-ratio above 88.7) a ratio is Infinity; its logarithm stays exact.
+ * @throws RangeError for lengths, indices, a token in two segments, or log-probs that are not finite
  */
 export function rankRatios(input: Segments & Placement & { logprobs: Float32Array; oldLogprobs: Float32Array }): {
   ratios: Float32Array;
@@ -192,14 +193,16 @@ export type LossOptions = Partial<
  * @param objective a preset's or rule's name, or the parts of an objective that are a loss; by default `rank-grpo` without KL
  * @returns loss; `dlogp` [T]; `dentropy` [T] with a bonus; per-token `tokenLoss` and `tokenKl`; `segmentLogRatio` [S]; and counts over
  *   covered tokens (`covered`, `clippedLow`, `clippedHigh`, `clippedDual`) and over non-empty segments (`segments`, `ratioMin/Max/Sum`).
- * @throws RangeError for lengths, indices or numbers that are not finite; INVALID_ARGUMENT for a rule or parameter that is not known;
- *   NO_DEVICE for a GPU that cannot be used.
+ * @throws RangeError for lengths, indices or numbers that are not finite; INVALID_ARGUMENT for a field, rule or parameter that is not known
+ *   or out of range; NO_DEVICE for a GPU that cannot be used.
  */
 export function policyLoss(input: PolicyLossInput, objective: LossOptions | string = {}): NativeObjectiveResult {
-  if (typeof objective === "string") return addon.policyLoss(input, nativeObjective(resolveObjective(objective)));
-  const { rule, pool, spread, kl } = presets["rank-grpo"];
-  const options = { rule, pool, spread, kl, beta: 0, entropyCoef: 0, params: {}, ...objective };
-  return addon.policyLoss(input, nativeObjective(options));
+  const resolved = resolveObjective(
+    typeof objective === "object" && objective !== null
+      ? { name: "rank-grpo", ...objective, beta: objective.beta ?? 0 }
+      : objective,
+  );
+  return addon.policyLoss(input, nativeObjective(resolved));
 }
 
 /** Every rule the addon holds: name, source, formula, and its parameters with default, range and reason. */

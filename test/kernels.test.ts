@@ -539,8 +539,24 @@ describe("hostile arguments are refused before any work", () => {
     ["an unknown rule", () => policyLoss(loss, { rule: "klip" }), /Did you mean clip/],
     ["an entropy bonus without entropies", () => policyLoss(loss, { entropyCoef: 1 }), /entropies/],
     ["unknown estimators", () => policyLoss(loss, { kl: "k4" as "k3" }), /kl/],
+    ["a parameter among the fields", () => policyLoss(loss, { clipHigh: 0.3 } as object), /field of an objective/],
+    ["a misspelt field", () => policyLoss(loss, { entropyCoeff: 1 } as object), /Did you mean entropyCoef/],
+    ["a negative weight of the KL", () => policyLoss(loss, { beta: -1 }), /from 0 to .* for objective.beta, got -1/],
+    ["an endless weight of the KL", () => policyLoss(loss, { beta: 1 / 0 }), /objective.beta/],
+    [
+      "parameters that are none",
+      () => policyLoss(loss, { params: 5 as unknown as Record<string, number> }),
+      /objective.params, got 5/,
+    ],
+    ["no objective", () => policyLoss(loss, null as unknown as string), /objective, got null/],
   ];
   for (const [name, call, message] of losses) it(name, () => expect(call).toThrow(message));
+
+  it("a field that is undefined is one that is left out", () => {
+    const nothing = { rule: undefined, params: undefined, pool: undefined, beta: undefined } as object;
+    const input = { ...loss, refLogprobs: new Float32Array(3).fill(-1) };
+    expect(policyLoss(input, nothing)).toEqual(policyLoss(input));
+  });
 
   it("a getter that answers differently each time is asked once", () => {
     let asked = 0;
