@@ -80,10 +80,10 @@ ForwardOptions read_forward(const Napi::Value& value, const State& state) {
   return options;
 }
 
-Napi::Value scores_to_js(Napi::Env env, Scores& scores) {
+Napi::Value scores_to_js(Napi::Env env, const Scores& scores, bool entropies) {
   auto out = Napi::Object::New(env);
   out.Set("logprobs", from_vector(env, scores.logprobs));
-  if (!scores.entropies.empty()) out.Set("entropies", from_vector(env, scores.entropies));
+  if (entropies) out.Set("entropies", from_vector(env, scores.entropies));
   return out;
 }
 
@@ -264,7 +264,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     const bool entropies = info[1].IsObject() && Fields(info[1], "options").boolean("entropies", false);
     return operate<Scores>(
         info.Env(), [batch = read_batch(info[0]), options, entropies](Policy& p) { return p.score(batch, options, entropies); },
-        scores_to_js);
+        [entropies](Napi::Env env, Scores& scores) { return scores_to_js(env, scores, entropies); });
   }
 
   Napi::Value accumulate(const Napi::CallbackInfo& info) {
@@ -301,7 +301,7 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
         [batch = read_batch(info[0]), a = std::move(dlogprobs), b = std::move(dentropies), options](Policy& p) {
           return p.backward(batch, a, b, options);
         },
-        scores_to_js, Gradients::changed);
+        [](Napi::Env env, Scores& scores) { return scores_to_js(env, scores, !scores.entropies.empty()); }, Gradients::changed);
   }
 
   Napi::Value optimizer_step(const Napi::CallbackInfo& info) {
@@ -369,7 +369,8 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
   Napi::Value set_vocabulary(const Napi::CallbackInfo& info) {
     const auto bytes = to_vector<uint8_t>(info[0], "bytes");
     const auto offsets = to_vector<int32_t>(info[1], "offsets");
-    const size_t vocab = static_cast<size_t>(state_->disposed ? 0 : state_->policy->config().vocab);
+    check(info.Env());
+    const size_t vocab = static_cast<size_t>(state_->policy->config().vocab);
     if (offsets.size() != vocab + 1 || offsets.front() != 0 || static_cast<size_t>(offsets.back()) != bytes.size())
       throw Napi::RangeError::New(info.Env(), "Expected " + std::to_string(vocab + 1) + " offsets from 0 to the length of bytes, got " +
                                                   std::to_string(offsets.size()) + ".");

@@ -2,7 +2,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
-import { refuse } from "./errors.ts";
+import { RankGrpoError, refuse } from "./errors.ts";
 import { writeFolderAtomic } from "./files.ts";
 import {
   addon,
@@ -120,7 +120,7 @@ export interface GenerateOptions {
   /** Random numbers are keyed by (seed, step, prompt key, sample, position), never by the batch. Default 0. */
   seed?: number;
   step?: number;
-  /** One number for each prompt; default its index. */
+  /** One int32 for each prompt; default its index. */
   promptKeys?: ArrayLike<number>;
   /** Lists from a catalog alone, one set of exclusions for each prompt: the log-probs are those of the distribution over allowed tokens. */
   constraint?: Constraint;
@@ -149,11 +149,21 @@ const offsetsOf = (parts: readonly { length: number }[]): Int32Array => {
   return offsets;
 };
 
-const concatenate = (parts: readonly Int32Array[]): Int32Array => {
+/** @throws INVALID_ARGUMENT for other kinds: a text, or numbers that are not whole, would become other ids without a word */
+const concatenate = (parts: readonly Int32Array[], name: string): Int32Array => {
   const offsets = offsetsOf(parts);
   const out = new Int32Array(offsets.at(-1)!);
-  for (const [i, part] of parts.entries()) out.set(part, offsets[i]!);
+  for (const [i, part] of parts.entries()) {
+    if (!(part instanceof Int32Array)) refuse("INVALID_ARGUMENT", "an Int32Array of token ids", `${name} ${i}`, part);
+    out.set(part, offsets[i]!);
+  }
   return out;
+};
+
+const int32Of = (values: readonly number[], name: string): Int32Array => {
+  for (const value of values)
+    if ((value | 0) !== value) refuse("INVALID_ARGUMENT", "whole numbers from -2^31 to 2^31 - 1", name, value);
+  return Int32Array.from(values);
 };
 
 /** A constraint as the addon takes it, its exclusions a CSR over prompts. */
@@ -161,7 +171,7 @@ function nativeConstraint(constraint: Constraint, prompts: number): NativeListRu
   if (constraint.excluded.length !== prompts)
     refuse("INVALID_ARGUMENT", `${prompts} sets of excluded items`, "constraint", constraint.excluded.length);
   const sets = constraint.excluded.map((set) => Int32Array.from(set));
-  return { ...constraint.rules, excludedItems: concatenate(sets), excludedOffsets: offsetsOf(sets) };
+  return { ...constraint.rules, excludedItems: concatenate(sets, "excluded set"), excludedOffsets: offsetsOf(sets) };
 }
 
 /**
@@ -172,7 +182,7 @@ function nativeConstraint(constraint: Constraint, prompts: number): NativeListRu
 export function choices(groups: readonly Group[], constraint: Constraint, countTo: number): Int32Array {
   const completions = groups.flatMap((group) => group.completions);
   return constraint.native.choices({
-    ids: concatenate(completions),
+    ids: concatenate(completions, "completion"),
     offsets: offsetsOf(completions),
     groupOffsets: offsetsOf(groups.map((group) => group.completions)),
     countTo,
@@ -188,9 +198,12 @@ function batchOf(groups: readonly Group[], constraint?: Constraint): NativeBatch
   const completions = groups.flatMap((group) => group.completions);
   return {
     ...(constraint ? { catalog: constraint.native, ...nativeConstraint(constraint, groups.length) } : {}),
-    promptIds: concatenate(groups.map((group) => group.prompt)),
+    promptIds: concatenate(
+      groups.map((group) => group.prompt),
+      "prompt",
+    ),
     promptOffsets: offsetsOf(groups.map((group) => group.prompt)),
-    completionIds: concatenate(completions),
+    completionIds: concatenate(completions, "completion"),
     completionOffsets: offsetsOf(completions),
     groupOffsets: offsetsOf(groups.map((group) => group.completions)),
   };
@@ -259,14 +272,16 @@ export class Policy {
     const { signal, stopIds: stops, promptKeys, stopStrings, constraint, ...rest } = options;
     if (stopStrings?.length) await this.#setVocabulary();
     const groupSize = options.groupSize ?? 1;
+    if (promptKeys && promptKeys.length !== prompts.length)
+      refuse("INVALID_ARGUMENT", `${prompts.length} numbers, one for each prompt,`, "promptKeys", promptKeys.length);
     const out = await this.#run(signal, () =>
       this.#native.generate({
         ...rest,
-        promptIds: concatenate(prompts),
+        promptIds: concatenate(prompts, "prompt"),
         promptOffsets: offsetsOf(prompts),
-        stopIds: Int32Array.from(stops ?? this.stopIds),
+        stopIds: int32Of([...(stops ?? this.stopIds)], "stopIds"),
         ...(stopStrings ? { stopStrings: [...stopStrings] } : {}),
-        ...(promptKeys ? { promptKeys: Int32Array.from(promptKeys) } : {}),
+        ...(promptKeys ? { promptKeys: int32Of(Array.from(promptKeys), "promptKeys") } : {}),
         ...(constraint ? { catalog: constraint.native, ...nativeConstraint(constraint, prompts.length) } : {}),
       }),
     );
@@ -426,7 +441,10 @@ export class Policy {
 
   async #run<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
     if (!signal) return work();
-    signal.throwIfAborted();
+    if (signal.aborted)
+      throw new RankGrpoError("ABORTED", "Expected a signal that has not fired, got one that was aborted.", {
+        cause: signal.reason,
+      });
     const abort = (): void => this.#native.abort();
     signal.addEventListener("abort", abort, { once: true });
     try {

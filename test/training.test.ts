@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
+import { Policy } from "../src/policy.ts";
 import { worldConfigs, writeWorld } from "../src/quickstart.ts";
 import type { Reward } from "../src/ranking/rewards.ts";
 import { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "../src/training/config.ts";
@@ -306,5 +307,59 @@ describe("schedules", () => {
     expect(scheduleFactor({ type: "linear", warmup: 0.1, floor: 0 }, 55, 100)).toBeCloseTo(0.5);
     const step = { type: "step" as const, warmup: 0, at: [5, 9], factor: 0.1 };
     expect([4, 5, 9].map((u) => scheduleFactor(step, u, 10))).toEqual([1, 0.1, expect.closeTo(0.01)]);
+  });
+});
+
+describe("a policy", () => {
+  const prompt = Int32Array.of(1, 2, 3);
+  const open = (): Promise<Policy> => Policy.load(join(root, "sft/final"));
+
+  it("refuses ids, stop ids and keys that are no int32, instead of making others of them", async () => {
+    const policy = await open();
+    const refused = (call: Promise<unknown>, message: RegExp): Promise<unknown> =>
+      expect(call).rejects.toThrow(
+        expect.objectContaining({ code: "INVALID_ARGUMENT", message: expect.stringMatching(message) }),
+      );
+    const text = "a prompt" as unknown as Int32Array;
+    await refused(policy.generate([prompt, text]), /Int32Array of token ids for prompt 1, got "a prompt"/);
+    await refused(policy.score([{ prompt, completions: [text] }]), /completion 0/);
+    await refused(
+      policy.score([{ prompt: Float32Array.of(1.5) as unknown as Int32Array, completions: [prompt] }]),
+      /prompt 0/,
+    );
+    for (const id of [1.5, Number.NaN, 2 ** 32 + 5, "5" as unknown as number])
+      await refused(policy.generate([prompt], { stopIds: [id] }), /stopIds/);
+    await refused(policy.generate([prompt], { promptKeys: [2 ** 40] }), /promptKeys, got 1099511627776/);
+    await refused(
+      policy.generate([prompt], { promptKeys: [] }),
+      /1 numbers, one for each prompt, for promptKeys, got 0/,
+    );
+    policy.dispose();
+  });
+
+  it("says ABORTED for a signal that fired before the call, as for one that fires meanwhile", async () => {
+    const policy = await open();
+    const why = new Error("why");
+    await expect(policy.generate([prompt], { signal: AbortSignal.abort(why) })).rejects.toMatchObject({
+      code: "ABORTED",
+      cause: why,
+    });
+    policy.dispose();
+  });
+
+  it("says DISPOSED for whatever comes after, stop strings included", async () => {
+    const policy = await open();
+    policy.dispose();
+    await expect(policy.generate([prompt], { stopStrings: ["a"] })).rejects.toMatchObject({ code: "DISPOSED" });
+  });
+
+  it("has entropies where they are asked for, of no groups too", async () => {
+    const policy = await open();
+    expect(await policy.score([], { entropies: true })).toEqual({
+      logprobs: new Float32Array(0),
+      entropies: new Float32Array(0),
+    });
+    expect(await policy.score([])).not.toHaveProperty("entropies");
+    policy.dispose();
   });
 });
