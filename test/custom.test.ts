@@ -268,6 +268,10 @@ describe("a definition", () => {
     };
     const T = sampleStep(0).logprobs.length;
     expect(given({ loss: Number.NaN, dlogp: new Float32Array(T) })).toThrow(/finite loss for same, got NaN/);
+    expect(given(undefined as unknown as object)).toThrow(/finite loss for same, got undefined/);
+    expect(() => defineObjective(undefined as unknown as CustomObjective)).toThrow(
+      /evaluate for objective, got undefined/,
+    );
     expect(given({ loss: 0, dlogp: new Float32Array(2) })).toThrow(/same.dlogp, got "2 values"/);
     expect(given({ loss: 0, dlogp: [0] })).toThrow(/same.dlogp/);
     expect(given({ loss: 0, dlogp: new Float32Array(T).fill(1 / 0) })).toThrow(/Infinity at token 0/);

@@ -13,7 +13,7 @@ import { Catalog } from "../src/ranking/catalog.ts";
 import { createTokenWeights, tokenFactors, type WeightedTokens } from "../src/ranking/emphasis.ts";
 import { betaDensity, betaMoments, createEstimator, estimate, estimatorNames } from "../src/ranking/estimators.ts";
 import { readList } from "../src/ranking/list.ts";
-import { createRepair, type RepairGroup } from "../src/ranking/repair.ts";
+import { createRepair, type Repair, type RepairGroup } from "../src/ranking/repair.ts";
 import type { Completion, Reward } from "../src/ranking/rewards.ts";
 import { createSegmentation, segmentsOf, type TokenText, tokenText } from "../src/ranking/segmentation.ts";
 import {
@@ -623,6 +623,27 @@ export const repairs = { none: ({ kept }) => ({ keep: kept }) };
     expect(readFileSync(join(folder, "own/config.yaml"), "utf8")).toContain("mine.mjs");
   });
 
+  it("a repair that gives nothing of use, or later, is refused by name", async () => {
+    const run = (repair: unknown): Promise<unknown> =>
+      train(
+        { ...base(), repair: [{ name: "mine" }] },
+        {
+          output: mkdtempSync(join(folder, "repair-")),
+          rewards: [() => 1],
+          extensions: { repairs: { mine: () => repair as Repair } },
+        },
+      );
+    await expect(run(undefined)).rejects.toThrow(/for repair mine, got undefined/);
+    await expect(run(Promise.resolve({}))).rejects.toThrow(/for repair mine, got "a promise"/);
+    await expect(run({ keep: [true] })).rejects.toThrow(/of true or false for keep of repair mine/);
+    await expect(run({ keep: "true" })).rejects.toThrow(/keep of repair mine/);
+    await expect(run({ replace: { 0: "A (2000)" } })).rejects.toThrow(/Map .* for replace of repair mine/);
+    await expect(run({ replace: new Map([[99, "A (2000)"]]) })).rejects.toThrow(/a list from 0 to .*got 99/);
+    await expect(run({ replace: new Map([[0, 5]]) })).rejects.toThrow(
+      /a text for replace of repair mine, list 0, got 5/,
+    );
+  });
+
   it("unknown names, names given twice and modules that are none are refused before work starts", async () => {
     const run = (config: Partial<TrainConfig>, extensions = {}): Promise<unknown> =>
       train({ ...base(), ...config }, { output: join(folder, "refused"), extensions });
@@ -632,6 +653,12 @@ export const repairs = { none: ({ kept }) => ({ keep: kept }) };
     await expect(run({ repair: [{ name: "anchr" }] })).rejects.toThrow(/Did you mean anchor/);
     await expect(run({ tokenWeights: { name: "entrop" } })).rejects.toThrow(/Did you mean entropy/);
     await expect(run({ estimator: "group" }, { estimators: { group: () => [] } })).rejects.toThrow(/not built in/);
+    await expect(run({ estimator: "mine" }, { estimators: { mine: 5 } })).rejects.toThrow(
+      /a function for mine of estimators of extensions, got 5/,
+    );
+    await expect(run({}, { tokenWeights: { mine: () => [] } })).rejects.toThrow(
+      /a function weigh for mine of tokenWeights/,
+    );
     await expect(run({ modules: [join(folder, "absent.mjs")] })).rejects.toThrow(/absent.mjs/);
     writeFileSync(join(folder, "empty.mjs"), "export const other = 1;\n");
     await expect(run({ modules: [join(folder, "empty.mjs")] })).rejects.toThrow(

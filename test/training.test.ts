@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
+import type { ObjectiveInput, ObjectiveOutput } from "../src/objective/custom.ts";
 import { Policy } from "../src/policy.ts";
 import { worldConfigs, writeWorld } from "../src/quickstart.ts";
 import type { Reward } from "../src/ranking/rewards.ts";
@@ -221,6 +222,23 @@ describe("train", () => {
       await expect(train(configs().train, { output, rewards: [reward] })).rejects.toThrow(message);
       expect(existsSync(join(output, "final"))).toBe(false);
     }
+  });
+
+  it("refuses a caller's rewards and objective that are none before it starts, and an objective's output that cannot be used", async () => {
+    const output = join(root, "none");
+    const run = (options: object): Promise<unknown> => train(configs().train, { output, ...options });
+    await expect(run({ rewards: [] })).rejects.toThrow(/at least one reward/);
+    await expect(run({ rewards: [{ name: "a", weight: 1 }] })).rejects.toThrow(/function.* for rewards\[0\]/);
+    await expect(run({ rewards: [null] })).rejects.toThrow(/rewards\[0\], got null/);
+    await expect(run({ objective: { name: "own", source: "a test" } })).rejects.toThrow(/objective.evaluate/);
+    expect(existsSync(output)).toBe(false);
+    const evaluate = ({ logprobs }: ObjectiveInput): ObjectiveOutput => ({
+      loss: Number.NaN,
+      dlogp: new Float32Array(logprobs.length),
+    });
+    await expect(run({ objective: { name: "own", source: "a test", evaluate } })).rejects.toThrow(
+      /finite loss for own/,
+    );
   });
 
   it("does not overwrite, and a resume is the same run", async () => {

@@ -57,6 +57,8 @@ export interface CustomObjective {
 
 /** A custom objective, its output checked at every call. @throws INVALID_ARGUMENT at once for a definition that is none */
 export function defineObjective(definition: CustomObjective): CustomObjective {
+  if (typeof definition !== "object" || definition === null)
+    refuse("INVALID_ARGUMENT", "an object with name, source and evaluate", "objective", definition);
   const { name, source } = definition;
   if (typeof name !== "string" || !/^[a-z][a-z0-9-]*$/.test(name)) {
     refuse("INVALID_ARGUMENT", "a name of lower-case letters, digits and hyphens", "objective.name", name);
@@ -74,9 +76,9 @@ function checkedOutput(objective: CustomObjective, input: ObjectiveInput): Objec
   const { name } = objective;
   if (objective.reference && !input.refLogprobs) refuse("INVALID_ARGUMENT", "log-probs of a reference", name, "none");
   if (objective.entropies && !input.entropies) refuse("INVALID_ARGUMENT", "entropies", name, "none");
-  const output = objective.evaluate(input);
+  const output = objective.evaluate(input) as ObjectiveOutput | undefined;
   const T = input.logprobs.length;
-  if (!Number.isFinite(output.loss)) refuse("NOT_FINITE", "a finite loss", name, output.loss);
+  if (!output || !Number.isFinite(output.loss)) refuse("NOT_FINITE", "a finite loss", name, output?.loss);
   for (const key of ["dlogp", "dentropy"] as const) {
     const values = output[key];
     if (values === undefined && key === "dentropy") continue;

@@ -28,6 +28,27 @@ export interface Repair {
 
 export type GroupRepair = (group: RepairGroup) => Repair;
 
+/** What a repair makes of a group. @throws RankGrpoError INVALID_ARGUMENT naming it where that cannot be used, also where it comes later */
+export function repaired(name: string, repair: GroupRepair, group: RepairGroup): Required<Repair> {
+  const G = group.kept.length;
+  const given = repair(group) as Repair | undefined;
+  if (typeof given !== "object" || given === null || given instanceof Promise) {
+    const got = given instanceof Promise ? "a promise" : given;
+    refuse("INVALID_ARGUMENT", "an object with replace, keep, or neither", `repair ${name}`, got);
+  }
+  const { replace = new Map<number, string>(), keep = group.kept } = given;
+  if (!Array.isArray(keep) || keep.length !== G || keep.some((k) => typeof k !== "boolean"))
+    refuse("INVALID_ARGUMENT", `${G} of true or false`, `keep of repair ${name}`, keep);
+  if (!(replace instanceof Map))
+    refuse("INVALID_ARGUMENT", "a Map from numbers of lists to texts", `replace of repair ${name}`, replace);
+  for (const [row, text] of replace) {
+    if (!Number.isInteger(row) || row < 0 || row >= G)
+      refuse("INVALID_ARGUMENT", `a list from 0 to ${G - 1}`, `replace of repair ${name}`, row);
+    if (typeof text !== "string") refuse("INVALID_ARGUMENT", "a text", `replace of repair ${name}, list ${row}`, text);
+  }
+  return { replace, keep };
+}
+
 /** Names of the built-in repairs, as the configuration spells them. */
 export const repairNames = ["anchor", "pair", "window"] as const;
 export type RepairName = (typeof repairNames)[number];

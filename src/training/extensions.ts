@@ -26,7 +26,8 @@ const kinds = ["segmentations", "estimators", "repairs", "rewards", "tokenWeight
 
 /**
  * Imports the modules of a configuration (paths relative to where the command runs) and joins what they export with `given`.
- * @throws RankGrpoError BAD_CONFIG for a module that cannot be imported or exports nothing of `Extensions`, and for a name given twice.
+ * @throws RankGrpoError BAD_CONFIG for a module that cannot be imported or exports nothing of `Extensions`, for a name given twice, and for what
+ * is no function.
  */
 export async function loadExtensions(modules: readonly string[], given: Extensions = {}): Promise<Extensions> {
   const out: Record<string, Record<string, unknown>> = Object.fromEntries(kinds.map((kind) => [kind, {}]));
@@ -34,6 +35,11 @@ export async function loadExtensions(modules: readonly string[], given: Extensio
     for (const kind of kinds)
       for (const [name, value] of Object.entries(from[kind] ?? {})) {
         if (Object.hasOwn(out[kind]!, name)) refuse("BAD_CONFIG", "each name once", `${kind} of ${place}`, name);
+        const called: unknown = kind === "tokenWeights" ? (value as Partial<TokenWeights> | null)?.weigh : value;
+        if (kind !== "objectives" && typeof called !== "function") {
+          const what = kind === "tokenWeights" ? "an object with a function weigh" : "a function";
+          refuse("BAD_CONFIG", what, `${name} of ${kind} of ${place}`, value);
+        }
         out[kind]![name] = value;
       }
   };

@@ -1,14 +1,13 @@
 // Rollouts: groups are sampled, read as lists and rewarded; rewards of one part run while the next is sampled.
 
 import type { Sample } from "../data/sample.ts";
-import { refuse } from "../errors.ts";
 import type { Objective } from "../objectives.ts";
 import type { Generated, Policy } from "../policy.ts";
 import { isLive } from "../ranking/advantages.ts";
 import type { CatalogConstraint } from "../ranking/constraint.ts";
 import { type AdvantageEstimator, estimate } from "../ranking/estimators.ts";
 import { readList, type Slot } from "../ranking/list.ts";
-import type { GroupRepair } from "../ranking/repair.ts";
+import { type GroupRepair, repaired } from "../ranking/repair.ts";
 import { type Completion, combineRewards, type Reward } from "../ranking/rewards.ts";
 
 export interface WeightedReward {
@@ -146,19 +145,15 @@ async function rewardGroup(
   const earned = [...sampledEarned];
   let kept: readonly boolean[] = rollouts.map(() => true);
   for (const { name, use } of options.repairs) {
-    const { replace = new Map(), keep = kept } = use({
+    const { replace, keep } = repaired(name, use, {
       sample,
       completions,
       likelihood: lists.map(({ logprobs }) => mean(logprobs)),
       rewards: earned.map(({ total }) => total.reduce((a, b) => a + b, 0)),
       kept,
     });
-    if (keep.length !== lists.length)
-      refuse("INVALID_ARGUMENT", `${lists.length} of true or false`, `keep of repair ${name}`, keep.length);
     kept = keep;
     for (const [row, text] of replace) {
-      if (!lists[row])
-        refuse("INVALID_ARGUMENT", `a list from 0 to ${lists.length - 1}`, `replace of repair ${name}`, row);
       const ids = Int32Array.from([
         ...policy.tokenizer!.encode(text),
         ...(policy.stopId === undefined ? [] : [policy.stopId]),

@@ -2,7 +2,7 @@
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
 import { openLoggers } from "../log/open.ts";
-import type { CustomObjective } from "../objective/custom.ts";
+import { type CustomObjective, defineObjective } from "../objective/custom.ts";
 import { type ObjectiveChoice, resolveNamed } from "../objective/named.ts";
 import { Policy } from "../policy.ts";
 import { Catalog } from "../ranking/catalog.ts";
@@ -46,7 +46,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   const extensions = await loadExtensions(resolved.modules, options.extensions);
   const named = resolveNamed(resolved.objective as ObjectiveChoice, extensions.objectives);
   const { objective } = named;
-  const custom = options.objective ?? named.custom;
+  const custom = options.objective ? defineObjective(options.objective) : named.custom;
   const catalog = resolved.catalog === undefined ? undefined : await Catalog.load(resolved.catalog);
   const samples = await readSamples(resolved.train, resolved.limit === undefined ? {} : { limit: resolved.limit });
   const steps = stepsOf(resolved, samples.length, resolved.promptsPerStep);
@@ -103,10 +103,9 @@ async function openSignals(
   mode: ReadingMode,
 ): Promise<Pick<TrainerParts, "rewards" | "repairs" | "estimator" | "segmentation" | "tokenWeights">> {
   const { segmentation, tokenWeights, estimator, ranks } = config;
+  if (options.rewards?.length === 0) refuse("INVALID_ARGUMENT", "at least one reward", "rewards", "none");
   const rewards = options.rewards
-    ? options.rewards.map((r, i) =>
-        typeof r === "function" ? { name: r.name || `reward ${i}`, weight: 1, reward: r } : r,
-      )
+    ? options.rewards.map(ownReward)
     : await Promise.all(
         config.rewards.map(async ({ name, weight, ...own }) => {
           const needed = (): Catalog =>
@@ -152,6 +151,14 @@ async function openSignals(
             ),
           },
   };
+}
+
+/** A reward of the caller's, with its name. */
+function ownReward(given: Reward | WeightedReward, i: number): WeightedReward {
+  const own = typeof given === "function" ? { name: given.name || `reward ${i}`, weight: 1, reward: given } : given;
+  if (typeof own?.reward !== "function")
+    refuse("INVALID_ARGUMENT", "a function, or { name, weight, reward }", `rewards[${i}]`, given);
+  return own;
 }
 
 /** The frozen model of the KL term: the configured one, or the policy as it was before its first step. */
