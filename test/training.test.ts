@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
+import type { Logger } from "../src/log/logger.ts";
 import type { ObjectiveInput, ObjectiveOutput } from "../src/objective/custom.ts";
 import { Policy } from "../src/policy.ts";
 import { worldConfigs, writeWorld } from "../src/quickstart.ts";
@@ -239,6 +240,19 @@ describe("train", () => {
     await expect(run({ objective: { name: "own", source: "a test", evaluate } })).rejects.toThrow(
       /finite loss for own/,
     );
+  });
+
+  it("is failed, and lets go of everything, where the caller's onStep throws", async () => {
+    const output = join(root, "thrown");
+    const ended: string[] = [];
+    const logger: Logger = () => {};
+    logger.close = (how) => void ended.push(how);
+    const onStep = async (): Promise<void> => {
+      throw new Error("the caller's");
+    };
+    await expect(train(configs().train, { output, onStep, loggers: [logger] })).rejects.toThrow("the caller's");
+    expect(ended).toEqual(["failed"]);
+    expect(JSON.parse(readFileSync(join(output, "status.json"), "utf8"))).toMatchObject({ state: "failed", step: 1 });
   });
 
   it("does not overwrite, and a resume is the same run", async () => {

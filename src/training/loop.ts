@@ -177,6 +177,10 @@ export async function finish(
   for (;;) {
     const next = await steps.next();
     if (next.done) return next.value;
-    await onStep?.(next.value);
+    try {
+      await onStep?.(next.value);
+    } catch (error) {
+      await steps.throw(error); // ends the run as failed: models are freed, loggers closed
+    }
   }
 }
