@@ -255,6 +255,16 @@ describe("train", () => {
     expect(JSON.parse(readFileSync(join(output, "status.json"), "utf8"))).toMatchObject({ state: "failed", step: 1 });
   });
 
+  it("one of two runs that begin in one folder is refused", async () => {
+    const output = join(root, "twice");
+    const both = await Promise.allSettled([1, 2].map(() => train({ ...configs().train, steps: 1 }, { output })));
+    expect(both.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+    const refused = both.find((run) => run.status === "rejected") as PromiseRejectedResult;
+    expect(refused.reason).toMatchObject({ code: "IO", message: expect.stringContaining("Another run began") });
+    expect(lines(join(output, "metrics.jsonl"))).toHaveLength(1);
+    expect(JSON.parse(readFileSync(join(output, "status.json"), "utf8"))).toMatchObject({ state: "finished" });
+  });
+
   it("does not overwrite, and a resume is the same run", async () => {
     await expect(sft(configs().sft, { output: join(root, "sft") })).rejects.toMatchObject({ code: "IO" });
     await expect(sft({ ...configs().sft, batchSize: 8 }, { output: join(root, "sft"), resume: true })).rejects.toThrow(

@@ -71,9 +71,12 @@ export class Run {
 
   readonly #config: string;
 
-  private constructor(folder: string, config: string, resumed: Run["resumed"]) {
+  readonly #goesOn: boolean;
+
+  private constructor(folder: string, config: string, resume: boolean, resumed: Run["resumed"]) {
     this.folder = folder;
     this.#config = config;
+    this.#goesOn = resume;
     this.resumed = resumed;
   }
 
@@ -107,13 +110,22 @@ export class Run {
       const state = JSON.parse(await readFile(join(from, "state.json"), "utf8")) as RunState;
       resumed = { folder: from, state };
     }
-    return new Run(folder, text, resumed);
+    return new Run(folder, text, resume, resumed);
   }
 
-  /** Makes the folder, writes the configuration, and cuts the logs back to where the run goes on. Until then nothing is touched. */
+  /**
+   * Makes the folder, writes the configuration, and cuts the logs back to where the run goes on. Until then nothing is touched.
+   * @throws IO where nothing can be made, or another run began here while this one opened its model
+   */
   async start(): Promise<void> {
-    await mkdir(join(this.folder, "checkpoints"), { recursive: true }).catch((error: unknown) => {
+    const refused = (error: unknown): never => {
       throw asIoError(error, this.folder);
+    };
+    await mkdir(this.folder, { recursive: true }).catch(refused);
+    // of two fresh runs one makes it
+    await mkdir(join(this.folder, "checkpoints"), { recursive: this.#goesOn }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "EEXIST" || this.#goesOn) refused(error);
+      refuse("IO", "a folder of its own", "the run", this.folder, "Another run began there: choose another --output.");
     });
     await writeFileAtomic(join(this.folder, "config.yaml"), this.#config);
     for (const log of ["metrics.jsonl", "samples.jsonl"])
