@@ -38,6 +38,25 @@ function declarationsOf(file: ts.SourceFile, name: string): ts.Node[] {
   );
 }
 
+/** Types of this package that a declaration names: those of its own file, and what that imports from others of the package. */
+function namedTypes(file: ts.SourceFile, node: ts.Node): string[] {
+  const own = new Set(
+    file.statements.flatMap((statement) => {
+      if (!ts.isImportDeclaration(statement)) return (statement as unknown as Partial<Named>).name?.text ?? [];
+      const bindings = statement.importClause?.namedBindings;
+      const local = statement.moduleSpecifier.getText().startsWith('".');
+      return local && bindings && ts.isNamedImports(bindings) ? bindings.elements.map(({ name }) => name.text) : [];
+    }),
+  );
+  const found: string[] = [];
+  const visit = (child: ts.Node): void => {
+    if (ts.isTypeReferenceNode(child) && own.has(child.typeName.getText())) found.push(child.typeName.getText());
+    ts.forEachChild(child, visit);
+  };
+  visit(node);
+  return found;
+}
+
 /** Prose of the JSDoc before a declaration, tags as sentences. */
 function docstring(node: ts.Node): string {
   const docs = ts.getJSDocCommentsAndTags(node).filter(ts.isJSDoc);
@@ -90,6 +109,7 @@ export function apiPage(root: string): string {
   const files = emitDeclarations(program);
   const parts: string[] = [];
   const shown = new Map<string, string>(); // where a declaration already stands
+  const named = new Map<string, string>(); // types by an export that names them
   for (const [name, path] of entries) {
     const file = program.getSourceFile(resolve(root, path))!;
     const exported = checker.getExportsOfModule(checker.getSymbolAtLocation(file)!);
@@ -108,6 +128,7 @@ export function apiPage(root: string): string {
         continue;
       }
       shown.set(key, name);
+      for (const type of nodes.flatMap((node) => namedTypes(emitted!, node))) named.set(type, symbol.name);
       const prose = nodes.map(docstring).filter((text) => text !== "");
       parts.push(`### ${symbol.name}\n`);
       if (prose.length > 0) parts.push(`${prose.join("\n\n")}\n`);
@@ -116,6 +137,10 @@ export function apiPage(root: string): string {
       );
     }
   }
+  const names = new Set([...shown.keys()].map((key) => key.split("#")[1]!));
+  names.add("Addon"); // `typeof addon`: docs/native.md has what is behind it
+  for (const [type, by] of named)
+    if (!names.has(type)) throw new Error(`No entry exports ${type}, which ${by} names: a caller could not write it.`);
   return `# The library
 
 Made from the sources by \`npm run docs\`: what each entry of the package exports. Errors have a \`code\` (\`ErrorCode\`) and say what was expected, what came and what to do.

@@ -14,12 +14,18 @@ export {
 export type { Ended, Logger } from "./log/logger.ts";
 export {
   addon,
+  type NativeCatalog,
+  type NativeExclusions,
+  type NativeLines,
+  type NativeListRules,
   type NativeObjective,
   type NativeObjectiveResult,
   type NativeOptimizerOptions,
   type NativeScores,
   type NativeStepInputs,
+  type NativeWorkload,
 } from "./native.ts";
+export type { Finding } from "./objective/check.ts";
 export { type ClipCovOptions, clipCov, type KlCovOptions, klCov } from "./objective/covariance.ts";
 export {
   type CustomObjective,
@@ -30,8 +36,17 @@ export {
   sampleStep,
 } from "./objective/custom.ts";
 export { type EntropyTargetOptions, entropyTarget } from "./objective/entropy.ts";
+export type { NamedObjective } from "./objective/named.ts";
 export { dpo, type PreferenceOptions, sDpo } from "./objective/preference.ts";
-export { type Objective, type ObjectiveOf, type PresetName, presets, resolveObjective } from "./objectives.ts";
+export {
+  type Level,
+  type Objective,
+  type ObjectiveOf,
+  type PresetName,
+  presets,
+  resolveObjective,
+  type Weighting,
+} from "./objectives.ts";
 export {
   type ForwardOptions,
   type Generated,
@@ -39,9 +54,19 @@ export {
   type Group,
   type ModelShape,
   Policy,
+  type PolicyMemory,
   type PolicyOptions,
+  type Workload,
 } from "./policy.ts";
-export { type QuickstartOptions, type QuickstartResult, quickstart, worldConfigs, writeWorld } from "./quickstart.ts";
+export {
+  type QuickstartOptions,
+  type QuickstartResult,
+  type QuickstartRow,
+  quickstart,
+  worldConfigs,
+  writeWorld,
+} from "./quickstart.ts";
+export type { AdvantageOptions } from "./ranking/advantages.ts";
 export { Catalog } from "./ranking/catalog.ts";
 export { CatalogConstraint, type Constraint, type ConstraintOptions } from "./ranking/constraint.ts";
 export {
@@ -58,8 +83,8 @@ export {
   type EstimatorName,
 } from "./ranking/estimators.ts";
 export { type BeamOptions, type ScoredList, type ScoreItemsOptions, scoreItems, searchLists } from "./ranking/items.ts";
-export { compact, formatItem, type Item, readList, type Slot } from "./ranking/list.ts";
-export type { ListMetrics, MetricOptions } from "./ranking/metrics.ts";
+export { compact, formatItem, type Item, type ReadingMode, readList, type Slot } from "./ranking/list.ts";
+export type { Cutoff, ListMetrics, Metric, MetricOptions, RowMetrics } from "./ranking/metrics.ts";
 export {
   createRepair,
   type GroupRepair,
@@ -68,7 +93,13 @@ export {
   type RepairName,
   type RepairOptions,
 } from "./ranking/repair.ts";
-export { type Completion, createReward, type Reward, type RewardOptions } from "./ranking/rewards.ts";
+export {
+  type Completion,
+  createReward,
+  type GammaOptions,
+  type Reward,
+  type RewardOptions,
+} from "./ranking/rewards.ts";
 export {
   createSegmentation,
   type Segmentation,
@@ -103,4 +134,4 @@ export type { WeightedReward } from "./training/rollout.ts";
 export type { Metrics, RunStatus, StepSample } from "./training/run.ts";
 export { sft, sftSteps } from "./training/sft.ts";
 export { type TrainOptions, train, trainSteps } from "./training/train.ts";
-export { World, type WorldOptions } from "./world.ts";
+export { type Dialogue, World, type WorldOptions } from "./world.ts";

@@ -12,6 +12,8 @@
 import { addon, type NativeObjectiveResult, type NativeRule } from "./native.ts";
 import { nativeObjective, type Objective, resolveObjective } from "./objectives.ts";
 
+export type { NativeObjectiveResult, NativeRule };
+
 /** Where to compute. Arrays lie on the host whatever it is. */
 export interface Placement {
   /**

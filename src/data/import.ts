@@ -5,7 +5,7 @@ import { RankGrpoError, refuse } from "../errors.ts";
 import type { ColumnNames } from "./import/columns.ts";
 import { generic } from "./import/generic.ts";
 import { huggingface } from "./import/huggingface.ts";
-import type { Importer, ReadOptions } from "./import/importer.ts";
+import type { Importer, InteractionOptions } from "./import/importer.ts";
 import { inspired } from "./import/inspired.ts";
 import { interactions } from "./import/interactions.ts";
 import { Years } from "./import/movie.ts";
@@ -35,7 +35,7 @@ export interface ImportOptions {
   movies?: Iterable<{ title: string; year: unknown }>;
   items?: string;
   instruct?: boolean;
-  interactions?: Partial<ReadOptions["interactions"]>;
+  interactions?: Partial<InteractionOptions>;
   /** Fail at the first line that cannot be used. Default false: bad lines are counted. */
   strict?: boolean;
 }

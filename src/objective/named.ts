@@ -7,9 +7,8 @@ import { type CustomObjective, defineObjective } from "./custom.ts";
 import { entropyTarget } from "./entropy.ts";
 import { dpo, sDpo } from "./preference.ts";
 
-type Params = Readonly<Record<string, unknown>>;
 /** An objective, or what makes one of its parameters. */
-export type NamedObjective = CustomObjective | ((params: Params) => CustomObjective);
+export type NamedObjective = CustomObjective | ((params: Readonly<Record<string, unknown>>) => CustomObjective);
 
 /** One of the package's own, as lists and configurations show it. */
 interface BuiltIn {
@@ -108,7 +107,7 @@ export function resolveNamed(
       custom: undefined,
     };
   }
-  const { params = {}, ...rest } = fields as { params?: Params };
+  const { params = {}, ...rest } = fields as { params?: Readonly<Record<string, unknown>> };
   const objective = resolveObjective({ name: base ?? "rank-grpo", ...rest });
   if (isOwn) {
     const made = own[name]!;

@@ -9,7 +9,7 @@ import { isNearYear } from "./title.ts";
 
 /** The k of Recall@k and NDCG@k. */
 export const cutoffs = [5, 10, 15, 20] as const;
-type Cutoff = (typeof cutoffs)[number];
+export type Cutoff = (typeof cutoffs)[number];
 
 /** One list and what it is held against. */
 export interface RankedRow {
