@@ -189,6 +189,7 @@ describe.skipIf(!hasShared)("bytes", () => {
     expect(s.decode([1, 403, 2], { keepSpecial: true })).toBe("<s> Once</s>");
     const q = await load(smollm);
     expect(q.decode([49152, -1, 2, 64, 1])).toBe("P");
+    expect(q.encode(";\x14\\")).toEqual([41227]); // no token for the middle byte: its neighbours merge
     expect(q.decode([64, 2], { keepSpecial: true })).toBe("P<|im_end|>");
   });
 
@@ -373,6 +374,43 @@ describe("tokenizers made in memory", () => {
     expect(Buffer.from(tokenizer.bytes[1] as Uint8Array).toString()).toBe(" b");
   });
 
+  it("steps whose words, whitespace and behaviours the library has differently: the Rust library's tokens", () => {
+    const merges = ["a b", "# #", "Ġ a", "Ġ ab", "Ã ©", "a Ã©", "Â ħ", "Ġ Ġ", "Ġ Â", "a #"].map((m) => m.split(" "));
+    const tokens = [...new Set([..."ab1#.ĠĊÃ©ÂħðŁİ¬ï»¿", ...merges.map((pair) => pair.join(""))])];
+    const vocab = Object.fromEntries(tokens.map((token, id) => [token, id]));
+    const bytes = { type: "ByteLevel", add_prefix_space: false, use_regex: false };
+    const step = (type: string, settings: object = {}) => ({
+      type: "Sequence",
+      pretokenizers: [{ type, ...settings }, bytes],
+    });
+    const splits = (pattern: object, behavior: string, invert: boolean) => step("Split", { pattern, behavior, invert });
+    const strip = (left: boolean) => ({ type: "Strip", strip_left: left, strip_right: true });
+    const cases: [pre: object, text: string, tokens: string, normalizer?: object][] = [
+      [bytes, "a\x04b\x05 a\x06b", "ab Ġab"], // bytes without a token are gone before merging
+      [{ ...bytes, add_prefix_space: true, use_regex: true }, "\x85a🎬\ufeff", "Ġ Âħ a ð Ł İ ¬ ï » ¿"],
+      [splits({ String: " " }, "Removed", false), "a b  ab", "a b ab"],
+      [splits({ String: "." }, "Removed", false), "a.#", "a #"],
+      [splits({ Regex: "[#.]" }, "Isolated", true), "ab##.", "ab # # ."],
+      [splits({ Regex: "[a.]" }, "Removed", true), "ab#a.b", "a a ."],
+      [step("Punctuation"), "a##b", "a # # b"],
+      [step("Punctuation", { behavior: "Contiguous" }), "a##b", "a ## b"],
+      [step("Punctuation", { behavior: "Removed" }), "a##b", "a b"],
+      [step("WhitespaceSplit"), "a\x85\ufeffb ab", "a ï » ¿ b ab"],
+      [step("Whitespace"), "aé1##\x85ab", "aÃ© 1 ## ab"],
+      [step("BertPreTokenizer"), "aé##\x85\ufeffab", "aÃ© # # ï » ¿ ab"],
+      [step("FixedLength", { length: 2 }), "🎬abab", "ð Ł İ ¬ a b a b"],
+      [bytes, "\x85 a\ufeff\n\x85", "a ï » ¿", strip(true)],
+      [bytes, " ab ", "Ġab", strip(false)],
+      [bytes, "a#", "a", { type: "Replace", pattern: { String: "#" }, content: "$&" }],
+    ];
+    for (const [pre_tokenizer, text, expected, normalizer = null] of cases) {
+      const model = { type: "BPE", unk_token: null, vocab, merges };
+      const tokenizer = makeTokenizer({ model, normalizer, pre_tokenizer, decoder: { type: "ByteLevel" } });
+      const got = tokenizer.encode(text).map((id) => tokens[id]);
+      expect(got.join(" "), JSON.stringify(pre_tokenizer)).toBe(expected);
+    }
+  });
+
   it("what cannot be exact is refused", () => {
     const model = lines.model;
     const refused: [object, RegExp][] = [
@@ -386,6 +424,14 @@ describe("tokenizers made in memory", () => {
       [{ model, added_tokens: [{ id: 9 }] }, /an object with id and content for added_tokens\[0\]/],
       [{ model, decoder: { type: "WordPiece" } }, /a decoder of byte-level BPE, SentencePiece or whole words/],
       [{ model, pre_tokenizer: { type: "Quipu" } }, /Expected a tokenizer in .*Quipu/],
+      [
+        { model, pre_tokenizer: { type: "Split", pattern: { String: " " }, behavior: "MergedWithNext" } },
+        /Expected Isolated or Removed for behavior of Split in pre_tokenizer of .*, got "MergedWithNext"/,
+      ],
+      [
+        { model, added_tokens: [{ id: 9, content: "x", single_word: true }] },
+        /Expected false for added_tokens\[0\]\.single_word of .*, got true/,
+      ],
       [{ model, normalizer: "NFC" }, /null or an object with a type for normalizer/],
     ];
     for (const [json, message] of refused)

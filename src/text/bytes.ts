@@ -26,6 +26,10 @@ const byteOf: ReadonlyMap<string, number> = (() => {
   return map;
 })();
 
+/** Characters of GPT-2's alphabet that a vocabulary has no token for. */
+export const bytesWithout = (vocab: Readonly<Record<string, number>>): string[] =>
+  [...byteOf.keys()].filter((character) => !Object.hasOwn(vocab, character));
+
 const utf8 = new TextEncoder();
 const lossy = new TextDecoder("utf-8", { ignoreBOM: true });
 const strict = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });

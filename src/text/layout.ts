@@ -89,6 +89,7 @@ export function readAdded(
     const id = checkId(token["id"], `${name}[${i}].id`, where);
     if ((vocab.get(content) ?? id) !== id || (owner.get(id) ?? content) !== content)
       bad(where, "an id that agrees with the vocabulary", `${name}[${i}]`, token);
+    if (token["single_word"] === true) bad(where, "false", `${name}[${i}].single_word`, true); // the library would find it inside words
     owner.set(id, content);
     return { ...token, id, content, special: token["special"] === true };
   });

@@ -1,5 +1,5 @@
 // A checkpoint's tokenizer: the one place that knows @huggingface/tokenizers. It makes that library agree with the Rust library that
-// transformers uses (digits and whitespace of all of Unicode, no clean-up of spaces) and adds bytes per token, the chat template and the
+// transformers uses (digits, words and whitespace of all of Unicode, unknown characters, no clean-up of spaces) and adds bytes per token, the chat template and the
 // files that a saved model folder needs.
 import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
@@ -8,9 +8,9 @@ import { join } from "node:path";
 import { Tokenizer as Library } from "@huggingface/tokenizers";
 
 import type { Message } from "../data/sample.ts";
-import { RankGrpoError, shown } from "../errors.ts";
+import { RankGrpoError, refuse, shown } from "../errors.ts";
 import { addon } from "../native.ts";
-import { TokenBytes } from "./bytes.ts";
+import { bytesWithout, TokenBytes } from "./bytes.ts";
 import {
   type AddedToken,
   isObject,
@@ -19,6 +19,7 @@ import {
   readAdded,
   readLayout,
   type Step,
+  steps,
   type TokenizerLayout,
 } from "./layout.ts";
 import { type ChatOptions, chatRenderer, type RenderChat } from "./template.ts";
@@ -61,7 +62,7 @@ const splitsWords = (step: Step): boolean =>
   step["invert"] !== true &&
   isObject(step["pattern"]) &&
   wordwiseSplits.has(step["pattern"]["Regex"]);
-/** The library's steps (after `unicodeSteps`): one splits words, the others only split further or map bytes. */
+/** The library's steps (of `librarySteps`): one splits words, the others only split further or map bytes. */
 function isWordwise(steps: Step | null, normalizer: Step | null): boolean {
   if (normalizer !== null && normalizer.type !== "NFC") return false;
   if (steps === null) return false;
@@ -81,25 +82,97 @@ function isWordwise(steps: Step | null, normalizer: Step | null): boolean {
 /** Words with single spaces between, and a newline after some. */
 const plainLines = /^[^\s\p{Zs}]+(?:[ \n][^\s\p{Zs}]+)*\n?$/u;
 
-const split = (regex: string): Step => ({
+const split = (regex: string, behavior: "Isolated" | "Removed" = "Isolated", invert = false): Step => ({
   type: "Split",
   pattern: { Regex: regex },
-  behavior: "Isolated",
-  invert: false,
+  behavior,
+  invert,
 });
 
+/** Of all of Unicode, as the Rust library has them: characters of a word, and punctuation. */
+const wordClass = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d";
+const punctuation = "[\\p{P}!-/:-@\\[-`{-~]";
+
 /**
- * The library's digits are ASCII's, and its byte-level splitting has JavaScript's whitespace; both become the patterns of the Rust library,
- * which the library's own Split step translates rightly.
+ * The library's digits are ASCII's, its whitespace and words JavaScript's, and it knows one behaviour of Split and of Punctuation; all become
+ * patterns of the Rust library, which the library's own Split step translates rightly. BAD_CHECKPOINT for what it would split otherwise.
  */
-function unicodeSteps(step: Step | null): Step | null {
+function librarySteps(step: Step | null, where: string): Step | null {
   if (step === null) return null;
-  if (step.type === "Digits") return split(step["individual_digits"] === true ? "\\p{N}" : "\\p{N}+");
-  if (step.type === "ByteLevel" && step["use_regex"] !== false && step["add_prefix_space"] !== true)
-    return { type: "Sequence", pretokenizers: [split(gpt2Split), { ...step, use_regex: false }] };
-  if (step.type === "Sequence" && Array.isArray(step["pretokenizers"]))
-    return { ...step, pretokenizers: step["pretokenizers"].map((part: Step) => unicodeSteps(part)) };
+  const behavior = step["behavior"] ?? "Isolated";
+  const refuseBehavior = (known: string): never =>
+    refuse("BAD_CHECKPOINT", known, `behavior of ${step.type} in pre_tokenizer of ${where}`, behavior);
+  switch (step.type) {
+    case "Digits":
+      return split(step["individual_digits"] === true ? "\\p{N}" : "\\p{N}+");
+    case "ByteLevel": {
+      if (step["use_regex"] === false) return step;
+      const prefix: Step = { type: "Replace", pattern: { Regex: "\\A[^ ]" }, content: " $&" };
+      const bytes: Step = { ...step, use_regex: false, add_prefix_space: false };
+      const parts = [split(gpt2Split), bytes];
+      return { type: "Sequence", pretokenizers: step["add_prefix_space"] === true ? [prefix, ...parts] : parts };
+    }
+    case "Split": {
+      const given = step["pattern"];
+      const text = isObject(given) && typeof given["String"] === "string" ? given["String"] : undefined;
+      const pattern = text === undefined ? given : { Regex: text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&") };
+      if (behavior === "Removed") return { ...step, pattern };
+      if (behavior === "Isolated") return { ...step, pattern, invert: false }; // what matches and what does not is kept alike
+      return refuseBehavior("Isolated or Removed");
+    }
+    case "Punctuation":
+      if (behavior === "Isolated") return split(punctuation);
+      if (behavior === "Contiguous") return split(`${punctuation}+`);
+      return behavior === "Removed" ? split(punctuation, "Removed") : refuseBehavior("Isolated, Contiguous or Removed");
+    case "WhitespaceSplit":
+      return split("\\s+", "Removed");
+    case "Whitespace":
+      return split(`[${wordClass}]+|[^${wordClass}\\s]+`, "Removed", true);
+    case "BertPreTokenizer":
+      return { type: "Sequence", pretokenizers: [split("\\s+", "Removed"), split(punctuation)] };
+    case "FixedLength":
+      return split(`[\\s\\S]{1,${Number(step["length"] ?? 5)}}`);
+    case "Sequence":
+      return Array.isArray(step["pretokenizers"])
+        ? { ...step, pretokenizers: step["pretokenizers"].map((part: Step) => librarySteps(part, where)) }
+        : step;
+    default:
+      return step;
+  }
+}
+
+/** Normalizers likewise: Strip's whitespace is Unicode's, and what Replace puts in is no pattern. */
+function libraryNormalizer(step: Step | null): Step | null {
+  const replace = (regex: string): Step => ({ type: "Replace", pattern: { Regex: regex }, content: "" });
+  if (step?.type === "Strip") {
+    const ends = [step["strip_left"] === true ? "\\A\\s+" : "", step["strip_right"] === true ? "\\s+\\z" : ""];
+    return { type: "Sequence", normalizers: ends.filter((end) => end !== "").map(replace) };
+  }
+  if (step?.type === "Replace" && typeof step["content"] === "string")
+    return { ...step, content: step["content"].replaceAll("$", "$$$$") };
+  if (step?.type === "Sequence" && Array.isArray(step["normalizers"]))
+    return { ...step, normalizers: step["normalizers"].map((part: Step) => libraryNormalizer(part)) };
   return step;
+}
+
+/**
+ * A character that neither the vocabulary nor an unknown token stands for is dropped before merging, so that its neighbours may merge
+ * (SmolLM2 has no tokens for a few control bytes); the library drops it afterwards. This step goes behind all others; null: not needed.
+ */
+function dropUnknown({ model, preTokenizer }: TokenizerLayout): Step | null {
+  const unknown = model["unk_token"];
+  const known = typeof unknown === "string" && Object.hasOwn(model.vocab, unknown);
+  if (model.type !== "BPE" || known || model["byte_fallback"] === true) return null;
+  const drop = (characters: string[], not: "" | "^"): Step => {
+    const codes = characters.map((character) => `\\x{${character.codePointAt(0)!.toString(16)}}`);
+    return { type: "Replace", pattern: { Regex: `[${not}${codes.join("")}]` }, content: "" };
+  };
+  if (steps(preTokenizer, "pretokenizers").at(-1)?.type === "ByteLevel") {
+    const missing = bytesWithout(model.vocab);
+    return missing.length > 0 ? drop(missing, "") : null;
+  }
+  const single = Object.keys(model.vocab).filter((token) => [...token].length === 1);
+  return single.length > 0 ? drop(single, "^") : null;
 }
 
 /** A special token of tokenizer_config.json: its text, or an object with its text. */
@@ -168,9 +241,10 @@ class CheckpointTokenizer implements Tokenizer {
     this.vocabSize = this.bytes.length;
     this.specialIds = new Set(this.#added.filter((token) => token.special).map((token) => token.id));
     const { model, normalizer, preTokenizer } = this.#layout;
-    const steps = unicodeSteps(preTokenizer);
+    const split = librarySteps(preTokenizer, where);
+    const drop = dropUnknown(this.#layout);
     // an added token with a newline inside could reach from one line into the next
-    this.#wordwise = isWordwise(steps, normalizer) && !this.#added.some(({ content }) => content.includes("\n"));
+    this.#wordwise = isWordwise(split, normalizer) && !this.#added.some(({ content }) => content.includes("\n"));
     const starts = new Set(this.#added.map(({ content }) => content.codePointAt(0)!.toString(16)));
     this.#addedStart = new RegExp(
       starts.size > 0 ? `[${[...starts].map((code) => `\\u{${code}}`).join("")}]` : "$^",
@@ -181,8 +255,9 @@ class CheckpointTokenizer implements Tokenizer {
         {
           model,
           added_tokens: this.#added,
-          normalizer,
-          pre_tokenizer: steps,
+          normalizer: libraryNormalizer(normalizer),
+          pre_tokenizer:
+            drop === null ? split : { type: "Sequence", pretokenizers: split === null ? [drop] : [split, drop] },
           post_processor: null, // adds special tokens, which encode() does not
           decoder: null,
         },
