@@ -67,6 +67,25 @@ describe("Python's ways", () => {
     expect(render("{% set y = [' a ', 'b '] %}{{ y[0].strip() + y[1].strip() }}")).toBe("ab");
   });
 
+  it("== and != compare as Python's do", () => {
+    const same = (expression: string, variables: Record<string, unknown> = {}): string =>
+      render(`{{ 1 if ${expression} else 0 }}{{ 0 if ${expression.replace("==", "!=")} else 1 }}`, variables);
+    for (const expression of [
+      "'a' == 'a'",
+      "1 == 1.0",
+      "true == 1",
+      "none == none",
+      "x == y[0]",
+      "y == [{'a': [1, 'b']}]",
+    ])
+      expect(same(expression, { x: { a: [1, "b"] }, y: [{ a: [1, "b"] }] }), expression).toBe("11");
+    for (const expression of ["'' == false", "'1' == 1", "'' == 0", "[1] == [2]", "x == {'a': 2}", "x == 1"])
+      expect(same(expression, { x: { a: 1 } }), expression).toBe("00");
+    // Llama 2's: an empty system message is one
+    const system = "{% set s = messages[0]['content'] %}{% if s != false %}<<SYS>>{{ s }}<</SYS>>{% endif %}";
+    expect(render(system, { messages: [{ role: "system", content: "" }] })).toBe("<<SYS>><</SYS>>");
+  });
+
   it("blocks leave no lines, JSON is not escaped, loops break", () => {
     const loop = "{% for i in range(5) %}\n  {% if i == 3 %}{% break %}{% endif %}\n{{ i }}\n{% endfor %}\nend";
     expect(render(loop)).toBe("0\n1\n2\nend");

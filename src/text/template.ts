@@ -41,8 +41,24 @@ const method =
     return strip(text, typeof characters === "string" ? characters : null, start, end);
   };
 
+/** What a list or an object of a template holds: values of the engine, each around one of JavaScript's. */
+const inner = (value: unknown): unknown =>
+  typeof value === "object" && value !== null && "value" in value ? value.value : value;
+
+/** Python's ==: texts, numbers, lists and objects by value, True is 1; but to the engine's functions none and what is undefined are one. */
+function equal(a: unknown, b: unknown): boolean {
+  if (Array.isArray(a) && Array.isArray(b))
+    return a.length === b.length && a.every((item, i) => equal(inner(item), inner(b[i])));
+  if (a instanceof Map && b instanceof Map)
+    return a.size === b.size && [...a].every(([key, item]) => b.has(key) && equal(inner(item), inner(b.get(key))));
+  const plain = (value: unknown): unknown => (typeof value === "boolean" ? Number(value) : value);
+  return plain(a) === plain(b);
+}
+
 /** No identifier of a template can clash with a name that has a dot in it. */
-const stringFunctions: Record<string, (...values: unknown[]) => unknown> = {
+const pythonFunctions: Record<string, (...values: unknown[]) => unknown> = {
+  "value.==": equal,
+  "value.!=": (a, b) => !equal(a, b),
   "str.strip": method(true, true),
   "str.lstrip": method(true, false),
   "str.rstrip": method(false, true),
@@ -57,24 +73,27 @@ const isNode = (value: unknown): value is Node =>
   typeof value === "object" && value !== null && typeof (value as { type?: unknown }).type === "string";
 
 /**
- * The engine's strip(), lstrip(), rstrip() and trim ignore their argument and use JavaScript's whitespace: turns `x.strip(c)` and `x | trim`
- * into calls of the functions above, in place.
+ * The engine's strip(), lstrip(), rstrip() and trim ignore their argument and use JavaScript's whitespace, and its == is JavaScript's, for
+ * which an empty text is false: turns `x.strip(c)`, `x | trim`, `x == y` and `x != y` into calls of the functions above, in place.
  */
-function useStringFunctions(value: unknown): void {
+function usePythonFunctions(value: unknown): void {
   if (Array.isArray(value)) {
-    for (const item of value) useStringFunctions(item);
+    for (const item of value) usePythonFunctions(item);
   } else if (value instanceof Map) {
     for (const [key, item] of value) {
-      useStringFunctions(key);
-      useStringFunctions(item);
+      usePythonFunctions(key);
+      usePythonFunctions(item);
     }
   } else if (isNode(value)) {
-    for (const field of Object.values(value)) useStringFunctions(field);
-    const { callee, filter } = value as { callee?: unknown; filter?: unknown };
-    if (value.type === "CallExpression" && isNode(callee) && callee.type === "MemberExpression") {
+    for (const field of Object.values(value)) usePythonFunctions(field);
+    const { callee, filter, operator } = value as { callee?: unknown; filter?: unknown; operator?: unknown };
+    if (value.type === "BinaryExpression" && isNode(operator) && ["==", "!="].includes(String(operator["value"]))) {
+      const name: Node = { type: "Identifier", value: `value.${operator["value"]}` };
+      Object.assign(value, { type: "CallExpression", callee: name, args: [value["left"], value["right"]] });
+    } else if (value.type === "CallExpression" && isNode(callee) && callee.type === "MemberExpression") {
       const property = callee["property"];
       const name = isNode(property) && callee["computed"] === false ? `str.${String(property["value"])}` : "";
-      if (!Object.hasOwn(stringFunctions, name) || name === "str.trim") return;
+      if (!Object.hasOwn(pythonFunctions, name) || name === "str.trim") return;
       value["args"] = [callee["object"], ...(value["args"] as unknown[])];
       value["callee"] = Object.assign(property as Node, { value: name });
     } else if (value.type === "FilterExpression" && isNode(filter)) {
@@ -147,7 +166,7 @@ export function compileTemplate(
       `Expected a Jinja chat template in ${where}, got: ${(error as Error).message}.`,
     );
   }
-  useStringFunctions(program);
+  usePythonFunctions(program);
   const globals = {
     true: true,
     false: false,
@@ -161,7 +180,7 @@ export function compileTemplate(
     },
     strftime_now: (format: string) => strftime(day, format),
     date_string: strftime(day, "%d %b %Y"),
-    ...stringFunctions,
+    ...pythonFunctions,
   };
   return (variables) => {
     const environment = new Environment();
