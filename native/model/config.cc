@@ -57,18 +57,23 @@ class Fields {
   std::string where_;
 };
 
+// transformers' reading: `rope_scaling` goes before the newer `rope_parameters`, and a theta inside before the one at the top.
 void read_rope(ModelConfig& c, const Fields& fields, const std::string& where) {
-  const Json* nested = fields.find("rope_parameters");  // the newer layout holds theta and scaling together
-  const Json* scaling = nested ? nested : fields.find("rope_scaling");
-  if (nested && !nested->is(Json::Kind::object)) fields.bad("rope_parameters", "an object", nested->describe());
-  if (nested && nested->find("rope_theta")) {
-    c.rope_theta = Fields(*nested, where).positive("rope_theta");
+  const Json* scaling = nullptr;
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    const Json* found = fields.find(key);
+    if (found && !found->is(Json::Kind::object)) fields.bad(key, "an object", found->describe());
+    if (found && !found->object().empty()) scaling = found;
+  }
+  if (scaling && scaling->find("rope_theta")) {
+    c.rope_theta = Fields(*scaling, where).positive("rope_theta");
   } else if (fields.find("rope_theta")) {
     c.rope_theta = fields.positive("rope_theta");
   }
   if (!scaling) return;
-  if (!scaling->is(Json::Kind::object)) fields.bad("rope_scaling", "an object", scaling->describe());
   const Fields rope(*scaling, where);
+  for (const auto& [key, value] : scaling->object())
+    if (value.is(Json::Kind::object)) fields.bad("rope_parameters." + key, "a number or a text", value.describe());
   const std::string type = rope.find("rope_type") ? rope.text("rope_type", "default or llama3")
                            : rope.find("type")    ? rope.text("type", "default or llama3")
                                                   : "default";
@@ -108,10 +113,10 @@ ModelConfig parse_config(const std::string& text, const std::string& where) {
   c.layers = f.integer("num_hidden_layers", 1, 1024);
   c.heads = f.integer("num_attention_heads", 1, 4096);
   c.kv_heads = f.integer_or("num_key_value_heads", c.heads, 1, 4096);
-  if (!f.find("head_dim") && c.hidden % c.heads != 0)
+  if (c.family != "qwen3" && !f.find("head_dim") && c.hidden % c.heads != 0)
     f.bad("hidden_size", "a multiple of num_attention_heads (" + std::to_string(c.heads) + ")", std::to_string(c.hidden));
-  c.head_dim = f.integer_or("head_dim", c.hidden / c.heads, 2, 256);
-  c.max_positions = f.integer_or("max_position_embeddings", 2048, 1, 1 << 24);
+  c.head_dim = f.integer_or("head_dim", c.family == "qwen3" ? 128 : c.hidden / c.heads, 2, 256);
+  c.max_positions = f.integer_or("max_position_embeddings", c.family == "llama" ? 2048 : 32768, 1, 1 << 24);
   c.norm_eps = static_cast<float>(f.find("rms_norm_eps") ? f.positive("rms_norm_eps") : 1e-6);
   if (f.find("hidden_act") && f.text("hidden_act", "silu") != "silu") f.bad("hidden_act", "silu", f.find("hidden_act")->describe());
   c.tied = f.boolean_or("tie_word_embeddings", false);

@@ -168,6 +168,30 @@ TEST(config_takes_and_refuses) {
     CHECK_THROWS(rank_grpo::parse_config(with(from, to), "config.json"), "BAD_CHECKPOINT");
 }
 
+// What transformers takes where a field is missing, or said twice.
+TEST(config_defaults_and_precedence) {
+  auto parsed = [](const std::string& family, const std::string& fields) {
+    return rank_grpo::parse_config("{\"model_type\": \"" + family +
+                                       "\", \"vocab_size\": 29, \"hidden_size\": 24, \"intermediate_size\": 32, \"num_hidden_layers\": 1, "
+                                       "\"num_attention_heads\": 4" +
+                                       fields + "}",
+                                   "config.json");
+  };
+  const ModelConfig llama = parsed("llama", ""), qwen3 = parsed("qwen3", "");
+  CHECK(llama.head_dim == 6 && llama.kv_heads == 4 && llama.max_positions == 2048 && llama.rope_theta == 10000 && !llama.tied);
+  CHECK(qwen3.head_dim == 128 && qwen3.max_positions == 32768);
+  const std::string llama3 =
+      "\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, \"original_max_position_embeddings\": "
+      "32}";
+  const ModelConfig both =
+      parsed("llama", ", \"rope_parameters\": {\"rope_theta\": 5, \"rope_type\": \"default\"}, \"rope_scaling\": {" + llama3);
+  CHECK(both.llama3_rope && both.rope_theta == 10000);
+  CHECK(parsed("llama", ", \"rope_theta\": 7, \"rope_scaling\": {\"rope_theta\": 9, " + llama3).rope_theta == 9);
+  CHECK(parsed("llama", ", \"rope_theta\": 7, \"rope_scaling\": {" + llama3).rope_theta == 7);
+  CHECK(parsed("llama", ", \"rope_scaling\": {}, \"rope_parameters\": {\"rope_theta\": 5}").rope_theta == 5);
+  CHECK_THROWS(parsed("llama", ", \"rope_parameters\": {\"full_attention\": {\"rope_theta\": 5}}"), "BAD_CHECKPOINT");
+}
+
 // Every block format by hand: one block whose values can be worked out on paper.
 TEST(dequantize_by_hand) {
   auto one = [](Storage storage, const std::vector<int>& bytes) {
