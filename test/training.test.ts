@@ -314,6 +314,31 @@ describe("configuration", () => {
       sampling: { topK: 5 },
     });
   });
+  it("refuses a setting that no place is for", async () => {
+    const file = join(root, "places.yaml");
+    const head = "model: m\ntrain: t\noptimizer: { learningRate: 1e-6 }\n";
+    const refused = (setting: string): Promise<unknown> =>
+      expect(readConfig(trainSchema, file, [setting])).rejects.toMatchObject({
+        code: "BAD_CONFIG",
+        message: expect.stringMatching(/^Expected a place of the list rewards, from 0 to \d, for --set, got/),
+      });
+    writeFileSync(file, head);
+    await refused("rewards.1.name=catalog"); // the default is no list of the file
+    writeFileSync(file, `${head}rewards: [{ name: exp_inf }]\n`);
+    await refused("rewards.2.name=catalog");
+    await refused("rewards.2={ name: catalog }");
+    await refused("rewards.name=catalog");
+    expect((await readConfig(trainSchema, file, ["rewards.1.name=catalog"])).rewards.map(({ name }) => name)).toEqual([
+      "exp_inf",
+      "catalog",
+    ]);
+    for (const text of ["- 1\n", "text\n"]) {
+      writeFileSync(file, text);
+      await expect(readConfig(trainSchema, file, ["steps=1"])).rejects.toThrow(
+        /places\.yaml:1:1: the configuration: Expected object/,
+      );
+    }
+  });
   it("keeps a name under a setting of its fields", async () => {
     const file = join(root, "named.yaml");
     const head = "model: m\ntrain: t\noptimizer: { learningRate: 1e-6 }\n";

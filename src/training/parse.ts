@@ -1,6 +1,6 @@
 // Configurations checked by their schemas before work starts: every fault is named, in a YAML file with line, column and the nearest key.
 import { readFile } from "node:fs/promises";
-import { type Document, isCollection, isScalar, LineCounter, parseDocument } from "yaml";
+import { type Document, isCollection, isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
 import { z } from "zod";
 
 import { nearest, RankGrpoError, refuse, shown } from "../errors.ts";
@@ -101,6 +101,22 @@ const mayBeNamed = (schema: z.ZodType, path: Path): boolean =>
   schemasAt(schema, path).some((node) => node.type === "string") &&
   schemasAt(schema, [...path, "name"]).some((node) => node.type === "string");
 
+/** Refuses a path whose last part is no place of the list that it would stand in. */
+function requirePlace(document: Document, path: readonly (string | number)[], setting: string): void {
+  const above = path.slice(0, -1);
+  const list = document.getIn(above, true);
+  if (!isSeq(list)) return;
+  const [place, name] = [path.at(-1)!, above.join(".")];
+  if (typeof place === "string" || place > list.items.length)
+    refuse(
+      "BAD_CONFIG",
+      `a place of the list ${name}, from 0 to ${list.items.length},`,
+      "--set",
+      setting,
+      `${name}=[...] sets all of it.`,
+    );
+}
+
 /** Changes one key of a document; returns its path. @throws BAD_CONFIG */
 function applySetting(document: Document, setting: string, schema: z.ZodType): (string | number)[] {
   const at = setting.indexOf("=");
@@ -112,7 +128,9 @@ function applySetting(document: Document, setting: string, schema: z.ZodType): (
   const value = parseDocument(setting.slice(at + 1));
   if (value.errors.length > 0) refuse("BAD_CONFIG", "key=value with a value in YAML", "--set", setting);
   // what stands above a new key is made, or made room for: model.shape over a model that was a path; a name stays (objective.beta over grpo)
-  for (let n = 1; n < path.length; n++) {
+  for (let n = 1; n <= path.length; n++) {
+    requirePlace(document, path.slice(0, n), setting);
+    if (n === path.length) break;
     const key = path.slice(0, n);
     const above = document.getIn(key, true);
     if (isCollection(above)) continue;
@@ -147,7 +165,7 @@ export async function readConfig<S extends z.ZodType>(
     );
   }
   if (document.contents === null) document.contents = document.createNode({}) as unknown as typeof document.contents;
-  const set = settings.map((setting) => applySetting(document, setting, schema));
+  const set = isMap(document.contents) ? settings.map((setting) => applySetting(document, setting, schema)) : [];
   const where: Where = (path) => {
     if (set.some((key) => key.length <= path.length && key.every((part, i) => part === path[i]))) return "--set: ";
     for (let n = path.length; n >= 0; n--) {
