@@ -1,5 +1,5 @@
 // The training loop on a tiny world: it learns, resumes bit for bit, ends well when interrupted, and refuses what cannot work.
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -270,6 +270,20 @@ describe("train", () => {
     await expect(sft({ ...configs().sft, batchSize: 8 }, { output: join(root, "sft"), resume: true })).rejects.toThrow(
       /batchSize: 16/,
     );
+  });
+
+  it("a checkpoint whose state was changed is named", async () => {
+    const output = join(root, "changed");
+    cpSync(join(root, "sft"), output, { recursive: true });
+    const checkpoint = join(output, "checkpoints", readdirSync(join(output, "checkpoints")).sort().at(-1)!);
+    for (const text of ["{", "{}", undefined]) {
+      if (text === undefined) rmSync(join(checkpoint, "state.json"));
+      else writeFileSync(join(checkpoint, "state.json"), text);
+      await expect(sft(configs().sft, { output, resume: true })).rejects.toMatchObject({
+        code: "BAD_CHECKPOINT",
+        message: expect.stringContaining(`Remove ${checkpoint}`),
+      });
+    }
   });
 
   it("refuses what does not fit before it starts", async () => {

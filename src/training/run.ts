@@ -5,6 +5,7 @@ import { appendFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
+import { z } from "zod";
 
 import { RankGrpoError, refuse } from "../errors.ts";
 import { asIoError, requireFresh, writeFileAtomic, writeFolderAtomic } from "../files.ts";
@@ -41,6 +42,29 @@ export interface RunState {
   best: { step: number; value: number } | null;
   /** Validations since the best. */
   stale: number;
+}
+
+const count = z.number().int().min(0);
+const stateSchema = z.strictObject({
+  step: count,
+  updates: count,
+  drawn: count,
+  best: z.strictObject({ step: count, value: z.number() }).nullable(),
+  stale: count,
+}) satisfies z.ZodType<RunState>;
+
+/** @throws BAD_CHECKPOINT where a checkpoint was changed after it was written */
+async function readState(checkpoint: string): Promise<RunState> {
+  const path = join(checkpoint, "state.json");
+  try {
+    return stateSchema.parse(JSON.parse(await readFile(path, "utf8")));
+  } catch (cause) {
+    throw new RankGrpoError(
+      "BAD_CHECKPOINT",
+      `Expected the state that a run wrote in ${path}, got another or none. Remove ${checkpoint}, and --resume goes on from the checkpoint before.`,
+      { cause },
+    );
+  }
 }
 
 const folderOf = (step: number): string => `step-${String(step).padStart(6, "0")}`;
@@ -82,7 +106,8 @@ export class Run {
 
   /**
    * Checks the folder, and with `resume` finds its newest checkpoint (a fresh start where there is none yet). Writes nothing.
-   * @throws IO where the folder holds something and `resume` is not set; BAD_CONFIG where the configuration differs
+   * @throws IO where the folder holds something and `resume` is not set; BAD_CONFIG where the configuration differs;
+   * BAD_CHECKPOINT where the newest checkpoint was changed
    */
   static async open(folder: string, kind: "sft" | "train", config: object, resume: boolean): Promise<Run> {
     const text = stringify({ kind, ...config });
@@ -107,8 +132,7 @@ export class Run {
     let resumed: Run["resumed"];
     if (newest) {
       const from = join(folder, "checkpoints", newest);
-      const state = JSON.parse(await readFile(join(from, "state.json"), "utf8")) as RunState;
-      resumed = { folder: from, state };
+      resumed = { folder: from, state: await readState(from) };
     }
     return new Run(folder, text, resume, resumed);
   }
