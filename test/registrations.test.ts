@@ -664,5 +664,12 @@ export const repairs = { none: ({ kept }) => ({ keep: kept }) };
     await expect(run({ modules: [join(folder, "empty.mjs")] })).rejects.toThrow(
       /an export of segmentations.*got "?other/,
     );
+    await expect(run({}, { rewards: { one: 1 } })).rejects.toThrow(
+      /Expected a function for one, one of the rewards of extensions, got 1/,
+    );
+    await expect(run({}, { tokenWeights: { even: () => [] } })).rejects.toThrow(
+      /an object with a function weigh for even/,
+    );
+    await expect(run({}, { objectives: { none: null } })).rejects.toThrow(/an objective or a function that makes one/);
   });
 });

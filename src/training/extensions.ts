@@ -24,10 +24,21 @@ export interface Extensions {
 
 const kinds = ["segmentations", "estimators", "repairs", "rewards", "tokenWeights", "objectives"] as const;
 
+/** What an own export of each kind must be, in words where it is not. */
+function unlike(kind: (typeof kinds)[number], value: unknown): string | undefined {
+  if (kind === "tokenWeights")
+    return typeof (value as Partial<TokenWeights> | null | undefined)?.weigh === "function"
+      ? undefined
+      : "an object with a function weigh";
+  if (typeof value === "function") return undefined;
+  if (kind !== "objectives") return "a function";
+  return typeof value === "object" && value !== null ? undefined : "an objective or a function that makes one";
+}
+
 /**
  * Imports the modules of a configuration (paths relative to where the command runs) and joins what they export with `given`.
- * @throws RankGrpoError BAD_CONFIG for a module that cannot be imported or exports nothing of `Extensions`, for a name given twice, and for what
- * is no function.
+ * @throws RankGrpoError BAD_CONFIG for a module that cannot be imported or exports nothing of `Extensions`, for a name given
+ * twice, and for what is no function.
  */
 export async function loadExtensions(modules: readonly string[], given: Extensions = {}): Promise<Extensions> {
   const out: Record<string, Record<string, unknown>> = Object.fromEntries(kinds.map((kind) => [kind, {}]));
@@ -35,11 +46,8 @@ export async function loadExtensions(modules: readonly string[], given: Extensio
     for (const kind of kinds)
       for (const [name, value] of Object.entries(from[kind] ?? {})) {
         if (Object.hasOwn(out[kind]!, name)) refuse("BAD_CONFIG", "each name once", `${kind} of ${place}`, name);
-        const called: unknown = kind === "tokenWeights" ? (value as Partial<TokenWeights> | null)?.weigh : value;
-        if (kind !== "objectives" && typeof called !== "function") {
-          const what = kind === "tokenWeights" ? "an object with a function weigh" : "a function";
-          refuse("BAD_CONFIG", what, `${name} of ${kind} of ${place}`, value);
-        }
+        const wanted = unlike(kind, value);
+        if (wanted !== undefined) refuse("BAD_CONFIG", wanted, `${name}, one of the ${kind} of ${place}`, value);
         out[kind]![name] = value;
       }
   };
