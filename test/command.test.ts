@@ -271,6 +271,19 @@ export const rewards = {
     expect((await ended).status).toBe(130);
   });
 
+  it("says so where a reward never settles", async () => {
+    writeFileSync(at("own.mjs"), "export const rewards = { never: () => new Promise(() => {}) };\n");
+    const config = {
+      ...configs().train,
+      modules: [at("own.mjs")],
+      rewards: [{ name: "never" }],
+      validation: undefined,
+    };
+    const { status, stderr } = await run("train", "--config", yaml("never.yaml", config), "--output", "never");
+    expect(stderr).toMatch(/^rank-grpo: Expected the command to end, got a promise that nothing is left to settle/m);
+    expect(status).toBe(1);
+  });
+
   it("refuses what cannot work before it starts", async () => {
     const { sft } = configs();
     const huge = { hidden_size: 65536, intermediate_size: 262144, num_hidden_layers: 8, num_attention_heads: 512 };

@@ -8,6 +8,15 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
+// Nothing is left to do, but the command still waits: node would end without a word.
+const stalled = (): never => {
+  process.stderr.write(
+    "rank-grpo: Expected the command to end, got a promise that nothing is left to settle, such as that of an own reward. Settle it, or give it a time limit.\n",
+  );
+  process.exit(1);
+};
+process.on("beforeExit", stalled);
+
 try {
   await program.parseAsync();
 } catch (error) {
@@ -17,3 +26,4 @@ try {
   if (process.env["RANK_GRPO_DEBUG"] && error instanceof Error) process.stderr.write(`${error.stack}\n`);
   process.exitCode = 1;
 }
+process.off("beforeExit", stalled);
