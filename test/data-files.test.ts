@@ -86,6 +86,17 @@ describe("export and back", () => {
     },
   );
 
+  it.each(["parquet", "huggingface"] as const)("%s keeps ground truths whose years are numbers", async (format) => {
+    const output = fresh(format === "parquet" ? ".parquet" : "");
+    const truths = [["Heat", 1995] as const, ["Fargo", "1996"] as const];
+    await exportData(format, writtenLines([sample("a", { groundtruth_with_release_year: truths })]), output);
+    const [row] = await back(output);
+    expect(row!["groundtruth_with_release_year"]).toEqual([
+      ["Heat", "1995"],
+      ["Fargo", "1996"],
+    ]);
+  });
+
   it("writes shards of whole batches, and splits as a dictionary of data sets", async () => {
     const many = writtenLines(Array.from({ length: 2500 }, (_, i) => sample(`m:${i}`)));
     const output = fresh();

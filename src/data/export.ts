@@ -22,10 +22,21 @@ const BATCH = 1000;
 
 type Row = Record<string, unknown>;
 
+/** The records of a file as columns of one type can hold them: years of ground truths as text, for they stand in one list with their titles. */
+async function* recordsOf(path: string): AsyncGenerator<Row> {
+  const name = "groundtruth_with_release_year";
+  const text = (value: unknown): unknown => (typeof value === "number" ? String(value) : value);
+  for await (const row of readJsonl(path)) {
+    const truths = row[name];
+    if (Array.isArray(truths)) row[name] = truths.map((pair: unknown) => (Array.isArray(pair) ? pair.map(text) : pair));
+    yield row;
+  }
+}
+
 async function columnsOf(path: string): Promise<{ columns: Columns; rows: number }> {
   const columns: Columns = new Map();
   let rows = 0;
-  for await (const row of readJsonl(path)) {
+  for await (const row of recordsOf(path)) {
     rows++;
     for (const [name, value] of Object.entries(row))
       columns.set(name, widen(columns.get(name) ?? { kind: "null" }, value));
@@ -36,7 +47,7 @@ async function columnsOf(path: string): Promise<{ columns: Columns; rows: number
 
 async function* batches(path: string, size: number): AsyncGenerator<Row[]> {
   let batch: Row[] = [];
-  for await (const row of readJsonl(path)) {
+  for await (const row of recordsOf(path)) {
     batch.push(row);
     if (batch.length < size) continue;
     yield batch;
@@ -112,7 +123,7 @@ async function writeSplit(input: string, folder: string, split: string | null, s
 async function writeParquet(input: string, output: string): Promise<number> {
   const { columns, rows } = await columnsOf(input);
   async function* shapedRows(): AsyncGenerator<Row> {
-    for await (const row of readJsonl(input))
+    for await (const row of recordsOf(input))
       yield Object.fromEntries([...columns].map(([name, kind]) => [name, shaped(kind, row[name])]));
   }
   const part = `${output}.${process.pid}.part`;
