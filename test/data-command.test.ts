@@ -152,4 +152,21 @@ describe("rank-grpo data", () => {
       expect(help).toContain("--");
     }
   });
+
+  it.each(["--targets", "--history"])("refuses %s 0 by its name", async (option) => {
+    const words = [
+      "import",
+      "--format",
+      "interactions",
+      "--input",
+      at("r.csv"),
+      "--output",
+      at("i.jsonl"),
+      option,
+      "0",
+    ];
+    await expect(run(...words)).rejects.toThrow(
+      `option '${option} <N>' argument '0' is invalid. Expected a whole number from 1.`,
+    );
+  });
 });

@@ -11,7 +11,7 @@ import { RankGrpoError } from "../errors.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { demonstrateCommands } from "./demonstrate.ts";
-import { collect, realNumber, wholeNumber } from "./options.ts";
+import { collect, countNumber, realNumber, wholeNumber } from "./options.ts";
 
 const columnKeys = ["id", "prompt", "completion", "messages", "groundtruth", "seen"] as const;
 
@@ -59,8 +59,8 @@ function importCommand(): Command {
     )
     .option("--instruct", "generic: put each prompt into the recommendation instruction of the paper")
     .option("--min-rating <x>", "interactions: ratings below it are not likes", realNumber, 4)
-    .option("--history <N>", "interactions: liked titles that the prompt names", wholeNumber, 20)
-    .option("--targets <N>", "interactions: last liked titles that are the ground truth", wholeNumber, 1)
+    .option("--history <N>", "interactions: liked titles that the prompt names", countNumber, 20)
+    .option("--targets <N>", "interactions: last liked titles that are the ground truth", countNumber, 1)
     .option("--strict", "fail at the first line that cannot be used (default: count them, show ten)")
     .option("--overwrite", "replace the output")
     .addHelpText(
