@@ -239,6 +239,18 @@ describe("small files of each format", () => {
     expect(conversationOf(dated.records[0]!.prompt)).toBe('USER: something like "Heat", please\n');
   });
 
+  it("generic: a mapping to a column that no row has is refused, where all have one it is fine", async () => {
+    const jsonl = written("mapped.jsonl", '{"question": "Q"}\n{"question": "R", "answers": ["Heat (1995)"]}\n');
+    const columns = { prompt: "question", groundtruth: "answers" };
+    const { records } = await imported("generic", jsonl, { columns });
+    expect(records.map((r) => r.groundtruth_with_release_year)).toEqual([[], [["Heat", "1995"]]]);
+    for (const path of [jsonl, fixture("generic.csv")])
+      await expect(imported("generic", path, { columns: { ...columns, seen: "knwon" } })).rejects.toMatchObject({
+        code: "BAD_DATA",
+        message: expect.stringMatching(/^Expected a column knwon \(seen\) for .*, got ".*question, answers/) as string,
+      });
+  });
+
   it("interactions: the last liked titles in time are the ground truth", async () => {
     const { records, bad } = await imported("interactions", fixture("ratings.csv"));
     expect(records.map((r) => [r.id, r.groundtruth_with_release_year, r.seen_titles, r["time"]])).toEqual([

@@ -1,4 +1,5 @@
 // A row of named columns (Hugging Face, TRL, Reddit-v2, generic tables) as a record: what counts as a prompt, a completion, a ground truth.
+import { refuse } from "../../errors.ts";
 import type { UnifiedRecord } from "../record.ts";
 import type { Message } from "../sample.ts";
 import { parseMovie, type Years } from "./movie.ts";
@@ -68,6 +69,12 @@ export interface ColumnNames {
   messages?: string;
   groundtruth?: string;
   seen?: string;
+}
+
+/** Refuses a mapping to a column that no row of a file had: its records would silently lack it. @throws BAD_DATA */
+export function requireColumns(names: ColumnNames, seen: ReadonlySet<string>, path: string): void {
+  for (const [part, name] of Object.entries(names))
+    if (seen.size > 0 && !seen.has(name)) refuse("BAD_DATA", `a column ${name} (${part})`, path, [...seen].join(", "));
 }
 
 /**

@@ -2,7 +2,7 @@
 
 import { recommendationPrompt } from "../record.ts";
 import { tableRows } from "../stream.ts";
-import { recordOf } from "./columns.ts";
+import { recordOf, requireColumns } from "./columns.ts";
 import type { Importer } from "./importer.ts";
 import { trl } from "./trl.ts";
 
@@ -24,7 +24,9 @@ export const generic: Importer = {
       }
       return;
     }
+    const seen = new Set<string>();
     for await (const { line, fields, excess } of tableRows(path, { delimiter: plain.endsWith(".tsv") ? "\t" : "," })) {
+      for (const column of Object.keys(fields)) seen.add(column);
       try {
         if (excess !== 0) throw new Error(excess > 0 ? "too many fields" : "too few fields");
         const record = recordOf(fields, options.columns, options.years, `row:${line}`, "generic");
@@ -33,5 +35,6 @@ export const generic: Importer = {
         bad.add(path, line, (error as Error).message);
       }
     }
+    requireColumns(options.columns, seen, path);
   },
 };
