@@ -64,6 +64,16 @@ export function requireFresh(path: string, fix = "Choose another place, or remov
     throw new RankGrpoError("IO", `Expected a new or empty place for output, got ${path}, which exists. ${fix}`);
 }
 
+/** IO where `path` is a pipe, for what reads its input twice: the second time there would be nothing. */
+export function requireFile(path: string): void {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found?.isFIFO() || found?.isSocket())
+    throw new RankGrpoError(
+      "IO",
+      `Expected a file, which is read twice, got ${path}, a pipe. Write it to a file first.`,
+    );
+}
+
 /** IO where the nearest folder above `path` that exists is none, or cannot be written to. */
 function requireWritable(path: string): void {
   let above = dirname(resolve(path));

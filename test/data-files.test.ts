@@ -1,4 +1,5 @@
 // Export, split, catalogue and inspection.
+import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -95,6 +96,16 @@ describe("export and back", () => {
       ["Heat", "1995"],
       ["Fargo", "1996"],
     ]);
+  });
+
+  it("what reads twice refuses a pipe", async () => {
+    const pipe = fresh();
+    execFileSync("mkfifo", [pipe]);
+    const refused = { code: "IO", message: expect.stringContaining(`read twice, got ${pipe}, a pipe`) as string };
+    await expect(exportData("parquet", pipe, fresh())).rejects.toMatchObject(refused);
+    await expect(exportData("huggingface", { train: pipe }, fresh())).rejects.toMatchObject(refused);
+    await expect(splitData(pipe, fresh())).rejects.toMatchObject(refused);
+    await expect(readRecords("redial", pipe).next()).rejects.toMatchObject(refused);
   });
 
   it("writes shards of whole batches, and splits as a dictionary of data sets", async () => {

@@ -1,4 +1,6 @@
 // JSONL and TRL's shapes: what is read, and every fault by line and column.
+import { execFile, execFileSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -39,6 +41,20 @@ describe("JSONL", () => {
     expect(await all(path)).toEqual([{ a: 1 }, { a: "x\u2028y\u0085" }, { a: 3 }]);
     expect(await all(path, 2)).toHaveLength(2);
     expect(await all(write(""))).toEqual([]);
+  });
+
+  it("a pipe, plain and gzipped, whole and up to a limit", async () => {
+    const text = '{"a": 1}\n{"a": 2}\n';
+    for (const [i, content] of [text, gzipSync(text), ""].entries()) {
+      const pipe = join(folder, `pipe-${i}`);
+      execFileSync("mkfifo", [pipe]);
+      const path = write(content, `piped-${i}`);
+      for (const limit of [undefined, 1]) {
+        const written = once(execFile("sh", ["-c", 'cat "$0" > "$1"', path, pipe]), "exit");
+        expect(await all(pipe, limit)).toEqual(content === "" ? [] : [{ a: 1 }, { a: 2 }].slice(0, limit));
+        await written;
+      }
+    }
   });
 
   it("lines longer than a chunk, and characters on its edge", async () => {

@@ -9,7 +9,7 @@ import { makeData, RecordBatch, RecordBatchStreamWriter, type Schema, Struct, ve
 import { fileWriter, parquetWriteRows } from "hyparquet-writer";
 
 import { RankGrpoError, refuse } from "../errors.ts";
-import { asIoError, requireFresh, writeFolderAtomic } from "../files.ts";
+import { asIoError, requireFile, requireFresh, writeFolderAtomic } from "../files.ts";
 import { readJsonl } from "./jsonl.ts";
 import { arrowSchema, type Columns, hubFeatures, parquetSchema, shaped, widen } from "./schema.ts";
 import { writeLines } from "./write.ts";
@@ -174,9 +174,11 @@ export async function exportData(
   if (!(Number.isInteger(shardRows) && shardRows > 0 && shardRows % BATCH === 0))
     refuse("INVALID_ARGUMENT", `a positive multiple of ${BATCH}`, "shardRows", shardRows);
   if (!overwrite) requireFresh(output, "Give another name or --overwrite.");
-  for (const path of typeof input === "string" ? [input] : Object.values(input))
+  for (const path of typeof input === "string" ? [input] : Object.values(input)) {
     if (!existsSync(path))
       throw new RankGrpoError("IO", `Expected a file for input, got ${path}, which does not exist.`);
+    if (format !== "jsonl") requireFile(path);
+  }
   if (format === "huggingface") {
     let rows = 0;
     const fill = async (folder: string): Promise<void> => {

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 
 import { RankGrpoError, refuse } from "../errors.ts";
-import { requireFresh } from "../files.ts";
+import { requireFile, requireFresh } from "../files.ts";
 import { permutation, Stream } from "../random.ts";
 import { readJsonl } from "./jsonl.ts";
 import { recordDialogue } from "./record.ts";
@@ -89,6 +89,7 @@ export async function splitData(input: string, folder: string, options: SplitOpt
   if (validation + test >= 1)
     refuse("INVALID_ARGUMENT", "shares below 1 together", "validation and test", validation + test);
   if (!overwrite) requireFresh(folder, "Give another folder or --overwrite.");
+  requireFile(input);
 
   const groups = new Groups();
   const first: number[] = []; // of every row, one member of its group

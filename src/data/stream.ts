@@ -1,8 +1,7 @@
 // Text of files, streamed: plain, gzip or Zstandard by their first bytes; delimited tables (CSV, TSV) row by row; the elements of a
 // JSON array one by one. Memory holds one record, whatever the file's size.
 import { createReadStream } from "node:fs";
-import { open as openFile } from "node:fs/promises";
-import { pipeline, type Readable, Transform, type TransformCallback } from "node:stream";
+import { pipeline, Readable, Transform, type TransformCallback } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { Decompress } from "fzstd";
 
@@ -35,28 +34,31 @@ function unzstd(): Transform {
   return stream;
 }
 
-async function open(path: string): Promise<Readable> {
-  const head = Buffer.alloc(4);
-  const file = await openFile(path);
-  try {
-    await file.read(head, 0, 4, 0);
-  } finally {
-    await file.close();
-  }
-  const bytes = createReadStream(path, { highWaterMark: 1 << 18 });
-  const decoder =
-    head[0] === 0x1f && head[1] === 0x8b ? createGunzip() : head.readUInt32LE() === 0xfd2fb528 ? unzstd() : undefined;
-  if (!decoder) return bytes;
-  return pipeline(bytes, decoder, () => {}); // errors reach the reader of `decoder`
+function decoderOf(head: Buffer): Transform | undefined {
+  const starts = (...magic: number[]): boolean => head.subarray(0, magic.length).equals(Buffer.of(...magic));
+  return starts(0x1f, 0x8b) ? createGunzip() : starts(0x28, 0xb5, 0x2f, 0xfd) ? unzstd() : undefined;
 }
 
 /**
- * The bytes of a file in pieces, decompressed where its first bytes say gzip or Zstandard.
+ * The bytes of a file in pieces, decompressed where its first bytes say gzip or Zstandard. Read once from begin to end: it may be a pipe.
  * @throws IO where it cannot be read; BAD_DATA where compressed data are torn
  */
 export async function* fileBytes(path: string): AsyncGenerator<Buffer> {
+  const file = createReadStream(path, { highWaterMark: 1 << 18 });
+  const pieces = file[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+  let head = Buffer.alloc(0);
+  async function* whole(): AsyncGenerator<Buffer> {
+    yield head;
+    for (let next = await pieces.next(); !next.done; next = await pieces.next()) yield next.value;
+  }
   try {
-    yield* (await open(path)) as AsyncIterable<Buffer>;
+    for (let next = await pieces.next(); !next.done; next = await pieces.next()) {
+      head = Buffer.concat([head, next.value]);
+      if (head.length >= 4) break;
+    }
+    const decoder = decoderOf(head);
+    // errors reach the reader of `decoder`
+    yield* decoder ? (pipeline(Readable.from(whole()), decoder, () => {}) as AsyncIterable<Buffer>) : whole();
   } catch (error) {
     const { message, syscall } = error as NodeJS.ErrnoException;
     if (syscall !== undefined)
@@ -64,6 +66,8 @@ export async function* fileBytes(path: string): AsyncGenerator<Buffer> {
     throw new RankGrpoError("BAD_DATA", `Expected whole compressed data at ${path}, got: ${message}.`, {
       cause: error,
     });
+  } finally {
+    file.destroy();
   }
 }
 

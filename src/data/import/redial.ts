@@ -3,6 +3,7 @@
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 
+import { requireFile } from "../../files.ts";
 import { collapseBlanks } from "../../ranking/title.ts";
 import { tableRows, textLines } from "../stream.ts";
 import { type AnnotatedMessage, dialogueRecords } from "./dialogue.ts";
@@ -35,6 +36,7 @@ export const redial: Importer = {
   format: "redial",
   help: "ReDial as published: JSON Lines of conversations with @ids (train_data.jsonl, test_data.jsonl)",
   async *read(path, bad, { years }) {
+    requireFile(path);
     const names = join(dirname(path), "movies_with_mentions.csv");
     if (existsSync(names)) for await (const row of tableRows(names)) years.addName(row.fields["movieName"]);
     for await (const { text } of textLines(path)) {
