@@ -121,6 +121,20 @@ export async function generateLists(
   return indices.map((i) => texts[i]!);
 }
 
+/**
+ * What rows are measured by, asked before lists are generated or paid for.
+ * @throws BAD_DATA where a row's ground truths or seen titles cannot be read, or no row has a ground truth
+ */
+export function requireTruths(samples: readonly Sample[]): void {
+  let truths = 0;
+  for (const sample of samples) {
+    truths += groundTruths(sample).length;
+    seenTitles(sample);
+  }
+  if (truths === 0)
+    refuse("BAD_DATA", "at least one row with a ground truth", "the evaluation", `${samples.length} rows without`);
+}
+
 /** Metrics of given lists, one for each sample. */
 export function evaluateLists(
   samples: readonly Sample[],
@@ -147,5 +161,6 @@ export async function evaluatePolicy(
   samples: readonly Sample[],
   options: EvaluateOptions,
 ): Promise<Evaluation> {
+  requireTruths(samples);
   return evaluateLists(samples, await generateLists(policy, samples, options), options);
 }

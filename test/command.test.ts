@@ -545,7 +545,27 @@ describe("evaluate and recommend", () => {
         model,
       ),
       fails(/BAD_DATA: .*completion for sample/, ...call.slice(0, -1), "20", "--catalog", at("catalog.json")),
+      fails(
+        /BAD_DATA: Expected one completion for id .*, got "several that differ"/,
+        ...["evaluate", "--data", join(data, "test.jsonl"), "--limit", "12", "--catalog", at("catalog.json")],
+        ...["--completions", jsonl("twice.jsonl", [...truths, { ...truths[3]!, completion: "" }])],
+      ),
       fails(/catalogue .*sft\.yaml/, ...call, "--catalog", at("sft.yaml")),
+    ]);
+  });
+
+  it("looks at every row before it opens a model", async () => {
+    const [first, ...others] = test();
+    const call = ["--model", "nowhere", "--catalog", join(data, "catalog.tsv")];
+    const rows = jsonl("untrue.jsonl", [first!, { ...others[0], groundtruth_with_release_year: undefined }]);
+    const never = jsonl("never.jsonl", [{ ...first, groundtruth_with_release_year: [] }]);
+    await Promise.all([
+      fails(/BAD_DATA: .*groundtruth_with_release_year of sample/, "evaluate", ...call, "--data", rows),
+      fails(/BAD_DATA: .*at least one row with a ground truth/, "evaluate", ...call, "--data", never),
+      fails(
+        /BAD_DATA: .*groundtruth_with_release_year of sample/,
+        ...["evaluate", ...call, "--data", join(data, "test.jsonl"), "--train", rows],
+      ),
     ]);
   });
 

@@ -7,7 +7,7 @@ import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { type EndpointLists, endpointLists } from "../demonstrate/endpoint.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
-import { type Evaluation, evaluateLists, evaluatePolicy } from "../evaluate.ts";
+import { type Evaluation, evaluateLists, evaluatePolicy, requireTruths } from "../evaluate.ts";
 import { requireFresh, writeFileAtomic } from "../files.ts";
 import { cooccurrenceLists, mixedLists, neighborLists, popularityLists } from "../ranking/baselines.ts";
 import { Catalog } from "../ranking/catalog.ts";
@@ -110,8 +110,10 @@ async function run(flags: Flags): Promise<void> {
   if (flags.output) requireFresh(flags.output);
   const catalog = await Catalog.load(flags.catalog);
   const samples = await readSamples(flags.data, flags.limit === undefined ? {} : { limit: flags.limit });
+  requireTruths(samples);
   const options = { catalog, truncation: flags.truncation, ideal: flags.ideal };
-  const train = flags.train === undefined ? undefined : await readSamples(flags.train);
+  const baselines =
+    flags.train === undefined ? [] : evaluateBaselines(await readSamples(flags.train), samples, options);
   const asked = flags.endpoint === undefined ? undefined : await askEndpoint(flags.endpoint, flags, samples);
   const main: Result = {
     name: asked ? `${flags.endpointModel} at ${flags.endpoint}` : (flags.model ?? flags.completions!),
@@ -121,7 +123,6 @@ async function run(flags: Flags): Promise<void> {
         ? evaluateLists(samples, await readCompletions(flags.completions, samples), options)
         : await evaluateModel(flags.model!, flags, samples, options),
   };
-  const baselines = train ? evaluateBaselines(train, samples, options) : [];
   process.stdout.write(`${describe([...baselines, main])}\n`);
   if (asked)
     process.stdout.write(
@@ -213,7 +214,7 @@ async function askEndpoint(url: string, flags: Flags, samples: readonly Sample[]
   }
 }
 
-/** Lists by id, in the order of the samples. @throws BAD_DATA for a sample without a list */
+/** Lists by id, in the order of the samples. @throws BAD_DATA for a sample without a list, and for an id with several */
 async function readCompletions(path: string, samples: readonly Sample[]): Promise<string[]> {
   const lists = new Map<string, string>();
   const read = ({ id, completion }: Record<string, unknown>): [string, string] => {
@@ -221,7 +222,17 @@ async function readCompletions(path: string, samples: readonly Sample[]): Promis
     if (typeof completion !== "string") refuse("BAD_DATA", "a text", "completion", completion);
     return [String(id), completion];
   };
-  for await (const [id, completion] of readJsonl(path, read)) lists.set(id, completion);
+  for await (const [id, completion] of readJsonl(path, read)) {
+    if ((lists.get(id) ?? completion) !== completion)
+      refuse(
+        "BAD_DATA",
+        `one completion for id ${id}`,
+        path,
+        "several that differ",
+        "Give every row an id of its own.",
+      );
+    lists.set(id, completion);
+  }
   return samples.map(
     (sample) => lists.get(sample.id) ?? refuse("BAD_DATA", `a completion for sample ${sample.id}`, path, "none"),
   );

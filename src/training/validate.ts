@@ -2,7 +2,7 @@
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { evaluatePolicy, meansOf } from "../evaluate.ts";
+import { evaluatePolicy, meansOf, requireTruths } from "../evaluate.ts";
 import type { Policy } from "../policy.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import type { CatalogConstraint } from "../ranking/constraint.ts";
@@ -25,6 +25,7 @@ export async function openValidation(
   const known =
     catalog ?? refuse("BAD_CONFIG", "a catalog", "validation", "none", "Set catalog: to a TSV, JSON or pickle file.");
   const samples = await readSamples(validation.data, validation.limit === undefined ? {} : { limit: validation.limit });
+  requireTruths(samples);
   const maxNewTokens = validation.maxNewTokens ?? defaults.maxNewTokens;
   const options = {
     catalog: known,
