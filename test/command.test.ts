@@ -567,6 +567,12 @@ describe("evaluate and recommend", () => {
         ...["evaluate", ...call, "--data", join(data, "test.jsonl"), "--train", rows],
       ),
     ]);
+    const constrained = ["--constrain", "catalog", "--exclude-column", "mising", "--list-length", "2"];
+    await fails(
+      /BAD_DATA: .*for excludeColumn, got "mising"/,
+      ...["generate", "--model", model, "--catalog", join(data, "catalog.tsv")],
+      ...["--input", jsonl("columns.jsonl", test()), "--output", "no.jsonl", ...constrained],
+    );
   });
 
   it("a model's own lists measure the same as given completions; constrained ones stay in the catalog", async () => {

@@ -706,6 +706,11 @@ describe("what is refused", () => {
     expect(() => constraint.forSamples([tooMuch])).toThrow(/at least 4 items after exclusions for sample row 3, got 3/);
     expect(() => constraint.forSamples([sample({ gone: 5 })])).toThrow(/gone of sample row 3/);
     expect(() => constraint.forSamples([sample({ gone: [7] })])).toThrow(/gone of sample row 3/);
+    constraint.check([sample({}), sample({ gone: ["b"] })]);
+    expect(() => constraint.check([sample({}), sample({ gnoe: ["b"] })])).toThrow(
+      /a column that some sample has for excludeColumn, got "gone"/,
+    );
+    expect(() => constraint.check([sample({ gone: [] }), tooMuch])).toThrow(/at least 4 items after exclusions/);
     const native = { ...constraint.excluding([]), excluded: [[0, 1, 2]] };
     await expect(policies.plain.generate([prompt], { constraint: native })).rejects.toThrow(
       /4 items after exclusions for prompt 0, got 3/,

@@ -182,6 +182,7 @@ async function evaluateModel(
   let progress: ItemProgress | undefined;
   try {
     const constraint = await readConstraint(flags, policy, options.catalog);
+    constraint?.check(samples);
     return await evaluatePolicy(policy, samples, {
       ...options,
       ...(flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens }),

@@ -78,6 +78,7 @@ export function generateCommand(): Command {
         const maxNewTokens = completionLimit(policy, flags.maxNewTokens);
         const prompts = samples.map((sample) => promptOf(policy, sample, policy.maxPositions - maxNewTokens));
         const constraint = await readConstraint(flags, policy);
+        constraint?.check(samples);
         const progress = new ItemProgress("generate", samples.length);
         const part = Math.max(1, Math.floor((4 * flags.maxRows) / flags.numGenerations));
         const lines: string[] = [];
@@ -161,6 +162,7 @@ export function scoreCommand(): Command {
           };
         });
         const constraint = await readConstraint(flags, policy);
+        constraint?.check(samples);
         const progress = new ItemProgress("score", samples.length);
         const lines: string[] = [];
         for (let first = 0; first < groups.length; first += 64) {

@@ -38,11 +38,9 @@ export function recommendCommand(): Command {
       const policy = await openModel(flags.model, flags);
       try {
         const constraint = (await readConstraint({ ...flags, constrain: "catalog", listLength: [1, 1] }, policy))!;
-        const progress = new ItemProgress("recommend", samples.length);
-        const lines: string[] = [];
-        for (const sample of samples) {
-          const room = policy.maxPositions - constraint.longestLine;
-          const prompt = encodePrompt(policy.tokenizer, sample.prompt).slice(-room);
+        constraint.check(samples);
+        const room = policy.maxPositions - constraint.longestLine;
+        const asked = samples.map((sample) => {
           const within = constraint.forSamples([sample]);
           const left = constraint.items.length - within.excluded[0]!.length;
           if (left < flags.top)
@@ -53,6 +51,11 @@ export function recommendCommand(): Command {
               left,
               "Lower --top.",
             );
+          return { id: sample.id, prompt: encodePrompt(policy.tokenizer, sample.prompt).slice(-room), within };
+        });
+        const progress = new ItemProgress("recommend", samples.length);
+        const lines: string[] = [];
+        for (const { id, prompt, within } of asked) {
           const found = await policy.recommend(prompt, within, {
             top: flags.top,
             temperature: flags.temperature,
@@ -61,7 +64,7 @@ export function recommendCommand(): Command {
             ...constraint.items[item]!,
             logprob: found.logprobs[i]!,
           }));
-          lines.push(JSON.stringify({ id: sample.id, completion: items.map(formatItem).join("\n"), items }));
+          lines.push(JSON.stringify({ id, completion: items.map(formatItem).join("\n"), items }));
           progress.update(lines.length);
         }
         progress.done();

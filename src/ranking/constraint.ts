@@ -149,6 +149,17 @@ export class CatalogConstraint {
     return { native: this.#native, rules: this.#rules, excluded: samples.map((sample) => this.#excluded(sample)) };
   }
 
+  /**
+   * Asks of all samples, before work starts, what `forSamples` would ask of each in its turn.
+   * @throws BAD_DATA where a sample's columns cannot be read or leave too few items, or where `excludeColumn` is no column of any
+   */
+  check(samples: readonly Sample[]): void {
+    const { excludeColumn } = this.#options;
+    if (excludeColumn !== undefined && samples.every(({ columns }) => columns[excludeColumn] === undefined))
+      refuse("BAD_DATA", "a column that some sample has", "excludeColumn", excludeColumn);
+    for (const sample of samples) this.#excluded(sample);
+  }
+
   /** Whether this list could have been drawn for a sample: items of the catalog, none excluded, none twice where that is so, as many as asked for. */
   allows(sample: Sample, slots: readonly Slot[]): boolean {
     const items = slots.map((slot) => (slot === null ? -1 : this.#catalog.indexOf(slot)));

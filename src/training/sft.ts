@@ -66,6 +66,7 @@ export async function* sftSteps(config: SftConfig, options: StageOptions): Async
       });
     const groups = groupsOf(samples);
     const constraint = await openConstraint(resolved, policy, catalog);
+    if (validation) constraint?.check(validation.samples);
     const held = groupsOf(validation?.samples.filter((sample) => sample.completion !== undefined) ?? []);
     const forward = { microBatchTokens: resolved.microBatchTokens };
     const lengths = groups.map(({ prompt, completions }) => prompt.length + completions[0]!.length);

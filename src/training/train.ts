@@ -62,6 +62,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   try {
     if (custom ? custom.reference : objective.beta > 0) reference = await openReference(resolved, policy);
     const constraint = await openConstraint(resolved, policy, catalog);
+    constraint?.check([...samples, ...(validation?.samples ?? [])]);
     const trainer = new Trainer({
       config: resolved,
       objective,
