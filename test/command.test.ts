@@ -478,6 +478,11 @@ describe("generate and score", () => {
     ]);
     await Promise.all([
       fails(/BAD_DATA: .*sample 0/, ...call(model, long)),
+      fails(
+        /BAD_DATA: Expected a completion of fewer than \d+ tokens .* for sample 0, got \d+/,
+        ...["score", "--model", model, "--output", "no.jsonl", "--input"],
+        jsonl("longer.jsonl", [{ prompt: "Liked:\n", completion: "Amber Castle (2009)\n".repeat(400) }]),
+      ),
       fails(/token|\d+/, ...call(model, jsonl("range.jsonl", [{ prompt_ids: [99999] }]))),
       fails(/BAD_DATA: .*bad\.jsonl, 2 bad lines:/, ...call(model, at("bad.jsonl"))),
       fails(/BAD_DATA: .*completion/, "score", "--model", model, "--input", prompts(), "--output", "no.jsonl"),

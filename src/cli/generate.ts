@@ -156,6 +156,13 @@ export function scoreCommand(): Command {
           if (sample.completion === undefined)
             refuse("BAD_DATA", "a completion", `sample ${sample.id} of ${flags.input}`, "none");
           const completion = encodeCompletion(policy.tokenizer, sample.completion, policy.stopId);
+          if (completion.length >= policy.maxPositions)
+            refuse(
+              "BAD_DATA",
+              `a completion of fewer than ${policy.maxPositions} tokens (the model's context)`,
+              `sample ${sample.id}`,
+              completion.length,
+            );
           return {
             prompt: promptOf(policy, sample, policy.maxPositions - completion.length),
             completions: [completion],
