@@ -197,6 +197,13 @@ describe("show", () => {
     expect(Math.max(...text.split("\n").map((line) => line.length))).toBeLessThanOrEqual(100);
   });
 
+  it("refuses a parameter that the rule does not have, or out of its range", async () => {
+    const refused = (params: Record<string, number>): Promise<string> =>
+      failure(() => drawObjective("two-fold", { folder, params }));
+    expect(await refused({ cpa: 3 })).toMatch(/Expected cap for a parameter of two-fold, got "cpa"/);
+    expect(await refused({ cap: 0.5 })).toMatch(/Expected a number from 1 to 1000000000 for cap of two-fold, got 0\.5/);
+  });
+
   it("svg: a curve of loss and slope for each sign, no infinite coordinate", async () => {
     const svg = drawSvg(await drawObjective("shaping"));
     expect(svg.match(/<path class="l" d="M[\d.]+ [\d.]+L/g)).toHaveLength(2);

@@ -1,4 +1,5 @@
 // `rank-grpo objective show`: a rule's loss and slope over the ratio, for A > 0 and A < 0, in the terminal, as SVG, and as a page.
+import { refuse } from "../errors.ts";
 import type { NativeRule } from "../native.ts";
 import { checkRule, formatReport, openRule } from "./check.ts";
 import type { Probe } from "./probe.ts";
@@ -22,12 +23,24 @@ const LAST = 2.5; // ratios are drawn from 0 to here
 const POINTS = 251;
 const LOGP = -1; // of the token, for rules that read it
 
-/** Draws a rule of an open probe, with parameters changed. */
+/** Draws a rule of an open probe, with parameters changed. @throws INVALID_ARGUMENT for one that the rule does not have, or out of its range */
 export async function drawWith(
   probe: Probe,
   rule: NativeRule,
   changes: Readonly<Record<string, number>> = {},
 ): Promise<Drawing> {
+  for (const [name, value] of Object.entries(changes)) {
+    const known = rule.parameters.find((p) => p.name === name);
+    if (!known)
+      refuse(
+        "INVALID_ARGUMENT",
+        rule.parameters.map((p) => p.name).join(", ") || "no parameter",
+        `a parameter of ${rule.name}`,
+        name,
+      );
+    if (!(value >= known.min && value <= known.max))
+      refuse("INVALID_ARGUMENT", `a number from ${known.min} to ${known.max}`, `${name} of ${rule.name}`, value);
+  }
   const params = Object.fromEntries(rule.parameters.map((p) => [p.name, changes[p.name] ?? p.value]));
   const ratios = Array.from({ length: POINTS }, (_, i) => (LAST * (i + 0.5)) / POINTS);
   const curve = async (advantage: 1 | -1): Promise<Curve> => {
