@@ -25,6 +25,12 @@ describe("the command", () => {
     await expect(command("kernel")).rejects.toThrow(/kernels, objectives, .* for suite, got "kernel"/);
   });
 
+  it("refuses words that no row holds", async () => {
+    await expect(command("objectives", "--only", "clyp", "--seconds", "0.01")).rejects.toThrow(
+      /Expected words of a row of objectives for --only, got "clyp"/,
+    );
+  });
+
   it("records rows with shape, threads, spread, bound and error, one for every rule", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "bench-")), "o.json");
     const { stdout } = await command("objectives", "--seconds", "0.01", "--json", file);

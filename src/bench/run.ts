@@ -50,6 +50,8 @@ export async function bench(options: RunOptions): Promise<Recording> {
   const print = options.print ?? ((line: string) => process.stdout.write(`${line}\n`));
   const harness = new Harness({ ...options, print });
   for (const name of names) await harness.suite(name, suites[name]!);
+  if (options.only?.length && harness.rows.length === 0)
+    refuse("INVALID_ARGUMENT", `words of a row of ${names.join(", ")}`, "--only", options.only.join(" "));
   const result = recording(harness);
   if (options.peers !== undefined) {
     const { peers } = await import("./peers.ts");
