@@ -271,6 +271,14 @@ export const rewards = {
     expect((await ended).status).toBe(130);
   });
 
+  it("goes on where nobody reads the progress any more", async () => {
+    const config = yaml("unread.yaml", { ...configs().train, steps: 6, validation: undefined });
+    const { child, ended } = start(["train", "--config", config, "--output", "unread"]);
+    child.stderr!.once("data", () => child.stderr!.destroy());
+    expect((await ended).status).toBe(0);
+    expect(existsSync(at("unread/final/model.safetensors"))).toBe(true);
+  });
+
   it("says so where a reward never settles", async () => {
     writeFileSync(at("own.mjs"), "export const rewards = { never: () => new Promise(() => {}) };\n");
     const config = {

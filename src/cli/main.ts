@@ -7,6 +7,10 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE") process.exit();
   throw error;
 });
+// One that has seen enough of the progress is no reason to end the work.
+process.stderr.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+});
 
 // Nothing is left to do, but the command still waits: node would end without a word.
 const stalled = (): never => {
