@@ -290,6 +290,12 @@ describe("train", () => {
     const config = configs().train;
     const refused = (change: Partial<TrainConfig>): Promise<unknown> =>
       train({ ...config, ...change }, { output: join(root, "refused") });
+    const untrue = join(root, "untrue.jsonl");
+    const [first, ...rows] = readFileSync(config.train, "utf8").trim().split("\n");
+    writeFileSync(untrue, [first!.replace("groundtruth_with_release_year", "groundtruth"), ...rows].join("\n"));
+    await expect(refused({ train: untrue, model: join(root, "nowhere") })).rejects.toThrow(
+      /groundtruth_with_release_year of sample/,
+    );
     await expect(refused({ catalog: undefined })).rejects.toThrow(/catalog/);
     await expect(refused({ promptsPerStep: 41 })).rejects.toThrow(/at most 40/);
     await expect(refused({ maxNewTokens: 96 })).rejects.toThrow(/context/);

@@ -209,6 +209,9 @@ function checked<T extends Omit<RewardOptions, "catalog">>(options: T): T & { mo
 export const rewardNames = ["exp_inf", "log_decay", "exp_gamma", "catalog", "duplicate"] as const;
 export type RewardName = (typeof rewardNames)[number];
 
+/** Built-in rewards that read ground truths and seen titles. */
+export const truthRewards: readonly string[] = ["exp_inf", "log_decay", "exp_gamma", "similarity"];
+
 /** A built-in reward by name. `gamma` is for exp_gamma, which needs it, and is ignored by the others. */
 export function createReward(name: string, options: RewardOptions & Partial<Pick<GammaOptions, "gamma">>): Reward {
   switch (name as RewardName) {
