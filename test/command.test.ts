@@ -640,6 +640,13 @@ describe("objectives, devices, quickstart", () => {
     expect((await succeeds("devices")).stdout).toMatch(/^cpu +\d+ threads, (avx512bf16|avx512|avx2|plain)/);
   });
 
+  it("a drawing and a recording that are there stay without --overwrite", async () => {
+    writeFileSync(at("drawn.svg"), "mine");
+    await fails(/IO: .*drawn.svg.*--overwrite/, "objective", "show", "clip", "--svg", "drawn.svg");
+    await fails(/IO: .*drawn.svg.*--overwrite/, "bench", "kernels", "--json", "drawn.svg");
+    expect(readFileSync(at("drawn.svg"), "utf8")).toBe("mine");
+  });
+
   it("quickstart shows before, after and the best possible, and is whole", async () => {
     const { stdout } = await succeeds(
       "quickstart",

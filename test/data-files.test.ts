@@ -208,6 +208,8 @@ describe("split", () => {
     await splitData(input, other, { seed: 6 });
     expect(readFileSync(join(one, "test.jsonl"), "utf8")).toBe(readFileSync(join(two, "test.jsonl"), "utf8"));
     expect(readFileSync(join(one, "test.jsonl"), "utf8")).not.toBe(readFileSync(join(other, "test.jsonl"), "utf8"));
+    await splitData(input, one, { seed: 5, test: 0, overwrite: true }); // its rows train now: no file may still test by them
+    expect(readdirSync(one).sort()).toEqual(["train.jsonl", "validation.jsonl"]);
   });
 
   it("refuses impossible shares, rows without a time, and folders in use", async () => {

@@ -1,6 +1,6 @@
 // The training loop on a tiny world: it learns, resumes bit for bit, ends well when interrupted, and refuses what cannot work.
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
@@ -217,6 +217,7 @@ describe("train", () => {
       [() => Number.NaN, /reward .* of sample world-\d+.*NaN/],
       [() => [1, 2], /10, one for each rank.*2 numbers/],
       [() => Promise.reject(new Error("service is down")), /service is down/],
+      [() => Promise.reject(), /rewards of sample world-\d+ .*without a reason/],
     ];
     for (const [i, [reward, message]] of rewards.entries()) {
       const output = join(root, `bad-reward-${i}`);
@@ -272,6 +273,25 @@ describe("train", () => {
     );
   });
 
+  it("is not resumed while another process is at it, and forgets what a killed one left half-done", async () => {
+    const output = join(root, "at-it");
+    cpSync(join(root, "sft"), output, { recursive: true });
+    const half = join(output, "checkpoints", "step-000099.tmp-0123abcd");
+    mkdirSync(half);
+    const status = join(output, "status.json");
+    const says = (pid: number): void =>
+      writeFileSync(status, JSON.stringify({ state: "running", process: { host: hostname(), pid } }));
+    says(process.ppid);
+    await expect(sft(configs().sft, { output, resume: true })).rejects.toMatchObject({
+      code: "IO",
+      message: expect.stringContaining(`process ${process.ppid}`),
+    });
+    expect(existsSync(half)).toBe(true);
+    says(2 ** 22 + 1); // above any process's
+    await sft(configs().sft, { output, resume: true });
+    expect(existsSync(half)).toBe(false);
+  });
+
   it("a checkpoint whose state was changed is named", async () => {
     const output = join(root, "changed");
     cpSync(join(root, "sft"), output, { recursive: true });
@@ -297,6 +317,8 @@ describe("train", () => {
       /groundtruth_with_release_year of sample/,
     );
     await expect(refused({ catalog: undefined })).rejects.toThrow(/catalog/);
+    const validation = { data: config.train, metric: "ndcg@7", every: 1 };
+    await expect(refused({ validation })).rejects.toThrow(/validation.metric to be one of .*ndcg@5.*got ndcg@7/);
     await expect(refused({ promptsPerStep: 41 })).rejects.toThrow(/at most 40/);
     await expect(refused({ maxNewTokens: 96 })).rejects.toThrow(/context/);
     await expect(refused({ objective: "rank-gpro" })).rejects.toThrow(/rank-grpo/);

@@ -3,12 +3,14 @@ import { Command } from "commander";
 
 import { bench, benchBuilds } from "../bench/run.ts";
 import { suites } from "../bench/suites.ts";
+import { requireFresh } from "../files.ts";
 import { collect, countNumber, positiveNumber } from "./options.ts";
 
 interface Flags {
   only: string[];
   seconds: number;
   json?: string;
+  overwrite?: boolean;
   compare?: string;
   rounds: number;
   peers?: string;
@@ -24,6 +26,7 @@ export function benchCommand(): Command {
     .option("--only <word>", "only rows whose name, shape and dtype hold this word; may be repeated", collect, [])
     .option("--seconds <S>", "about so long for a row", positiveNumber, 1)
     .option("--json <file>", "write the recording")
+    .option("--overwrite", "replace a recording that is there")
     .option(
       "--compare <file>",
       "a recording (.json): times relative to each run's own bounds; or another build (a .node file, a checkout, a folder with rank-grpo " +
@@ -48,6 +51,7 @@ Examples:
     )
     .action(async (names: string[], flags: Flags) => {
       const { compare, peers: model, json, only, seconds, rounds } = flags;
+      if (json !== undefined && !flags.overwrite) requireFresh(json, "Give another name or --overwrite.");
       const options = { suites: names, only, seconds };
       if (compare !== undefined && !compare.endsWith(".json")) await benchBuilds(compare, { ...options, rounds });
       else

@@ -3,13 +3,21 @@ import { join } from "node:path";
 import { Command } from "commander";
 
 import { refuse } from "../errors.ts";
-import { writeFileAtomic } from "../files.ts";
+import { requireFresh, writeFileAtomic } from "../files.ts";
 import { buildAddon } from "../objective/build.ts";
 import { checkObjective, formatReport } from "../objective/check.ts";
 import { newObjective } from "../objective/new.ts";
 import { drawObjective, drawSvg, drawText, pageOf } from "../objective/show.ts";
 
 const print = (text: string): void => void process.stdout.write(`${text}\n`);
+
+interface ShowFlags {
+  dir: string;
+  set: string[];
+  svg?: string;
+  page?: string;
+  overwrite?: boolean;
+}
 
 export function objectiveCommand(): Command {
   const command = new Command("objective").description("Write, check and draw the rule of an objective");
@@ -41,7 +49,12 @@ export function objectiveCommand(): Command {
     .option("--set <name=value>", "a parameter (repeatable)", (value: string, all: string[]) => [...all, value], [])
     .option("--svg <file>", "write the drawing as SVG too")
     .option("--page <folder>", "write a page of documentation with the drawing: NAME.md and NAME.svg")
-    .action(async (name: string, flags: { dir: string; set: string[]; svg?: string; page?: string }) => {
+    .option("--overwrite", "replace what is there")
+    .action(async (name: string, flags: ShowFlags) => {
+      const files = flags.page === undefined ? [] : [join(flags.page, `${name}.md`), join(flags.page, `${name}.svg`)];
+      if (!flags.overwrite)
+        for (const file of flags.svg === undefined ? files : [flags.svg, ...files])
+          requireFresh(file, "Give another name or --overwrite.");
       const drawing = await drawObjective(name, { folder: flags.dir, params: readSettings(flags.set) });
       print(drawText(drawing));
       if (flags.svg !== undefined) await writeFileAtomic(flags.svg, drawSvg(drawing));

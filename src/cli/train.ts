@@ -20,7 +20,7 @@ interface Flags {
 
 const sayMemory = (plan: MemoryPlan): void => void process.stderr.write(`${describePlan(plan)}\n`);
 
-/** First Ctrl-C: finish the step and save. Second: stop at once. */
+/** First Ctrl-C, SIGTERM, or a terminal that is closed: finish the step and save. Second Ctrl-C: stop at once. */
 export function interruptible(): AbortSignal {
   const controller = new AbortController();
   let asked = false;
@@ -31,7 +31,7 @@ export function interruptible(): AbortSignal {
     process.stderr.write("\nFinishing this step and saving; press Ctrl-C again to stop at once.\n");
     controller.abort();
   });
-  process.once("SIGTERM", () => controller.abort());
+  for (const end of ["SIGTERM", "SIGHUP"]) process.on(end, () => controller.abort());
   return controller.signal;
 }
 

@@ -1,6 +1,7 @@
 // `data split`: train, validation and test by dialogue or by time. Records of one dialogue, and records with the same prompt (Reddit-v2 has
 // one for every user who answered), always stay together. The file is read twice; memory holds keys, not records.
 import { createHash } from "node:crypto";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 
 import { RankGrpoError, refuse } from "../errors.ts";
@@ -127,7 +128,10 @@ export async function splitData(input: string, folder: string, options: SplitOpt
   const parts: SplitResult["parts"] = {};
   for (const name of ["train", "validation", "test"]) {
     const members = new Set([...part].filter(([, of]) => of === name).map(([root]) => root));
-    if (members.size === 0) continue;
+    if (members.size === 0) {
+      await rm(join(folder, `${name}.jsonl`), { force: true }); // of a split that is replaced: its rows are elsewhere now
+      continue;
+    }
     let rows = 0;
     async function* chosen(): AsyncGenerator<unknown> {
       let i = 0;

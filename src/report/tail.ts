@@ -5,7 +5,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 
 import { refuse } from "../errors.ts";
-import type { RunStatus } from "../training/run.ts";
+import { isAlive, type RunStatus } from "../training/run.ts";
 import { type Json, type Row, toRow } from "./runs.ts";
 
 export class RunTail {
@@ -58,14 +58,5 @@ export class RunTail {
     if (!this.status) return existsSync(join(this.folder, "final")) ? "finished" : "running";
     const { state, process: owner } = this.status;
     return state === "running" && owner.host === hostname() && !isAlive(owner.pid) ? "gone" : state;
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }

@@ -1,6 +1,7 @@
 // Rollouts: groups are sampled, read as lists and rewarded; rewards of one part run while the next is sampled.
 
 import type { Sample } from "../data/sample.ts";
+import { RankGrpoError } from "../errors.ts";
 import type { Objective } from "../objectives.ts";
 import type { Generated, Policy } from "../policy.ts";
 import { isLive } from "../ranking/advantages.ts";
@@ -107,7 +108,7 @@ export async function rollOut(
       );
       for (const [i, { sample, prompt }] of chunk.entries()) {
         const group = rewardGroup(policy, sample, prompt, generated[i]!, options, signal);
-        group.catch((error: unknown) => controller.abort(error));
+        group.catch((error: unknown) => controller.abort(error ?? withoutReason(options.rewards, sample)));
         pending.push(group);
       }
     }
@@ -120,6 +121,13 @@ export async function rollOut(
     throw failure;
   }
 }
+
+/** In place of a rejection that says nothing. */
+const withoutReason = (rewards: readonly WeightedReward[], { id }: Sample): RankGrpoError =>
+  new RankGrpoError(
+    "BAD_REWARD",
+    `Expected rewards of sample ${id} from ${rewards.map(({ name }) => name).join(", ")}, got a rejection without a reason.`,
+  );
 
 async function rewardGroup(
   policy: Policy,

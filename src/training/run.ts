@@ -67,6 +67,31 @@ async function readState(checkpoint: string): Promise<RunState> {
   }
 }
 
+/** Whether there is such a process on this machine. */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+/** @throws IO where another process of this machine says that it is at this run */
+async function requireOver(folder: string): Promise<void> {
+  const path = join(folder, "status.json");
+  if (!existsSync(path)) return;
+  const { state, process: owner } = JSON.parse(await readFile(path, "utf8")) as Partial<RunStatus>;
+  if (state !== "running" || owner?.host !== hostname() || owner.pid === process.pid || !isAlive(owner.pid)) return;
+  refuse(
+    "IO",
+    "a run that nobody is at",
+    "--resume",
+    `${folder}, which process ${owner.pid} is at`,
+    `Wait for it or stop it; if that process is another one, remove ${path}.`,
+  );
+}
+
 const folderOf = (step: number): string => `step-${String(step).padStart(6, "0")}`;
 
 /** Names of the whole checkpoints, oldest first. */
@@ -107,7 +132,7 @@ export class Run {
   /**
    * Checks the folder, and with `resume` finds its newest checkpoint (a fresh start where there is none yet). Writes nothing.
    * @throws IO where the folder holds something and `resume` is not set; BAD_CONFIG where the configuration differs;
-   * BAD_CHECKPOINT where the newest checkpoint was changed
+   * BAD_CHECKPOINT where the newest checkpoint was changed; IO where another process is at the run
    */
   static async open(folder: string, kind: "sft" | "train", config: object, resume: boolean): Promise<Run> {
     const text = stringify({ kind, ...config });
@@ -128,6 +153,7 @@ export class Run {
         );
       }
     }
+    if (resume) await requireOver(folder);
     const newest = resume ? (await checkpointsOf(folder)).at(-1) : undefined;
     let resumed: Run["resumed"];
     if (newest) {
@@ -151,6 +177,8 @@ export class Run {
       if (error.code !== "EEXIST" || this.#goesOn) refused(error);
       refuse("IO", "a folder of its own", "the run", this.folder, "Another run began there: choose another --output.");
     });
+    for (const name of await readdir(join(this.folder, "checkpoints")))
+      if (name.includes(".tmp-")) await rm(join(this.folder, "checkpoints", name), { recursive: true }); // of a process that was killed
     await writeFileAtomic(join(this.folder, "config.yaml"), this.#config);
     for (const log of ["metrics.jsonl", "samples.jsonl"])
       await truncateLog(join(this.folder, log), this.resumed?.state.step ?? -1);

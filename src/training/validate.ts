@@ -2,12 +2,12 @@
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { evaluatePolicy, meansOf, requireTruths } from "../evaluate.ts";
+import { evaluateLists, evaluatePolicy, meansOf, requireTruths } from "../evaluate.ts";
 import type { Policy } from "../policy.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import type { CatalogConstraint } from "../ranking/constraint.ts";
 import type { ResolvedTrainConfig } from "./config.ts";
-import type { Metrics } from "./run.ts";
+import { type Metrics, metricValue } from "./run.ts";
 
 export interface Validation {
   readonly samples: readonly Sample[];
@@ -26,6 +26,8 @@ export async function openValidation(
     catalog ?? refuse("BAD_CONFIG", "a catalog", "validation", "none", "Set catalog: to a TSV, JSON or pickle file.");
   const samples = await readSamples(validation.data, validation.limit === undefined ? {} : { limit: validation.limit });
   requireTruths(samples);
+  const { metrics } = evaluateLists(samples.slice(0, 1), [""], { catalog: known });
+  metricValue(meansOf(metrics), validation.metric); // that there is one of this name
   const maxNewTokens = validation.maxNewTokens ?? defaults.maxNewTokens;
   const options = {
     catalog: known,
