@@ -653,12 +653,6 @@ export const repairs = { none: ({ kept }) => ({ keep: kept }) };
     await expect(run({ repair: [{ name: "anchr" }] })).rejects.toThrow(/Did you mean anchor/);
     await expect(run({ tokenWeights: { name: "entrop" } })).rejects.toThrow(/Did you mean entropy/);
     await expect(run({ estimator: "group" }, { estimators: { group: () => [] } })).rejects.toThrow(/not built in/);
-    await expect(run({ estimator: "mine" }, { estimators: { mine: 5 } })).rejects.toThrow(
-      /a function for mine of estimators of extensions, got 5/,
-    );
-    await expect(run({}, { tokenWeights: { mine: () => [] } })).rejects.toThrow(
-      /a function weigh for mine of tokenWeights/,
-    );
     await expect(run({ modules: [join(folder, "absent.mjs")] })).rejects.toThrow(/absent.mjs/);
     writeFileSync(join(folder, "empty.mjs"), "export const other = 1;\n");
     await expect(run({ modules: [join(folder, "empty.mjs")] })).rejects.toThrow(

@@ -36,11 +36,12 @@ class CpuPanels final : public Panels {
 };
 
 // The left operand in 4-byte words along k (floats, in bf16 rounded ones; with a dot product pairs of bf16): row-major (step = 1), or in
-// panels as the right operand (row = 1, step = 48, then the next panel). For pairs of the right operand there are whole pairs of floats.
+// panels as the right operand (row = 1, step = 48, then the next panel), or columns of a matrix where they lie (row = 1, step = its row's
+// length). For pairs of the right operand there are whole pairs of floats.
 struct Rows {
   const uint32_t* data;
-  int64_t row, step, panel;  // panel: words from one panel to the next, 0 where row-major
-  int64_t first = 0;         // what lies at data
+  int64_t row, step, panel;  // panel: words from one panel to the next, 0 where there are none
+  int64_t first = 0;         // the row that lies at data
   const uint32_t* at(int64_t r) const { return panel ? data + r / kPanel * panel + r % kPanel : data + (r - first) * row; }
 };
 

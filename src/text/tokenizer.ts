@@ -1,6 +1,6 @@
 // A checkpoint's tokenizer: the one place that knows @huggingface/tokenizers. It makes that library agree with the Rust library that
-// transformers uses (digits, words and whitespace of all of Unicode, unknown characters, no clean-up of spaces) and adds bytes per token, the chat template and the
-// files that a saved model folder needs.
+// transformers uses (digits, words and whitespace of all of Unicode, unknown characters, no clean-up of spaces) and adds bytes per token,
+// the chat template and the files that a saved model folder needs.
 import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";

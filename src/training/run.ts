@@ -83,13 +83,8 @@ async function requireOver(folder: string): Promise<void> {
   if (!existsSync(path)) return;
   const { state, process: owner } = JSON.parse(await readFile(path, "utf8")) as Partial<RunStatus>;
   if (state !== "running" || owner?.host !== hostname() || owner.pid === process.pid || !isAlive(owner.pid)) return;
-  refuse(
-    "IO",
-    "a run that nobody is at",
-    "--resume",
-    `${folder}, which process ${owner.pid} is at`,
-    `Wait for it or stop it; if that process is another one, remove ${path}.`,
-  );
+  const fix = `Wait for it or stop it; if that is no run of it, remove ${path}.`;
+  refuse("IO", "a run that no process is at", `--resume of ${folder}`, `process ${owner.pid}`, fix);
 }
 
 const folderOf = (step: number): string => `step-${String(step).padStart(6, "0")}`;

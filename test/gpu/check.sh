@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Everything on a bare machine with nvcc, cmake and a GPU, no Node: build, kernel table, compute-sanitizer, whole models against the
-# CPU, exactness as bits, benchmarks. Usage: test/gpu/check.sh [results folder] [model folder]
+# Everything on a bare machine with nvcc, cmake and a GPU, no Node: build, kernel table, whole models against the CPU, exactness as
+# bits, benchmarks, compute-sanitizer. Usage: test/gpu/check.sh [results folder] [model folder]
 #
 # Writes results.jsonl (a line a step and a line a measurement) and prints a summary; exits with 1 where any step failed.
 # RANK_GRPO_SHARED names the folder with models/tiny for the model goldens (skipped without). BUILD names the build folder. PYTHON is one with
-# bench/peers/requirements.txt, for the same loss by Liger (skipped without). SHIM=1 runs the same steps on the host, at small sizes.
+# bench/peers/requirements.txt, for the same loss by Liger (skipped without). SHIM=1 runs the same steps on the host, at small sizes. LIMIT is
+# the most seconds a step may take (default 300): one that hangs does not cost the others.
 set -u
 cd "$(dirname "$0")/../.."
 results=${1:-build-gpu/results}
@@ -24,7 +25,7 @@ step() {
   local name=$1 start=$SECONDS status
   shift
   echo "== $name"
-  "$@" >"$results/$name.log" 2>&1
+  timeout "${LIMIT:-300}" "$@" >"$results/$name.log" 2>&1
   status=$?
   tail -n 3 "$results/$name.log"
   printf '{"step": "%s", "status": %d, "seconds": %d}\n' "$name" "$status" $((SECONDS - start)) >>"$json"
@@ -57,17 +58,6 @@ step kernels "$tests" # with the shim's bits, which a GPU gives too
 step parity "$driver" parity --json "$json"
 step exact-small "$driver" exact --small --json "$json"
 
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
-for tool in memcheck racecheck initcheck synccheck; do
-  if [ -z "$sanitizer" ]; then
-    skip "$tool" "no compute-sanitizer"
-  else
-    for part in cuda_linear cuda_pointwise cuda_attention cuda_head cuda_sample cuda_objective cuda_log given_; do
-      step "$tool-$part" "$sanitizer" --tool $tool --error-exitcode 9 "$tests" $part
-    done
-  fi
-done
-
 if [ -n "$model" ]; then
   step exact "$driver" exact "${small[@]}" --json "$json" --model "$model"
 else
@@ -82,6 +72,18 @@ if "$python" -c "import liger_kernel" 2>/dev/null; then
 else
   skip liger "no $python with liger-kernel"
 fi
+
+# Last: they take longest, and a machine that is lent for minutes should give the rest first.
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
+for tool in memcheck racecheck initcheck synccheck; do
+  if [ -z "$sanitizer" ]; then
+    skip "$tool" "no compute-sanitizer"
+  else
+    for part in cuda_linear cuda_pointwise cuda_attention cuda_head cuda_sample cuda_objective cuda_log given_; do
+      step "$tool-$part" "$sanitizer" --tool $tool --error-exitcode 9 "$tests" $part
+    done
+  fi
+done
 
 echo
 printf '%s\n' "${summary[@]}"
