@@ -317,8 +317,17 @@ describe("train", () => {
       /groundtruth_with_release_year of sample/,
     );
     await expect(refused({ catalog: undefined })).rejects.toThrow(/catalog/);
-    const validation = { data: config.train, metric: "ndcg@7", every: 1 };
+    const held = join(root, "held.jsonl"); // its first row asks for nothing, as one does whose titles were all seen
+    writeFileSync(
+      held,
+      [first!.replace(/"groundtruth_with_release_year":\[.*?\]\]/, '"groundtruth_with_release_year":[]'), ...rows].join(
+        "\n",
+      ),
+    );
+    const validation = { data: held, metric: "ndcg@7", every: 1 };
     await expect(refused({ validation })).rejects.toThrow(/validation.metric to be one of .*ndcg@5.*got ndcg@7/);
+    const known = { ...validation, metric: "ndcg@5" };
+    await expect(refused({ validation: known, model: join(root, "nowhere") })).rejects.toThrow(/nowhere/);
     await expect(refused({ promptsPerStep: 41 })).rejects.toThrow(/at most 40/);
     await expect(refused({ maxNewTokens: 96 })).rejects.toThrow(/context/);
     await expect(refused({ objective: "rank-gpro" })).rejects.toThrow(/rank-grpo/);

@@ -2,7 +2,7 @@
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { evaluateLists, evaluatePolicy, meansOf, requireTruths } from "../evaluate.ts";
+import { evaluateLists, evaluatePolicy, meansOf } from "../evaluate.ts";
 import type { Policy } from "../policy.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import type { CatalogConstraint } from "../ranking/constraint.ts";
@@ -25,9 +25,9 @@ export async function openValidation(
   const known =
     catalog ?? refuse("BAD_CONFIG", "a catalog", "validation", "none", "Set catalog: to a TSV, JSON or pickle file.");
   const samples = await readSamples(validation.data, validation.limit === undefined ? {} : { limit: validation.limit });
-  requireTruths(samples);
-  const { metrics } = evaluateLists(samples.slice(0, 1), [""], { catalog: known });
-  metricValue(meansOf(metrics), validation.metric); // that there is one of this name
+  // of empty lists: what cannot be measured, or is no metric, is refused now
+  const empty = samples.map(() => "");
+  metricValue(meansOf(evaluateLists(samples, empty, { catalog: known }).metrics), validation.metric);
   const maxNewTokens = validation.maxNewTokens ?? defaults.maxNewTokens;
   const options = {
     catalog: known,
