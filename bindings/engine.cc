@@ -37,7 +37,7 @@ Engine::~Engine() {
   }
   // The driver may have ended before this object, and cuBLAS does not bear to be called then: the system takes back what they hold.
   for (auto* backend : {&cuda_, &cuda_fast_})
-    if (*backend) new std::shared_ptr<Backend>(std::move(*backend));
+    if (*backend) std::make_unique<std::shared_ptr<Backend>>(std::move(*backend)).release();
 }
 
 void Engine::set_threads(int threads) {

@@ -1,11 +1,10 @@
 // A run folder while the run writes it: new rows as they come, and whether it still goes on.
 import { existsSync } from "node:fs";
 import { open, readFile, stat } from "node:fs/promises";
-import { hostname } from "node:os";
 import { join } from "node:path";
 
 import { refuse } from "../errors.ts";
-import { isAlive, type RunStatus } from "../training/run.ts";
+import { type RunStatus, runnerOf } from "../training/run.ts";
 import { type Json, type Row, toRow } from "./runs.ts";
 
 export class RunTail {
@@ -56,7 +55,6 @@ export class RunTail {
   /** "gone": it says that it runs, but its process is no more (told only on its own machine). */
   get state(): RunStatus["state"] | "gone" {
     if (!this.status) return existsSync(join(this.folder, "final")) ? "finished" : "running";
-    const { state, process: owner } = this.status;
-    return state === "running" && owner.host === hostname() && !isAlive(owner.pid) ? "gone" : state;
+    return runnerOf(this.status) === "gone" ? "gone" : this.status.state;
   }
 }

@@ -67,8 +67,7 @@ async function readState(checkpoint: string): Promise<RunState> {
   }
 }
 
-/** Whether there is such a process on this machine. */
-export function isAlive(pid: number): boolean {
+function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
     return true;
@@ -77,14 +76,21 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-/** @throws IO where another process of this machine says that it is at this run */
+/** Of the process that a run says is at it; undefined where the run has ended, or is on another machine, which cannot be seen from here. */
+export function runnerOf({ state, process: runner }: RunStatus): "alive" | "gone" | undefined {
+  if (state !== "running" || runner.host !== hostname()) return undefined;
+  return isAlive(runner.pid) ? "alive" : "gone";
+}
+
+/** @throws IO where another process of this machine is at this run; a status that cannot be read speaks of none */
 async function requireOver(folder: string): Promise<void> {
   const path = join(folder, "status.json");
-  if (!existsSync(path)) return;
-  const { state, process: owner } = JSON.parse(await readFile(path, "utf8")) as Partial<RunStatus>;
-  if (state !== "running" || owner?.host !== hostname() || owner.pid === process.pid || !isAlive(owner.pid)) return;
+  const status = await readFile(path, "utf8")
+    .then((text) => JSON.parse(text) as RunStatus)
+    .catch(() => undefined);
+  if (!status?.process || runnerOf(status) !== "alive" || status.process.pid === process.pid) return;
   const fix = `Wait for it or stop it; if that is no run of it, remove ${path}.`;
-  refuse("IO", "a run that no process is at", `--resume of ${folder}`, `process ${owner.pid}`, fix);
+  refuse("IO", "a run that no process is at", `--resume of ${folder}`, `process ${status.process.pid}`, fix);
 }
 
 const folderOf = (step: number): string => `step-${String(step).padStart(6, "0")}`;

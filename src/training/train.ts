@@ -10,7 +10,7 @@ import { createTokenWeights, tokenWeightNames } from "../ranking/emphasis.ts";
 import { createEstimator, estimatorNames } from "../ranking/estimators.ts";
 import type { ReadingMode } from "../ranking/list.ts";
 import { createRepair, repairNames } from "../ranking/repair.ts";
-import { createReward, groundTruths, type Reward, rewardNames, seenTitles, truthRewards } from "../ranking/rewards.ts";
+import { checkTruths, createReward, type Reward, rewardNames, truthRewards } from "../ranking/rewards.ts";
 import { createSegmentation, segmentationNames } from "../ranking/segmentation.ts";
 import { openSoftHits } from "../ranking/similarity.ts";
 import { type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./config.ts";
@@ -49,12 +49,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   const custom = options.objective ? defineObjective(options.objective) : named.custom;
   const catalog = resolved.catalog === undefined ? undefined : await Catalog.load(resolved.catalog);
   const samples = await readSamples(resolved.train, resolved.limit === undefined ? {} : { limit: resolved.limit });
-  // what a reward will read of each sample in its turn
-  if (!options.rewards && resolved.rewards.some(({ name }) => truthRewards.includes(name)))
-    for (const sample of samples) {
-      groundTruths(sample);
-      seenTitles(sample);
-    }
+  if (!options.rewards && resolved.rewards.some(({ name }) => truthRewards.includes(name))) checkTruths(samples);
   const steps = stepsOf(resolved, samples.length, resolved.promptsPerStep);
   const signals = await openSignals(resolved, options, extensions, catalog, objective.reading);
   const validation = await openValidation(resolved.validation, catalog, resolved);
