@@ -1,6 +1,7 @@
 // The command from end to end: every subcommand as a process of its own, on a tiny world's model and on models without a tokenizer.
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import {
+  appendFileSync,
   copyFileSync,
   cpSync,
   existsSync,
@@ -382,6 +383,36 @@ describe("generate and score", () => {
     );
   });
 
+  it("interrupted, the same command goes on, to the same file", async () => {
+    const rows = Array.from({ length: 100 }, () => lines(prompts())).flat();
+    const call = ["generate", "--model", model, "--input", jsonl("many.jsonl", rows), "--max-new-tokens", "40"];
+    const kept = (output: string): string[] =>
+      readdirSync(root).filter((name) => name.startsWith(output) && name.endsWith(".part"));
+    await succeeds(...call, "--output", "whole.jsonl");
+    const cut = [...call, "--max-rows", "1", "--output", "cut.jsonl"];
+    const { child, ended } = start(cut);
+    await until(() => kept("cut.jsonl").some((name) => readFileSync(at(name)).includes(10)));
+    child.kill("SIGINT");
+    const { status, stderr } = await ended;
+    expect(status).toBe(130);
+    expect(stderr).toMatch(/^\d+ of 600 lines are kept in cut\.jsonl\.\w+\.part: the same command goes on/m);
+    expect(existsSync(at("cut.jsonl"))).toBe(false);
+    const [part] = kept("cut.jsonl");
+    const done = readFileSync(at(part!), "utf8");
+    const lineCount = done.split("\n").length - 1;
+    expect(lineCount).toBeLessThan(600);
+    appendFileSync(at(part!), '{"half'); // as a killed process may leave it
+    // with another seed it is another call, which has nothing to do with what was kept
+    const other = await succeeds(...cut, "--seed", "1");
+    expect(other.stderr).not.toContain("goes on");
+    rmSync(at("cut.jsonl"));
+    const again = await succeeds(...cut);
+    expect(again.stderr).toContain(`goes on after ${lineCount} of 600 lines of an earlier call`);
+    expect(again.stdout).toBe("600 lines: cut.jsonl\n");
+    expect(readFileSync(at("cut.jsonl"), "utf8")).toBe(readFileSync(at("whole.jsonl"), "utf8"));
+    expect(kept("")).toEqual([]);
+  });
+
   it("score gives what generate sampled with, bit for bit, from text, messages and ids", async () => {
     // a template that writes the messages one after the other, with a variable
     cpSync(model, at("chat"), { recursive: true });
@@ -596,6 +627,10 @@ describe("evaluate and recommend", () => {
     const given = JSON.parse(readFileSync(at("given.json"), "utf8")) as Row;
     const metrics = ({ source, ...rest }: Row): Row => rest;
     expect(metrics(given)).toEqual(metrics(own));
+    const greedy = ["--input", join(data, "test.jsonl"), "--greedy", "--max-new-tokens", "40", "--model", model];
+    await succeeds("generate", ...greedy, "--output", "greedy.jsonl");
+    await succeeds("evaluate", "--completions", "greedy.jsonl", ...where, "--output", "generated.json");
+    expect(metrics(JSON.parse(readFileSync(at("generated.json"), "utf8")) as Row)).toEqual(metrics(own));
     const constrained = ["--constrain", "catalog", "--list-length", "10", "--output", "constrained.json"];
     await succeeds("evaluate", "--model", model, ...where, ...constrained);
     expect(JSON.parse(readFileSync(at("constrained.json"), "utf8"))).toMatchObject({

@@ -48,7 +48,7 @@ function validateRule(input: PolicyLossInput, rule: string): Validation {
   return { error: sound ? 0 : 1, tolerance: 0 };
 }
 
-export async function objectives(harness: Harness): Promise<void> {
+export async function objectives(harness: Pick<Harness, "measure">): Promise<void> {
   const input = inputs();
   for (const { name: rule } of objectiveList())
     await harness.measure({

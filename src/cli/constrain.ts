@@ -30,14 +30,20 @@ const lengths = (text: string): [number, number] => {
   return [Number(match[1]), Number(match[2] ?? match[1])];
 };
 
-/** Adds what says how lists stay in the catalog; --catalog itself where `catalog` is set. */
+/** Adds what says how lists stay in the catalog; --catalog itself where `catalog` is set, and where `constrain` is, whether and how long they are. */
 export function withConstrainFlags(command: Command, options: { catalog: boolean; constrain: boolean }): Command {
   if (options.constrain)
-    command.addOption(
-      new Option("--constrain <what>", "catalog: lists hold items of the catalog only, none twice")
-        .choices(["none", "catalog"])
-        .default("none"),
-    );
+    command
+      .addOption(
+        new Option("--constrain <what>", "catalog: lists hold items of the catalog only, none twice")
+          .choices(["none", "catalog"])
+          .default("none"),
+      )
+      .addOption(
+        new Option("--list-length <N>", "items of a constrained list, a number or a range such as 5-20")
+          .argParser(lengths)
+          .default([20, 20], "20"),
+      );
   if (options.catalog) command.option("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)");
   return command
     .option("--exclude <what>", "items that constrained lists may not hold: seen,repeated or none", excluded, [
@@ -45,7 +51,6 @@ export function withConstrainFlags(command: Command, options: { catalog: boolean
       "repeated",
     ])
     .option("--exclude-column <name>", "column of further titles that a row's list may not hold")
-    .option("--list-length <N>", "items of a constrained list, a number or a range such as 5-20", lengths, [20, 20])
     .addOption(
       new Option("--unreadable <way>", "catalog titles that are not read back from their line")
         .choices(["error", "skip"])

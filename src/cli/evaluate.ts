@@ -39,7 +39,10 @@ export function evaluateCommand(): Command {
   const command = new Command("evaluate")
     .description("Recall@k and NDCG@k (k = 5, 10, 15, 20) of a model's lists, with standard errors")
     .option("--model <path>", "Hugging Face folder or .gguf file; lists are generated greedily")
-    .option("--completions <file>", "instead: JSONL with id and completion (text), made by any system")
+    .option(
+      "--completions <file>",
+      "instead: JSONL with id and completion (text), made by any system, or what `generate` writes",
+    )
     .option("--endpoint <URL>", "instead: base URL of an OpenAI-compatible service, asked with the data's own prompts")
     .requiredOption("--data <file>", "JSONL with prompt, groundtruth_with_release_year and seen_titles")
     .requiredOption("--catalog <file>", "TSV (title, year), JSON, or pickle of (title, year)")
@@ -215,10 +218,19 @@ async function askEndpoint(url: string, flags: Flags, samples: readonly Sample[]
   }
 }
 
+/** Of a row that `generate` wrote, the only one that it sampled: a completion beside them is what the prompt came with. */
+function completionOf({ completion, completions }: Record<string, unknown>): unknown {
+  if (!Array.isArray(completions)) return completion;
+  if (completions.length !== 1) refuse("BAD_DATA", "one completion for each prompt", "completions", completions.length);
+  return (completions[0] as { text?: unknown } | null)?.text;
+}
+
 /** Lists by id, in the order of the samples. @throws BAD_DATA for a sample without a list, and for an id with several */
 async function readCompletions(path: string, samples: readonly Sample[]): Promise<string[]> {
   const lists = new Map<string, string>();
-  const read = ({ id, completion }: Record<string, unknown>): [string, string] => {
+  const read = (row: Record<string, unknown>): [string, string] => {
+    const { id } = row;
+    const completion = completionOf(row);
     if (typeof id !== "string" && typeof id !== "number") refuse("BAD_DATA", "a text or number", "id", id);
     if (typeof completion !== "string") refuse("BAD_DATA", "a text", "completion", completion);
     return [String(id), completion];

@@ -5,7 +5,7 @@ import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
 import { completionLimit } from "../evaluate.ts";
-import { requireFresh, writeFileAtomic } from "../files.ts";
+import { requireFresh } from "../files.ts";
 import type { Generated, Group, Policy } from "../policy.ts";
 import { encodeCompletion, encodePrompt } from "../text/encode.ts";
 import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
@@ -19,7 +19,7 @@ import {
   wholeNumber,
   withModelFlags,
 } from "./options.ts";
-import { ItemProgress } from "./progress.ts";
+import { resumableHelp, writeResumable } from "./resumable.ts";
 
 const promptOf = (policy: Policy, sample: Sample, room: number): Int32Array => {
   const ids = encodePrompt(policy.tokenizer, sample.prompt);
@@ -66,6 +66,7 @@ export function generateCommand(): Command {
     .option("--seed <S>", "same seed, same completions, whatever the batch", wholeNumber, 0)
     .option("--ignore-eos", "go on to --max-new-tokens");
   return withConstrainFlags(withModelFlags(command), { catalog: true, constrain: true })
+    .addHelpText("after", resumableHelp)
     .addHelpText(
       "after",
       "\nExample:\n  rank-grpo generate --model runs/sft/final --input prompts.jsonl --output lists.jsonl --greedy\n",
@@ -79,40 +80,33 @@ export function generateCommand(): Command {
         const prompts = samples.map((sample) => promptOf(policy, sample, policy.maxPositions - maxNewTokens));
         const constraint = await readConstraint(flags, policy);
         constraint?.check(samples);
-        const progress = new ItemProgress("generate", samples.length);
         const part = Math.max(1, Math.floor((4 * flags.maxRows) / flags.numGenerations));
-        const lines: string[] = [];
-        for (let first = 0; first < samples.length; first += part) {
-          const chunk = prompts.slice(first, first + part);
-          const generated = await policy.generate(chunk, {
-            groupSize: flags.numGenerations,
-            maxNewTokens,
-            maxRows: flags.maxRows,
-            greedy: flags.greedy ?? false,
-            temperature: flags.temperature,
-            topP: flags.topP,
-            topK: flags.topK,
-            minP: flags.minP,
-            seed: flags.seed,
-            ignoreStop: flags.ignoreEos ?? false,
-            promptKeys: chunk.map((_, i) => first + i),
-            ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + part)) } : {}),
-          });
-          for (const [i, group] of generated.entries())
-            lines.push(
-              JSON.stringify({
-                ...samples[first + i]!.columns,
-                completions: group.map((completion) => describe(policy, completion)),
-              }),
-            );
-          progress.update(lines.length);
-        }
-        progress.done();
-        await writeFileAtomic(flags.output, `${lines.join("\n")}\n`);
+        await writeResumable("generate", flags, samples.length, async function* (first) {
+          for (; first < samples.length; first += part) {
+            const chunk = prompts.slice(first, first + part);
+            const generated = await policy.generate(chunk, {
+              groupSize: flags.numGenerations,
+              maxNewTokens,
+              maxRows: flags.maxRows,
+              greedy: flags.greedy ?? false,
+              temperature: flags.temperature,
+              topP: flags.topP,
+              topK: flags.topK,
+              minP: flags.minP,
+              seed: flags.seed,
+              ignoreStop: flags.ignoreEos ?? false,
+              promptKeys: chunk.map((_, i) => first + i),
+              ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + part)) } : {}),
+            });
+            yield generated.map((group, i) => ({
+              ...samples[first + i]!.columns,
+              completions: group.map((completion) => describe(policy, completion)),
+            }));
+          }
+        });
       } finally {
         policy.dispose();
       }
-      process.stdout.write(`${samples.length} lines: ${flags.output}\n`);
     });
 }
 
@@ -143,6 +137,7 @@ export function scoreCommand(): Command {
     .option("--temperature <T>", "of the scored distribution, above 0", positiveNumber, 1)
     .option("--micro-batch-tokens <N>", "tokens of one pass", countNumber, 2048);
   return withConstrainFlags(withModelFlags(command), { catalog: true, constrain: true })
+    .addHelpText("after", resumableHelp)
     .addHelpText(
       "after",
       "\nExample:\n  rank-grpo score --model runs/train/best --input pairs.jsonl --output scores.jsonl\n",
@@ -170,37 +165,31 @@ export function scoreCommand(): Command {
         });
         const constraint = await readConstraint(flags, policy);
         constraint?.check(samples);
-        const progress = new ItemProgress("score", samples.length);
-        const lines: string[] = [];
-        for (let first = 0; first < groups.length; first += 64) {
-          const chunk = groups.slice(first, first + 64);
-          const { logprobs, entropies } = await policy.score(chunk, {
-            temperature: flags.temperature,
-            microBatchTokens: flags.microBatchTokens,
-            entropies: true,
-            ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + 64)) } : {}),
-          });
-          let at = 0;
-          for (const [i, group] of chunk.entries()) {
-            const ids = group.completions[0]!;
-            const end = at + ids.length;
-            lines.push(
-              JSON.stringify({
+        await writeResumable("score", flags, samples.length, async function* (first) {
+          for (; first < groups.length; first += 64) {
+            const chunk = groups.slice(first, first + 64);
+            const { logprobs, entropies } = await policy.score(chunk, {
+              temperature: flags.temperature,
+              microBatchTokens: flags.microBatchTokens,
+              entropies: true,
+              ...(constraint ? { constraint: constraint.forSamples(samples.slice(first, first + 64)) } : {}),
+            });
+            let end = 0;
+            yield chunk.map((group, i) => {
+              const ids = group.completions[0]!;
+              const at = end;
+              end += ids.length;
+              return {
                 ...samples[first + i]!.columns,
                 completion_ids: [...ids],
                 logprobs: [...logprobs.subarray(at, end)],
                 entropies: [...entropies!.subarray(at, end)],
-              }),
-            );
-            at = end;
+              };
+            });
           }
-          progress.update(lines.length);
-        }
-        progress.done();
-        await writeFileAtomic(flags.output, `${lines.join("\n")}\n`);
+        });
       } finally {
         policy.dispose();
       }
-      process.stdout.write(`${samples.length} lines: ${flags.output}\n`);
     });
 }

@@ -81,17 +81,19 @@ export class StepProgress {
   }
 }
 
-/** Counts items of a job whose size is known, such as prompts of `generate`. */
+/** Counts items of a job whose size is known, such as prompts of `generate`, `first` of which were done before. */
 export class ItemProgress {
   readonly #started = Date.now();
   readonly #bar: SingleBar | undefined;
   readonly #label: string;
   readonly #total: number;
+  readonly #first: number;
   #lastLine = Date.now();
 
-  constructor(label: string, total: number) {
+  constructor(label: string, total: number, first = 0) {
     this.#label = label;
     this.#total = total;
+    this.#first = first;
     this.#bar = process.stderr.isTTY
       ? new SingleBar({
           format: `${label} [{bar}] {value}/{total} {left} left`,
@@ -99,11 +101,11 @@ export class ItemProgress {
           stream: process.stderr,
         })
       : undefined;
-    this.#bar?.start(total, 0, { left: "?" });
+    this.#bar?.start(total, first, { left: "?" });
   }
 
   update(done: number): void {
-    const left = (((Date.now() - this.#started) / 1000) * (this.#total - done)) / Math.max(1, done);
+    const left = (((Date.now() - this.#started) / 1000) * (this.#total - done)) / Math.max(1, done - this.#first);
     if (this.#bar) this.#bar.update(done, { left: duration(left) });
     else if (Date.now() - this.#lastLine > 10_000) {
       this.#lastLine = Date.now();

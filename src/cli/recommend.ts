@@ -3,14 +3,15 @@ import { Command } from "commander";
 
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { requireFresh, writeFileAtomic } from "../files.ts";
+import { requireFresh } from "../files.ts";
 import { formatItem } from "../ranking/list.ts";
 import { encodePrompt } from "../text/encode.ts";
 import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
 import { countNumber, type ModelFlags, openModel, positiveNumber, withModelFlags } from "./options.ts";
-import { ItemProgress } from "./progress.ts";
+import { resumableHelp, writeResumable } from "./resumable.ts";
 
-interface Flags extends ConstrainFlags, ModelFlags {
+interface Flags extends Omit<ConstrainFlags, "constrain" | "listLength">, ModelFlags {
+  catalog: string;
   model: string;
   input: string;
   output: string;
@@ -28,6 +29,7 @@ export function recommendCommand(): Command {
     .option("--top <N>", "items of each answer", countNumber, 20)
     .option("--temperature <T>", "of the distribution, above 0", positiveNumber, 1);
   return withConstrainFlags(withModelFlags(command), { catalog: false, constrain: false })
+    .addHelpText("after", resumableHelp)
     .addHelpText(
       "after",
       "\nThe output is also what `evaluate --completions` reads.\n\nExample:\n  rank-grpo recommend --model runs/train/best --input test.jsonl --catalog catalog.tsv --top 20 --output top.jsonl\n",
@@ -53,25 +55,21 @@ export function recommendCommand(): Command {
             );
           return { id: sample.id, prompt: encodePrompt(policy.tokenizer, sample.prompt).slice(-room), within };
         });
-        const progress = new ItemProgress("recommend", samples.length);
-        const lines: string[] = [];
-        for (const { id, prompt, within } of asked) {
-          const found = await policy.recommend(prompt, within, {
-            top: flags.top,
-            temperature: flags.temperature,
-          });
-          const items = [...found.items].map((item, i) => ({
-            ...constraint.items[item]!,
-            logprob: found.logprobs[i]!,
-          }));
-          lines.push(JSON.stringify({ id, completion: items.map(formatItem).join("\n"), items }));
-          progress.update(lines.length);
-        }
-        progress.done();
-        await writeFileAtomic(flags.output, `${lines.join("\n")}\n`);
+        await writeResumable("recommend", flags, samples.length, async function* (first) {
+          for (const { id, prompt, within } of asked.slice(first)) {
+            const found = await policy.recommend(prompt, within, {
+              top: flags.top,
+              temperature: flags.temperature,
+            });
+            const items = [...found.items].map((item, i) => ({
+              ...constraint.items[item]!,
+              logprob: found.logprobs[i]!,
+            }));
+            yield [{ id, completion: items.map(formatItem).join("\n"), items }];
+          }
+        });
       } finally {
         policy.dispose();
       }
-      process.stdout.write(`${samples.length} lines: ${flags.output}\n`);
     });
 }
