@@ -138,39 +138,41 @@ inline void tile(const Tile& t) {
 inline void tile_f32(const Tile& t) { tile<ProductFloats>(t); }
 inline void tile_bf16(const Tile& t) { tile<ProductPairs>(t); }
 
-#elif defined(RANK_GRPO_AVX2)
+#else
 constexpr int kRows = 4;
 
-// R x 24 of the panel's 48 columns at a time: 12 accumulators, three of B, one of A. Pairs: words of B are two of bf16 along k.
+using RegisterWords = uint32_t __attribute__((vector_size(sizeof(Register))));
+constexpr int kRegister = sizeof(Register) / sizeof(float);
+constexpr int kPart = 3 * kRegister;  // columns of a panel that are multiplied at a time
+
+// R x kPart: 12 accumulators, three of B, one of A. Pairs: words of B are two of bf16 along k.
 template <bool Pairs, int R>
-inline void tile_half(const Tile& t, int first) {
-  __m256 c[R][3];
+inline void tile_part(const Tile& t, int first) {
+  Register c[R][3];
 #pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) c[r][0] = c[r][1] = c[r][2] = _mm256_setzero_ps();
-  const float *a = reinterpret_cast<const float*>(t.A), *b = reinterpret_cast<const float*>(t.B) + first;
+  for (int r = 0; r < R; ++r) c[r][0] = c[r][1] = c[r][2] = Register{};
+  const float* a = reinterpret_cast<const float*>(t.A);
+  const uint32_t* b = t.B + first;
   const char* ahead = static_cast<const char*>(t.ahead.first) + (first ? 64 : 0);
-  float* floats = Pairs && t.floats ? reinterpret_cast<float*>(t.floats) + first : nullptr;
+  uint32_t* floats = Pairs && t.floats ? t.floats + first : nullptr;
   for (int64_t k = 0; k < t.steps; ++k) {
-    _mm_prefetch(ahead, _MM_HINT_T0);
-    auto part = [&](int j, int word) {
-      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + j * 8));
-      return _mm256_castsi256_ps(!Pairs ? x : word == 0 ? _mm256_slli_epi32(x, 16) : _mm256_and_si256(x, _mm256_set1_epi32(-65536)));
-    };
+    __builtin_prefetch(ahead);
 #pragma GCC unroll 2
     for (int word = 0; word < (Pairs ? 2 : 1); ++word) {
-      const __m256 b0 = part(0, word), b1 = part(1, word), b2 = part(2, word);
-      if (floats) {
-        _mm256_storeu_ps(floats, b0);
-        _mm256_storeu_ps(floats + 8, b1);
-        _mm256_storeu_ps(floats + 16, b2);
-        floats += kPanel;
+      Register x[3];
+#pragma GCC unroll 3
+      for (int j = 0; j < 3; ++j) {
+        RegisterWords bits;
+        std::memcpy(&bits, b + j * kRegister, sizeof bits);
+        x[j] = (Register)(!Pairs ? bits : word == 0 ? bits << 16 : bits & 0xffff0000u);
+        if (floats) std::memcpy(floats + j * kRegister, &x[j], sizeof x[j]);
       }
+      if (floats) floats += kPanel;
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        const __m256 x = _mm256_broadcast_ss(a + r * t.row);
-        c[r][0] = _mm256_fmadd_ps(x, b0, c[r][0]);
-        c[r][1] = _mm256_fmadd_ps(x, b1, c[r][1]);
-        c[r][2] = _mm256_fmadd_ps(x, b2, c[r][2]);
+        const Register y = splat(a[r * t.row]);
+#pragma GCC unroll 3
+        for (int j = 0; j < 3; ++j) c[r][j] = fma(y, x[j], c[r][j]);
       }
       a += t.step;
     }
@@ -181,21 +183,18 @@ inline void tile_half(const Tile& t, int first) {
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 3
     for (int j = 0; j < 3; ++j) {
-      const int n = t.columns - first - j * 8;
-      float* out = t.C + r * t.ldc + first + j * 8;
-      if (n >= 8) {
-        _mm256_storeu_ps(out, t.accumulate ? _mm256_add_ps(_mm256_loadu_ps(out), c[r][j]) : c[r][j]);
-      } else if (n > 0) {
-        alignas(32) float y[8];
-        _mm256_store_ps(y, c[r][j]);
-        for (int i = 0; i < n; ++i) out[i] = t.accumulate ? out[i] + y[i] : y[i];
-      }
+      const int n = std::min(kRegister, t.columns - first - j * kRegister);
+      if (n <= 0) continue;
+      float* out = t.C + r * t.ldc + first + j * kRegister;
+      Register before{};
+      if (t.accumulate) std::memcpy(&before, out, n * sizeof *out);
+      const Register y = t.accumulate ? before + c[r][j] : c[r][j];
+      std::memcpy(out, &y, n * sizeof *out);
     }
 }
 template <bool Pairs, int R>
 inline void tile_rows(const Tile& t) {
-  tile_half<Pairs, R>(t, 0);
-  if (t.columns > kPanel / 2) tile_half<Pairs, R>(t, kPanel / 2);
+  for (int first = 0; first < t.columns; first += kPart) tile_part<Pairs, R>(t, first);
 }
 template <bool Pairs>
 inline void tile(const Tile& t) {
@@ -204,31 +203,6 @@ inline void tile(const Tile& t) {
     case 2: return tile_rows<Pairs, 2>(t);
     case 3: return tile_rows<Pairs, 3>(t);
     default: return tile_rows<Pairs, 4>(t);
-  }
-}
-inline void tile_f32(const Tile& t) { tile<false>(t); }
-inline void tile_bf16(const Tile& t) { tile<true>(t); }
-
-#else
-constexpr int kRows = 4;
-
-template <bool Pairs>
-inline void tile(const Tile& t) {
-  for (int r = 0; r < t.rows; ++r) {
-    float c[kPanel] = {};
-    const float* a = reinterpret_cast<const float*>(t.A) + r * t.row;
-    const uint32_t* b = t.B;
-    for (int64_t k = 0; k < t.steps; ++k, b += kPanel)
-      for (int word = 0; word < (Pairs ? 2 : 1); ++word, a += t.step)
-        for (int j = 0; j < kPanel; ++j) {
-          const uint32_t bits = !Pairs ? b[j] : word == 0 ? b[j] << 16 : b[j] & 0xffff0000u;
-          float x;
-          std::memcpy(&x, &bits, sizeof x);
-          if (Pairs && t.floats) t.floats[(2 * k + word) * kPanel + j] = bits;
-          c[j] += *a * x;
-        }
-    float* out = t.C + r * t.ldc;
-    for (int j = 0; j < t.columns; ++j) out[j] = t.accumulate ? out[j] + c[j] : c[j];
   }
 }
 inline void tile_f32(const Tile& t) { tile<false>(t); }

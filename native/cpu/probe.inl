@@ -4,44 +4,33 @@ namespace RANK_GRPO_ISA {
 
 #if defined(RANK_GRPO_AVX512)
 constexpr int kChains = 24;
-using ProbeVec = __m512;
-inline ProbeVec probe_start(int i) { return _mm512_set1_ps(static_cast<float>(i) * 1e-3f); }
-inline ProbeVec probe_step(ProbeVec c, ProbeVec a) { return _mm512_fmadd_ps(a, a, c); }
-#elif defined(RANK_GRPO_AVX2)
-constexpr int kChains = 12;
-using ProbeVec = __m256;
-inline ProbeVec probe_start(int i) { return _mm256_set1_ps(static_cast<float>(i) * 1e-3f); }
-inline ProbeVec probe_step(ProbeVec c, ProbeVec a) { return _mm256_fmadd_ps(a, a, c); }
 #else
-constexpr int kChains = 4;
-using ProbeVec = Vec;
-inline ProbeVec probe_start(int i) { return set1(static_cast<float>(i) * 1e-3f); }
-inline ProbeVec probe_step(ProbeVec c, ProbeVec a) { return fma(a, a, c); }
+constexpr int kChains = 12;
 #endif
 
 struct ProbeFloats {
-  static constexpr double flops = 2. * sizeof(ProbeVec) / sizeof(float);
-  static ProbeVec step(ProbeVec c, ProbeVec a) { return probe_step(c, a); }
+  static constexpr double flops = 2. * sizeof(Register) / sizeof(float);
+  static Register step(Register c, Register a) { return fma(a, a, c); }
 };
 #if defined(RANK_GRPO_BF16_DOT)
 struct ProbePairs {
   static constexpr double flops = 64;
-  static ProbeVec step(ProbeVec c, ProbeVec a) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)a); }
+  static Register step(Register c, Register a) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)a); }
 };
 #endif
 
 // Enough chains to hide the latency. The empty asm keeps each sum in a register and every step of it in the loop.
 template <class Kind>
 inline double probe_multiply(int64_t steps) {
-  const ProbeVec a = probe_start(7);
-  ProbeVec c[kChains];
+  const Register a = splat(7e-3f);
+  Register c[kChains];
 #pragma GCC unroll 24
-  for (int i = 0; i < kChains; ++i) c[i] = probe_start(i);
+  for (int i = 0; i < kChains; ++i) c[i] = splat(static_cast<float>(i) * 1e-3f);
   for (int64_t k = 0; k < steps; ++k) {
 #pragma GCC unroll 24
     for (int i = 0; i < kChains; ++i) {
       c[i] = Kind::step(c[i], a);
-#if defined(RANK_GRPO_AVX512) || defined(RANK_GRPO_AVX2)
+#if defined(__x86_64__)
       asm volatile("" : "+v"(c[i]));
 #else
       asm volatile("" : "+m"(c[i]));

@@ -1,5 +1,5 @@
-// Sixteen floats, three ways: AVX-512, AVX2 with FMA, plain C++. Included once per instruction set by kernels_*.cc, inside
-// namespace RANK_GRPO_ISA and its target pragma; no include guard for that reason, and no standard header in here.
+// Sixteen floats, three ways: in one register of AVX-512, two of AVX2 with FMA, four vectors of plain C++. Included once per instruction set
+// by kernels_*.cc, inside namespace RANK_GRPO_ISA and its target pragma; no include guard for that reason, and no standard header in here.
 // Every operation has the same order of additions in all three, so AVX2 and AVX-512 give the same bits.
 namespace rank_grpo {
 namespace RANK_GRPO_ISA {
@@ -16,17 +16,20 @@ constexpr bool kStreams = true;
 
 #if defined(RANK_GRPO_AVX512)
 
+using Register = __m512;
+inline Register splat(float x) { return _mm512_set1_ps(x); }
+inline Register fma(Register a, Register b, Register c) { return _mm512_fmadd_ps(a, b, c); }  // a b + c
 struct Vec {
-  __m512 v;
+  Register v;
 };
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
-inline Vec set1(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec set1(float x) { return {splat(x)}; }
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
-inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }    // a b + c
+inline Vec fma(Vec a, Vec b, Vec c) { return {fma(a.v, b.v, c.v)}; }
 inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }  // c - a b
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
@@ -61,20 +64,23 @@ inline void load_pairs(const float* p, int n, Vec& a, Vec& b) {
 
 #elif defined(RANK_GRPO_AVX2)
 
+using Register = __m256;
+inline Register splat(float x) { return _mm256_set1_ps(x); }
+inline Register fma(Register a, Register b, Register c) { return _mm256_fmadd_ps(a, b, c); }
 struct Vec {
-  __m256 lo, hi;
+  Register lo, hi;
 };
 inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float* p, Vec a) {
   _mm256_storeu_ps(p, a.lo);
   _mm256_storeu_ps(p + 8, a.hi);
 }
-inline Vec set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline Vec set1(float x) { return {splat(x), splat(x)}; }
 inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
-inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {fma(a.lo, b.lo, c.lo), fma(a.hi, b.hi, c.hi)}; }
 inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
@@ -123,58 +129,76 @@ inline float reduce_max(Vec a) {
 
 #else
 
+// The compiler's own vectors, as small as every processor has them that has any.
+using Register = float __attribute__((vector_size(16)));
+using Words = uint32_t __attribute__((vector_size(16)));
+using Integers = int32_t __attribute__((vector_size(16)));
+inline Register splat(float x) { return Register{x, x, x, x}; }
+inline Register fma(Register a, Register b, Register c) { return a * b + c; }
 struct Vec {
-  float v[16];
+  Register q[4];
 };
-#define RANK_GRPO_EACH(expression)                    \
-  Vec r;                                              \
-  for (int i = 0; i < 16; ++i) r.v[i] = (expression); \
+#define RANK_GRPO_EACH(expression)                   \
+  Vec r;                                             \
+  for (int i = 0; i < 4; ++i) r.q[i] = (expression); \
   return r
-inline Vec load(const float* p) { RANK_GRPO_EACH(p[i]); }
-inline void store(float* p, Vec a) {
-  for (int i = 0; i < 16; ++i) p[i] = a.v[i];
+inline Vec load(const float* p) {
+  Vec r;
+  std::memcpy(&r, p, sizeof r);
+  return r;
 }
-inline Vec set1(float x) { RANK_GRPO_EACH(x); }
-inline Vec operator+(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] + b.v[i]); }
-inline Vec operator-(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] - b.v[i]); }
-inline Vec operator*(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] * b.v[i]); }
-inline Vec operator/(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] / b.v[i]); }
-inline Vec fma(Vec a, Vec b, Vec c) { RANK_GRPO_EACH(a.v[i] * b.v[i] + c.v[i]); }
-inline Vec fnma(Vec a, Vec b, Vec c) { RANK_GRPO_EACH(c.v[i] - a.v[i] * b.v[i]); }
-inline Vec max(Vec a, Vec b) { RANK_GRPO_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
-inline Vec sqrt(Vec a) { RANK_GRPO_EACH(std::sqrt(a.v[i])); }
-inline Vec load_part(const float* p, int n, float fill) { RANK_GRPO_EACH(i < n ? p[i] : fill); }
-inline void store_part(float* p, int n, Vec a) {
-  for (int i = 0; i < n; ++i) p[i] = a.v[i];
-}
-inline Vec keep_first(Vec a, int n, float fill) { RANK_GRPO_EACH(i < n ? a.v[i] : fill); }
-inline Vec scale2(Vec a, Vec n) { RANK_GRPO_EACH(std::ldexp(a.v[i], n.v[i] < 1000.f ? static_cast<int>(n.v[i]) : 1000)); }
+inline void store(float* p, Vec a) { std::memcpy(p, &a, sizeof a); }
+inline Vec set1(float x) { RANK_GRPO_EACH(splat(x)); }
+inline Vec operator+(Vec a, Vec b) { RANK_GRPO_EACH(a.q[i] + b.q[i]); }
+inline Vec operator-(Vec a, Vec b) { RANK_GRPO_EACH(a.q[i] - b.q[i]); }
+inline Vec operator*(Vec a, Vec b) { RANK_GRPO_EACH(a.q[i] * b.q[i]); }
+inline Vec operator/(Vec a, Vec b) { RANK_GRPO_EACH(a.q[i] / b.q[i]); }
+inline Vec fma(Vec a, Vec b, Vec c) { RANK_GRPO_EACH(fma(a.q[i], b.q[i], c.q[i])); }
+inline Vec fnma(Vec a, Vec b, Vec c) { RANK_GRPO_EACH(c.q[i] - a.q[i] * b.q[i]); }
+inline Vec max(Vec a, Vec b) { RANK_GRPO_EACH(a.q[i] > b.q[i] ? a.q[i] : b.q[i]); }
+inline Vec keep_bits(Vec a, uint32_t bits) { RANK_GRPO_EACH((Register)((Words)a.q[i] & bits)); }
+inline Vec lower_half_up(Vec a) { RANK_GRPO_EACH((Register)((Words)a.q[i] << 16)); }
 #undef RANK_GRPO_EACH
 template <class F>
-inline Vec each_bits(Vec a, F&& f) {
-  for (float& x : a.v) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    bits = f(bits);
-    std::memcpy(&x, &bits, 4);
+inline Vec each(Vec a, F&& f) {
+  float t[16];
+  store(t, a);
+  for (int i = 0; i < 16; ++i) t[i] = f(t[i], i);
+  return load(t);
+}
+inline Vec sqrt(Vec a) {
+  return each(a, [](float x, int) { return std::sqrt(x); });
+}
+inline Vec load_part(const float* p, int n, float fill) {
+  return each(set1(fill), [=](float x, int i) { return i < n ? p[i] : x; });
+}
+inline void store_part(float* p, int n, Vec a) { std::memcpy(p, &a, n * sizeof *p); }
+inline Vec keep_first(Vec a, int n, float fill) {
+  return each(a, [=](float x, int i) { return i < n ? x : fill; });
+}
+inline Vec scale2(Vec a, Vec n) {
+  for (int i = 0; i < 4; ++i) {
+    Register power = n.q[i] > splat(-252.f) ? n.q[i] : splat(-252.f);  // NaN is no whole number
+    power = power < splat(252.f) ? power : splat(252.f);
+    const Integers whole = __builtin_convertvector(power, Integers), half = whole >> 1;
+    // two factors, for the same reason as with AVX2
+    a.q[i] = a.q[i] * (Register)((half + 127) << 23) * (Register)((whole - half + 127) << 23);
   }
   return a;
 }
-inline Vec keep_bits(Vec a, uint32_t bits) {
-  return each_bits(a, [bits](uint32_t x) { return x & bits; });
-}
-inline Vec lower_half_up(Vec a) {
-  return each_bits(a, [](uint32_t x) { return x << 16; });
-}
 inline float reduce_add(Vec a) {
+  float t[16];
+  store(t, a);
   for (int w = 8; w; w /= 2)
-    for (int i = 0; i < w; ++i) a.v[i] += a.v[i + w];
-  return a.v[0];
+    for (int i = 0; i < w; ++i) t[i] += t[i + w];
+  return t[0];
 }
 inline float reduce_max(Vec a) {
+  float t[16];
+  store(t, a);
   for (int w = 8; w; w /= 2)
-    for (int i = 0; i < w; ++i) a.v[i] = a.v[i] > a.v[i + w] ? a.v[i] : a.v[i + w];
-  return a.v[0];
+    for (int i = 0; i < w; ++i) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
+  return t[0];
 }
 
 #endif
