@@ -46,7 +46,7 @@ const loggers = async (
     optimizer: { learningRate: 1e-5 },
     rewards: [{ name: "exp_inf" }],
   };
-  return openLoggers({ folder: at, kind: "train", config, resumedAt: options.resumedAt ?? 0 }, options.own);
+  return openLoggers({ folder: at, kind: "train", config, resumedAt: options.resumedAt }, options.own);
 };
 
 // ---- warnings ----

@@ -152,6 +152,29 @@ describe("train", () => {
     expect(lines(join(output, "metrics.jsonl")).some((row) => row["policy/ratio_max"] !== 1)).toBe(true);
   });
 
+  it("validates once before the first step, and stops early where it would without a break", async () => {
+    const config = {
+      ...configs().train,
+      optimizer: { learningRate: 1e-12 }, // no list changes, so that no validation is better than the first
+      validation: { data: join(data, "validation.jsonl"), limit: 8, every: 1, patience: 2, maxNewTokens: 48 },
+      log: ["csv" as const],
+    };
+    const stopped = { ended: "early-stop", steps: 2, best: { step: 0 } };
+    const straight = join(root, "patient");
+    expect(await train(config, { output: straight, rewards: [evenYears] })).toMatchObject(stopped);
+    const output = join(root, "patient-broken");
+    const controller = new AbortController();
+    const options = { output, rewards: [evenYears], signal: controller.signal };
+    const first = await train(config, { ...options, onStep: () => controller.abort() });
+    expect(first).toMatchObject({ ended: "interrupted", steps: 0, best: { step: 0 } });
+    for (const _ of ["goes on", "stays where it stopped"])
+      expect(await train(config, { output, rewards: [evenYears], resume: true })).toMatchObject(stopped);
+    const metrics = timeless(lines(join(output, "metrics.jsonl")));
+    expect(metrics).toEqual(timeless(lines(join(straight, "metrics.jsonl"))));
+    const table = readFileSync(join(output, "metrics.csv"), "utf8").trim().split("\n");
+    expect(table.map((row) => row.split(",")[0])).toEqual(["step", "0", "1", "2"]);
+  });
+
   it("raises a dense reward", async () => {
     const summary = await train(
       {

@@ -9,14 +9,14 @@ import { type Logger, scalars } from "./logger.ts";
 
 /**
  * Writes `metrics.csv` into a run folder. Columns stand in the order in which they first came; where a later step brings new ones (a
- * validation), the file is written anew. Lines of steps after `resumedAt` are cut first; 0 starts afresh.
+ * validation), the file is written anew. A resumed run's lines after `resumedAt` are cut first; a fresh one starts afresh.
  */
-export function csvLogger(folder: string, resumedAt: number): Logger {
+export function csvLogger(folder: string, resumedAt: number | undefined): Logger {
   const file = join(folder, "metrics.csv");
   let columns: string[] | undefined;
 
   const open = async (): Promise<string[]> => {
-    if (!existsSync(file) || resumedAt === 0) {
+    if (!existsSync(file) || resumedAt === undefined) {
       await writeFileAtomic(file, "step\n");
       return ["step"];
     }

@@ -6,12 +6,12 @@ import { type LogConfig, mlflowSchema, wandbSchema } from "./schema.ts";
 import { tensorboardLogger } from "./tensorboard.ts";
 import { wandbLogger } from "./wandb.ts";
 
-/** What a logger may want to know of its run; `resumedAt` is the step that a resumed run goes on from, else 0. */
+/** What a logger may want to know of its run; `resumedAt` is the step that a resumed run goes on from. */
 export interface LogContext {
   readonly folder: string;
   readonly kind: "sft" | "train";
   readonly config: object & { readonly log: LogConfig };
-  readonly resumedAt: number;
+  readonly resumedAt: number | undefined;
 }
 
 /** Nothing is written before the first report. @throws BAD_CONFIG where a server's address or key is missing */

@@ -120,7 +120,7 @@ function samplesOf(report: StepReport): Buffer[] {
  * Writes an event file into a run folder: `tensorboard --logdir runs` shows every run by its folder's name. A resumed run opens a new file
  * and tells TensorBoard to drop the steps after `resumedAt` that it does again.
  */
-export function tensorboardLogger(folder: string, resumedAt: number): Logger {
+export function tensorboardLogger(folder: string, resumedAt: number | undefined): Logger {
   const seconds = Math.floor(Date.now() / 1000);
   const file = join(folder, `events.out.tfevents.${seconds}.${hostname()}.${process.pid}`);
   let begun = false;
@@ -128,7 +128,7 @@ export function tensorboardLogger(folder: string, resumedAt: number): Logger {
     const parts: Buffer[] = [];
     if (!begun) {
       parts.push(event(0, text(3, "brain.Event:2")));
-      if (resumedAt > 0) parts.push(event(resumedAt + 1, message(7, whole(1, 1)))); // SessionLog START
+      if (resumedAt !== undefined) parts.push(event(resumedAt + 1, message(7, whole(1, 1)))); // SessionLog START
       begun = true;
     }
     const values = Object.entries(reportLine(report)).flatMap(([name, x]) => {

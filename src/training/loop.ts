@@ -95,9 +95,9 @@ export async function* runStage(
     await run.checkpoint(stage.policy, state, stage.checkpoint.keep);
     saved = state.step;
   };
-  /** Validates, keeps the best; returns whether patience is used up. */
-  const validate = async (report: StepReport): Promise<boolean> => {
-    if (!stage.validate || !stage.validation) return false;
+  /** Validates, keeps the best. */
+  const validate = async (report: StepReport): Promise<void> => {
+    if (!stage.validate || !stage.validation) return;
     validation = await stage.validate();
     const value = metricValue(validation, stage.validation.metric);
     report.validation = validation;
@@ -107,7 +107,6 @@ export async function* runStage(
       report.best = true;
       await run.save("best", stage.policy);
     } else state.stale++;
-    return stage.validation.patience !== undefined && state.stale >= stage.validation.patience;
   };
   const log = async (report: StepReport): Promise<void> => {
     await run.log(reportLine(report));
@@ -117,13 +116,19 @@ export async function* runStage(
 
   await run.status("running", state.step, stage.steps);
   try {
-    if (state.step === 0 && stage.validate && stage.validation) {
+    // once: a run that was interrupted right after has its best already
+    if (state.step === 0 && !state.best && !signal?.aborted && stage.validate && stage.validation) {
       const report: StepReport = { step: 0, steps: stage.steps, metrics: {}, secondsLeft: 0 };
       await validate(report);
       await log(report);
       yield report;
     }
     while (state.step < stage.steps) {
+      // asked of the state, so that a resume asks it too
+      if (state.stale >= (stage.validation?.patience ?? Number.POSITIVE_INFINITY)) {
+        ended = "early-stop";
+        break;
+      }
       if (signal?.aborted) {
         ended = "interrupted";
         break;
@@ -139,14 +144,10 @@ export async function* runStage(
         ...(done.samples ? { samples: done.samples } : {}),
       };
       const due = stage.validation && (state.step % stage.validation.every === 0 || state.step === stage.steps);
-      const stop = due ? await validate(report) : false;
+      if (due) await validate(report);
       await log(report);
       if (state.step % stage.checkpoint.every === 0) await save();
       yield report;
-      if (stop) {
-        ended = "early-stop";
-        break;
-      }
     }
     await save();
     if (ended !== "interrupted") await run.save("final", stage.policy);

@@ -40,7 +40,7 @@ export async function* sftSteps(config: SftConfig, options: StageOptions): Async
   const validation = await openValidation(resolved.validation, catalog);
   const run = await Run.open(options.output, "sft", resolved, options.resume ?? false);
   const loggers = openLoggers(
-    { folder: run.folder, kind: "sft", config: resolved, resumedAt: run.resumed?.state.step ?? 0 },
+    { folder: run.folder, kind: "sft", config: resolved, resumedAt: run.resumed?.state.step },
     options.loggers,
   );
   const policy = await openModel(resolved, run);

@@ -55,7 +55,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   const validation = await openValidation(resolved.validation, catalog, resolved);
   const run = await Run.open(options.output, "train", resolved, options.resume ?? false);
   const loggers = openLoggers(
-    { folder: run.folder, kind: "train", config: resolved, resumedAt: run.resumed?.state.step ?? 0 },
+    { folder: run.folder, kind: "train", config: resolved, resumedAt: run.resumed?.state.step },
     options.loggers,
   );
   const policy = await openModel(resolved, run);

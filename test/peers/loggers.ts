@@ -26,7 +26,7 @@ const reports = Array.from({ length: steps }, (_, i): StepReport => {
     secondsLeft: 0,
   };
 });
-const run = async (from: number, to: number, resumedAt: number): Promise<void> => {
+const run = async (from: number, to: number, resumedAt?: number): Promise<void> => {
   const config = {
     seed: 1,
     model: "m",
@@ -36,7 +36,7 @@ const run = async (from: number, to: number, resumedAt: number): Promise<void> =
   for (const report of reports.slice(from, to)) loggers.report(report);
   await loggers.close(to === steps ? "finished" : "interrupted");
 };
-await run(0, 250, 0); // stopped after its checkpoint of step 200
+await run(0, 250); // stopped after its checkpoint of step 200
 await new Promise((resolve) => setTimeout(resolve, 1100)); // event files are told apart by the second
 await run(200, steps, 200);
 writeFileSync(join(folder, "expected.json"), JSON.stringify(reports.map(reportLine)));
