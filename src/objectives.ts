@@ -35,9 +35,9 @@ export interface Objective {
   entropyCoef: number;
   /** How tokens are assigned to items: line-aligned, or as the published code counts newlines. */
   reading: "aligned" | "reference";
-  /** Advantage of the stop token of a list with fewer than N items. */
+  /** Advantage of the stop token of a list with fewer than N items; added to the list's own where `advantage` is `sequence`. */
   earlyStop: number;
-  /** Advantage of what lies beyond rank N. */
+  /** Advantage of what lies beyond rank N; added likewise. */
   overflow: number;
   /**
    * Who carries the overflow advantage: each token beyond rank N, or each item there, shared evenly by its tokens. Under rank-mean weights,

@@ -238,4 +238,17 @@ describe("shapeAdvantages", () => {
     expect(shape(reading, { overflowPer: "item" })).toEqual(each);
     expect(shape(reading, { overflowPer: "item", mode: "reference" })).toEqual(each);
   });
+  it("adds all of it to the list's own advantage, where every token has that", () => {
+    const whole = (reading: TokenReading, options: Partial<ShapingOptions> = {}) => [
+      ...shapeAdvantages(reading, [2, 2], { ...shaping, base: 2, ...options }),
+    ];
+    const none = { earlyStop: 0, overflow: 0, exactLength: 0 };
+    for (const mode of ["aligned", "reference"] as const) {
+      for (const reading of [list([0, 0], 1), list([0, 1, 1], 2), list([0, 1, 2, 2], 3), list([0], 0)])
+        expect(whole(reading, { mode, ...none })).toEqual(Array.from(reading.item, () => 2));
+      expect(whole(list([0, 0], 1), { mode })).toEqual([2, 1.5]);
+      expect(whole(list([0, 1, 1], 2), { mode })).toEqual([2, 2, 2.125]);
+      expect(whole(list([0, 1, 2, 2], 3), { mode })).toEqual([2, 2, 1.75, 1.75]);
+    }
+  });
 });

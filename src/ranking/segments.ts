@@ -215,6 +215,8 @@ export interface ShapingOptions {
   readonly overflowPer: "token" | "item";
   /** On the stop token of a list of exactly N items. 0 in the paper, 0.1 in the published code. */
   readonly exactLength: number;
+  /** Advantage where no rank's stands, which the above are added to: that of the whole list, where every token has it. Default 0. */
+  readonly base?: number;
 }
 
 /** The paper's constants on the line-aligned reading. */
@@ -230,13 +232,13 @@ export const paperShaping: ShapingOptions = {
 export const referenceShaping: ShapingOptions = { ...paperShaping, mode: "reference", exactLength: 0.1 };
 
 /**
- * The advantage of each token from those of the ranks: a token of rank k has the advantage of rank k, one beyond rank N the
+ * The advantage of each token from those of the ranks: a token of rank k has the advantage of rank k, one beyond rank N `base` and the
  * overflow penalty.
  *
  * - `aligned` (with `ListReader.read`): the stop token has the advantage of its item, plus `exactLength` where the list has exactly N
- *   items; after fewer than N it has `earlyStop` alone.
- * - `reference` (with `readReference`): the stop token has no rank's advantage, only `exactLength` or `earlyStop`, and the penalty if it
- *   stands beyond rank N.
+ *   items; after fewer than N it has `base` and `earlyStop` alone.
+ * - `reference` (with `readReference`): the stop token has no rank's advantage, only `base` with `exactLength` or `earlyStop`, and the
+ *   penalty if it stands beyond rank N.
  *
  * @param rankAdvantages [N]
  * @returns f32 [tokens]
@@ -247,16 +249,17 @@ export function shapeAdvantages(
   options: ShapingOptions,
 ): Float32Array {
   const { item, items, stop } = reading;
+  const { base = 0 } = options;
   const n = rankAdvantages.length;
   const lengths = options.overflowPer === "item" ? tokenCounts(item) : undefined;
   const advantages = new Float32Array(item.length);
   for (let t = 0; t < item.length; t++) {
     const rank = item[t]!;
-    if (rank >= n) advantages[t] = options.overflow / (lengths?.get(rank) ?? 1);
-    else if (t !== stop || options.mode === "aligned") advantages[t] = rankAdvantages[rank]!;
+    if (rank >= n) advantages[t] = base + options.overflow / (lengths?.get(rank) ?? 1);
+    else advantages[t] = t === stop && options.mode === "reference" ? base : rankAdvantages[rank]!;
   }
   if (stop < 0) return advantages;
-  if (items < n) advantages[stop] = options.earlyStop;
+  if (items < n) advantages[stop] = base + options.earlyStop;
   else if (items === n) advantages[stop]! += options.exactLength;
   return advantages;
 }

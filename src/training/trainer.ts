@@ -198,8 +198,10 @@ export class Trainer {
         segment && config.segmentation?.credit === "segment"
           ? { item: segment.slice(), items: segment.reduce((most, s) => Math.max(most, s + 1), 0), stop: lines.stop }
           : lines;
-      const advantage = shapeAdvantages(reading, group.advantages[i]!, {
+      const ranks = group.advantages[i]!;
+      const advantage = shapeAdvantages(reading, ranks, {
         mode: o.reading,
+        base: o.advantage === "sequence" ? ranks[0]! : 0,
         earlyStop: o.earlyStop,
         overflow: o.overflow,
         overflowPer: o.overflowPer,
