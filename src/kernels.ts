@@ -176,7 +176,7 @@ export interface PolicyLossInput extends Segments, Placement {
   entropies?: Float32Array;
   /** [T] */
   advantages: Float32Array;
-  /** [T]: mask times normaliser, see `stepInputs` */
+  /** [T]: mask times normaliser (docs/objectives.md, Weights) */
   weights: Float32Array;
 }
 

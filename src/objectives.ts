@@ -7,7 +7,7 @@ import type { RuleParameters } from "./rules.ts";
 /** What one importance ratio covers: a token (GRPO), an item of the list (Rank-GRPO), the whole completion (GSPO). */
 export type Level = "token" | "rank" | "sequence";
 
-/** How token losses are averaged; the formulas stand at `stepInputs`. */
+/** How token losses are averaged: docs/objectives.md, Weights. */
 export type Weighting = "rank-mean" | "token-mean" | "sequence-mean" | "dr-grpo";
 
 /** An objective in full: a rule, what it is pooled over, how advantages are made and how the list's length is shaped. */
@@ -310,20 +310,14 @@ export function nativeObjective(
   };
 }
 
-/** One completion as the loss sees it. */
+/** One completion as the loss sees it: one value for each of its tokens, the stop token included. */
 export interface RowPlan {
-  /** Tokens of the completion, the stop token included. */
-  tokens: number;
   /** Item (line) of each token, from 0; -1: masked out, no loss and no KL. */
   item: Int32Array;
   /** What each token's ratio is pooled with, from 0, where a segmentation says so; by default the objective's `ratio` does. */
   segment?: Int32Array;
   /** Advantage of each token, length shaping included. */
   advantage: Float32Array;
-  /** Items the completion holds. */
-  items: number;
-  /** Index of the stop token, -1 where the completion was cut. */
-  stop: number;
 }
 
 /** Segments (CSR over all rows' tokens, lying flat in row order), weights and advantages of a step. */
@@ -361,7 +355,7 @@ export interface StepSize {
  * token wherever the published newline count puts it); or one a row, also where the row is empty. A row's own `segment` goes before all these.
  *
  * @param whole B and covered tokens of the whole step; by default those of `rows`.
- * @throws RankGrpoError INVALID_ARGUMENT where a plan's arrays and token count differ, or an item or rank number is impossible.
+ * @throws RankGrpoError INVALID_ARGUMENT where a plan's arrays differ in length, or the number of ranks is impossible.
  */
 export function stepInputs(
   rows: readonly RowPlan[],
@@ -373,13 +367,12 @@ export function stepInputs(
   let total = 0;
   let covered = 0;
   rows.forEach((row, b) => {
-    if (row.item.length !== row.tokens || row.advantage.length !== row.tokens) {
-      const got = `${row.item.length} items and ${row.advantage.length} advantages`;
-      refuse("INVALID_ARGUMENT", `${row.tokens} values a token array`, `row ${b}`, got);
-    }
-    if (row.segment && row.segment.length !== row.tokens)
-      refuse("INVALID_ARGUMENT", `${row.tokens} values`, `segment of row ${b}`, row.segment.length);
-    total += row.tokens;
+    const tokens = row.item.length;
+    if (row.advantage.length !== tokens)
+      refuse("INVALID_ARGUMENT", `${tokens} values`, `advantage of row ${b}`, row.advantage.length);
+    if (row.segment && row.segment.length !== tokens)
+      refuse("INVALID_ARGUMENT", `${tokens} values`, `segment of row ${b}`, row.segment.length);
+    total += tokens;
     for (const item of row.item) if (item >= 0) covered++;
   });
   const B = whole?.rows ?? rows.length;
@@ -404,8 +397,7 @@ export function stepInputs(
   rows.forEach((row, b) => {
     // tokens by bin, bins ascending: a bin is an item, or all overflow items in one
     const bins = new Map<number, number[]>();
-    for (let t = 0; t < row.tokens; t++) {
-      const item = row.item[t]!;
+    for (const [t, item] of row.item.entries()) {
       if (item < 0) continue;
       const bin = objective.reading === "reference" ? Math.min(item, ranks) : item;
       const tokens = bins.get(bin);
@@ -443,14 +435,14 @@ export function stepInputs(
         close(bin);
       }
     } else {
-      for (let t = 0; t < row.tokens; t++) {
-        if (row.item[t]! < 0) continue;
+      for (const [t, item] of row.item.entries()) {
+        if (item < 0) continue;
         segmentTokens[filled++] = first + t;
-        if (objective.ratio === "token") close(row.item[t]!);
+        if (objective.ratio === "token") close(item);
       }
       if (objective.ratio === "sequence") close(ranks);
     }
-    first += row.tokens;
+    first += row.item.length;
     rowSegments[b + 1] = segmentItem.length;
   });
   return {

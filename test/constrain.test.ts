@@ -147,10 +147,10 @@ describe("training", () => {
       await policy.generate([prompt], { groupSize: 4, maxNewTokens: 40, constraint: within })
     )[0]!.map(({ ids }) => ids);
     const reader = new ListReader(policy.tokenizer!, policy.stopIds);
-    const plans = completions.map((ids) => {
-      const { item, items, stop } = reader.read(ids);
-      return { tokens: ids.length, item, items, stop, advantage: new Float32Array(ids.length).fill(1) };
-    });
+    const plans = completions.map((ids) => ({
+      item: reader.read(ids).item,
+      advantage: new Float32Array(ids.length).fill(1),
+    }));
     const before = plans.map(({ item }) => [...item]);
     maskForced([{ prompt, completions }], [plans], within);
     const { logprobs } = await policy.score([{ prompt, completions }], { constraint: within });

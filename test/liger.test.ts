@@ -31,13 +31,7 @@ describe("Liger's fused losses", () => {
   const { lengths, width, vocabulary } = golden;
   const rows = lengths.map((length, b): RowPlan => {
     const item = Int32Array.from({ length: width }, (_, t) => (t < length ? 0 : -1));
-    return {
-      tokens: width,
-      item,
-      advantage: new Float32Array(width).fill(golden.advantages[b]!),
-      items: 1,
-      stop: -1,
-    };
+    return { item, advantage: new Float32Array(width).fill(golden.advantages[b]!) };
   });
   for (const { liger, objective: given, temperature, ...wanted } of golden.cases)
     it(`${JSON.stringify(liger)} is ${given.name}, beta ${given.beta}, temperature ${temperature}`, async () => {

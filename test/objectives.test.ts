@@ -191,7 +191,7 @@ function plansOf(c: Case): RowPlan[] {
         item[c.segment_tokens[i]! - first] = s - c.row_segments[b]!;
       }
     }
-    return { tokens, item, advantage: f32(c.advantage.slice(first, first + tokens)), items: 0, stop: -1 };
+    return { item, advantage: f32(c.advantage.slice(first, first + tokens)) };
   });
 }
 
@@ -263,7 +263,7 @@ describe.skipIf(!hasShared)("two updates of a tiny policy, end to end", () => {
       for (let k = 0; k < items.row_segments[b]!; k++) for (const t of items.segments[segment++]!) item[t - first] = k;
       const advantage = f32(recipe.advantage.slice(first, first + row.ids.length));
       first += row.ids.length;
-      return { tokens: row.ids.length, item, advantage, items: 0, stop: -1 };
+      return { item, advantage };
     });
   };
   const named: [string, PresetName][] = [
@@ -405,13 +405,7 @@ const rowsOf = (maxItems = 6, maxTokens = 4) => fc.array(rowOf(maxItems, maxToke
 
 type Choice = Pick<Objective, "ratio" | "weighting"> & Partial<Pick<Objective, "reading">>;
 function inputsOf(rows: readonly Row[], choice: Choice, ranks = 5): PolicyLossInput {
-  const plans = rows.map((row) => ({
-    tokens: row.item.length,
-    item: Int32Array.from(row.item),
-    advantage: f32(row.advantage),
-    items: 0,
-    stop: -1,
-  }));
+  const plans = rows.map((row) => ({ item: Int32Array.from(row.item), advantage: f32(row.advantage) }));
   const { advantages, weights, segmentOffsets, segmentTokens } = stepInputs(
     plans,
     { reading: "aligned", drLength: 64, ...choice },
@@ -494,13 +488,7 @@ describe("identities", () => {
   it("parts of a step with the step's size add up to the whole", () =>
     property<[Row[], Weighting]>([rowsOf(), weightingOf], (rows, weighting) => {
       const plan = (part: readonly Row[]): RowPlan[] =>
-        part.map((row) => ({
-          tokens: row.item.length,
-          item: Int32Array.from(row.item),
-          advantage: f32(row.advantage),
-          items: 0,
-          stop: -1,
-        }));
+        part.map((row) => ({ item: Int32Array.from(row.item), advantage: f32(row.advantage) }));
       const choice = { ratio: "rank", weighting, reading: "aligned", drLength: 64 } as const;
       const size = { rows: rows.length, covered: rows.reduce((n, row) => n + row.item.length, 0) };
       const parts = rows.map((row) => stepInputs(plan([row]), choice, 5, size));
@@ -667,13 +655,7 @@ describe("what a user asks for", () => {
 });
 
 describe("segments", () => {
-  const row: RowPlan = {
-    tokens: 8,
-    item: Int32Array.of(0, 0, 1, -1, 2, 3, 3, 4),
-    advantage: new Float32Array(8),
-    items: 5,
-    stop: 7,
-  };
+  const row: RowPlan = { item: Int32Array.of(0, 0, 1, -1, 2, 3, 3, 4), advantage: new Float32Array(8) };
   const choice = { ratio: "rank", weighting: "rank-mean", drLength: 64 } as const;
 
   it("aligned: each overflow item is a segment of its own; reference: all are one", () => {
@@ -688,14 +670,15 @@ describe("segments", () => {
   });
 
   it("an empty row has no rank segment and one empty sequence segment", () => {
-    const none: RowPlan = { tokens: 0, item: new Int32Array(0), advantage: new Float32Array(0), items: 0, stop: -1 };
+    const none: RowPlan = { item: new Int32Array(0), advantage: new Float32Array(0) };
     expect([...stepInputs([none, row], { ...choice, reading: "aligned" }, 5).rowSegments]).toEqual([0, 0, 5]);
     const sequence = stepInputs([none, row], { ...choice, ratio: "sequence", reading: "aligned" }, 5);
     expect([...sequence.segmentOffsets]).toEqual([0, 0, 7]);
   });
 
   it("plans that contradict themselves are refused", () => {
-    expect(() => stepInputs([{ ...row, tokens: 7 }], { ...choice, reading: "aligned" }, 2)).toThrow(/row 0/);
+    const short = { ...row, advantage: new Float32Array(7) };
+    expect(() => stepInputs([short], { ...choice, reading: "aligned" }, 2)).toThrow(/8 values for advantage of row 0/);
     expect(() => stepInputs([row], { ...choice, reading: "aligned" }, 0)).toThrow(/ranks/);
     expect(() => stepInputs([row], { ...choice, reading: "aligned" }, 2, { rows: 1, covered: 3 })).toThrow(/whole/);
   });

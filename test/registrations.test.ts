@@ -116,13 +116,7 @@ describe("segmentations", () => {
     expect(() => segmentsOf("own", () => [0, -2], cut("a", "b"))).toThrow(/token 1, got -2/);
   });
   it("pool ratios over their segments, weights over items", () => {
-    const row = {
-      tokens: 4,
-      item: Int32Array.of(0, 0, 1, -1),
-      advantage: new Float32Array(4),
-      items: 2,
-      stop: -1,
-    };
+    const row = { item: Int32Array.of(0, 0, 1, -1), advantage: new Float32Array(4) };
     const objective = { ratio: "rank", weighting: "rank-mean", reading: "aligned", drLength: 1 } as const;
     const own = stepInputs([{ ...row, segment: Int32Array.of(1, 0, 0, 0) }], objective, 3);
     expect([...own.segmentOffsets]).toEqual([0, 2, 3]);

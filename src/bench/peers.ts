@@ -266,7 +266,7 @@ async function lossWork(
   const rows = Array.from(advantages, (advantage): RowPlan => {
     const tokens = T / B;
     const item = new Int32Array(tokens);
-    return { tokens, item, advantage: new Float32Array(tokens).fill(advantage), items: 1, stop: -1 };
+    return { item, advantage: new Float32Array(tokens).fill(advantage) };
   });
   const step = stepInputs(rows, objective, 1);
   // ratios within the clip's range and beyond both its edges, none so near to one that rounding decides

@@ -209,8 +209,7 @@ export class Trainer {
       });
       const item = reading.item.map((line, t) => (segment?.[t] === -1 ? -1 : line));
       for (const [t, line] of item.entries()) if (line < 0) advantage[t] = 0;
-      const { items, stop } = reading;
-      return { tokens: ids.length, item, advantage, items, stop, ...(segment ? { segment } : {}) };
+      return { item, advantage, ...(segment ? { segment } : {}) };
     });
   }
 
@@ -341,7 +340,7 @@ export class Trainer {
     custom: CustomObjective,
     batch: readonly Group[],
     step: Omit<ObjectiveInput, "logprobs" | "entropies">,
-    forward: { temperature: number; microBatchTokens: number },
+    forward: ForwardOptions,
     metrics: StepMetrics,
     update: Update,
   ): Promise<Float32Array> {
