@@ -25,6 +25,8 @@ export interface EvaluateOptions extends MetricOptions, GenerateListsOptions {
 export interface GenerateListsOptions {
   /** Default 512, or half of the context where that is less. */
   maxNewTokens?: number;
+  /** Longer prompts lose their beginning, as in training. Default: what the context leaves. */
+  maxPromptTokens?: number;
   /** Rows decoded together, default 64. */
   maxRows?: number;
   /** Default 0, the most probable token each time; above 0 samples, keyed by `seed`. */
@@ -67,7 +69,11 @@ export function completionLimit(policy: Policy, asked: number | undefined): numb
   return limit;
 }
 
-/** One list for each sample; equal prompts are generated once. A prompt beyond the context loses its beginning, as in training. */
+/** Length limit of a prompt in tokens, beside completions of `maxNewTokens`. */
+export const promptLimit = (policy: Policy, maxNewTokens: number, asked: number | undefined): number =>
+  Math.min(asked ?? Number.POSITIVE_INFINITY, policy.maxPositions - maxNewTokens);
+
+/** One list for each sample; equal prompts are generated once. */
 export async function generateLists(
   policy: Policy,
   samples: readonly Sample[],
@@ -77,11 +83,12 @@ export async function generateLists(
   if (beams !== undefined && !constraint) refuse("INVALID_ARGUMENT", "a constraint", "beams", "none");
   const tokenizer = policy.tokenizer ?? refuse("INVALID_ARGUMENT", "a checkpoint with a tokenizer", "policy", "none");
   const maxNewTokens = completionLimit(policy, options.maxNewTokens);
+  const limit = promptLimit(policy, maxNewTokens, options.maxPromptTokens);
   const distinct = new Map<string, number>();
   const prompts: Int32Array[] = [];
   const askedBy: Sample[] = []; // of each distinct prompt
   const indices = samples.map((sample) => {
-    const prompt = encodePrompt(tokenizer, sample.prompt).slice(-(policy.maxPositions - maxNewTokens));
+    const prompt = encodePrompt(tokenizer, sample.prompt).slice(-limit);
     // under a constraint equal prompts may still differ in what they exclude
     const key = prompt.join() + (constraint ? JSON.stringify(constraint.forSamples([sample]).excluded) : "");
     const known = distinct.get(key);

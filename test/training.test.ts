@@ -2,18 +2,22 @@
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 
 import type { Logger } from "../src/log/logger.ts";
 import type { ObjectiveInput, ObjectiveOutput } from "../src/objective/custom.ts";
 import { Policy } from "../src/policy.ts";
 import { worldConfigs, writeWorld } from "../src/quickstart.ts";
+import { Catalog } from "../src/ranking/catalog.ts";
 import type { Reward } from "../src/ranking/rewards.ts";
+import { encodePrompt } from "../src/text/encode.ts";
 import { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "../src/training/config.ts";
+import type { MemoryPlan } from "../src/training/memory.ts";
 import { parseConfig, readConfig } from "../src/training/parse.ts";
 import { scheduleFactor } from "../src/training/schedule.ts";
 import { sft } from "../src/training/sft.ts";
 import { train, trainSteps } from "../src/training/train.ts";
+import { openValidation } from "../src/training/validate.ts";
 import { World } from "../src/world.ts";
 
 const root = mkdtempSync(join(tmpdir(), "rank-grpo-training-"));
@@ -173,6 +177,34 @@ describe("train", () => {
     expect(metrics).toEqual(timeless(lines(join(straight, "metrics.jsonl"))));
     const table = readFileSync(join(output, "metrics.csv"), "utf8").trim().split("\n");
     expect(table.map((row) => row.split(",")[0])).toEqual(["step", "0", "1", "2"]);
+  });
+
+  it("plans for what a validation generates, and cuts its prompts as training does", async () => {
+    const file = join(data, "validation.jsonl");
+    const base = { ...configs().train, maxRows: 64, maxPromptTokens: 4 };
+    const passes = async (limit: number): Promise<number> => {
+      const plans: MemoryPlan[] = [];
+      const onMemory = (plan: MemoryPlan): void => {
+        plans.push(plan);
+        throw new Error("enough");
+      };
+      const config = { ...base, promptsPerStep: 1, groupSize: 2, validation: { data: file, limit } };
+      await expect(train(config, { output: join(root, "planned"), onMemory })).rejects.toThrow("enough");
+      return plans[0]!.passes;
+    };
+    expect(await passes(200)).toBeGreaterThan(await passes(1));
+
+    const policy = await Policy.load(join(root, "sft/final"), { trainable: false });
+    const catalog = await Catalog.load(join(data, "catalog.tsv"));
+    const config = parseConfig(trainSchema, { ...base, validation: { data: file, limit: 20 } });
+    const validation = (await openValidation(config.validation, catalog, config))!;
+    expect(validation.workload(policy)).toEqual({ rows: 20, groupSize: 1, promptTokens: 4, newTokens: 48 });
+    const ends = validation.samples.map(({ prompt }) => encodePrompt(policy.tokenizer, prompt).slice(-4).join());
+    const generate = vi.spyOn(policy, "generate");
+    await validation.measure(policy, undefined);
+    const prompts = generate.mock.calls.flatMap(([prompts]) => prompts.map((prompt) => prompt.join()));
+    expect(prompts).toEqual([...new Set(ends)]);
+    policy.dispose();
   });
 
   it("raises a dense reward", async () => {

@@ -30,6 +30,7 @@ interface Flags extends ConstrainFlags, ModelFlags, EndpointFlags {
   limit?: number;
   output?: string;
   maxNewTokens?: number;
+  maxPromptTokens?: number;
   maxRows: number;
   truncation: NonNullable<MetricOptions["truncation"]>;
   ideal: NonNullable<MetricOptions["ideal"]>;
@@ -55,6 +56,11 @@ export function evaluateCommand(): Command {
     .option(
       "--max-new-tokens <N>",
       "length limit of a list in tokens (default: 512, or half of the context; 1024 of an endpoint)",
+      countNumber,
+    )
+    .option(
+      "--max-prompt-tokens <N>",
+      "longer prompts lose their beginning, as under a training's maxPromptTokens (default: what the context leaves)",
       countNumber,
     )
     .option(
@@ -189,6 +195,7 @@ async function evaluateModel(
     return await evaluatePolicy(policy, samples, {
       ...options,
       ...(flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens }),
+      ...(flags.maxPromptTokens === undefined ? {} : { maxPromptTokens: flags.maxPromptTokens }),
       maxRows: flags.maxRows,
       ...(constraint ? { constraint } : {}),
       ...(flags.beams === undefined ? {} : { beams: flags.beams }),

@@ -28,6 +28,13 @@ export function encodePrompt(tokenizer: Tokenizer | undefined, content: Content)
   return ids;
 }
 
+/** Tokens of the longest prompt, taken to be the one of the longest text: what many are worth encoding for. */
+export function longestPrompt(tokenizer: Tokenizer | undefined, prompts: readonly Content[]): number {
+  const sizes = prompts.map((prompt) => JSON.stringify(prompt).length);
+  const longest = sizes.indexOf(sizes.reduce((a, b) => Math.max(a, b)));
+  return encodePrompt(tokenizer, prompts[longest]!).length;
+}
+
 function encodeText(tokenizer: Tokenizer, content: string | readonly Message[]): number[] {
   if (!isMessages(content)) return tokenizer.encode(content);
   const last = content.at(-1);

@@ -134,7 +134,7 @@ const common = {
     .describe("tokens of one forward and backward pass; lower it for less memory"),
   maxPromptTokens: positive
     .optional()
-    .describe("longer prompts lose their beginning; default: what the context leaves"),
+    .describe("longer prompts lose their beginning, validation's too; default: what the context leaves"),
   catalog: z.string().optional().describe("TSV, JSON or pickle of (title, year); rewards and metrics need it"),
   optimizer,
   schedule: scheduleSchema.prefault({ type: "constant" }).describe("of the learning rate, over optimizer updates"),

@@ -37,7 +37,7 @@ export async function* sftSteps(config: SftConfig, options: StageOptions): Async
       "batchSize",
       resolved.batchSize,
     );
-  const validation = await openValidation(resolved.validation, catalog);
+  const validation = await openValidation(resolved.validation, catalog, { maxPromptTokens: resolved.maxPromptTokens });
   const run = await Run.open(options.output, "sft", resolved, options.resume ?? false);
   const loggers = openLoggers(
     { folder: run.folder, kind: "sft", config: resolved, resumedAt: run.resumed?.state.step },
@@ -69,7 +69,7 @@ export async function* sftSteps(config: SftConfig, options: StageOptions): Async
     if (validation) constraint?.check(validation.samples);
     const held = groupsOf(validation?.samples.filter((sample) => sample.completion !== undefined) ?? []);
     const forward = { microBatchTokens: resolved.microBatchTokens };
-    const lengths = groups.map(({ prompt, completions }) => prompt.length + completions[0]!.length);
+    const lengths = [...groups, ...held].map(({ prompt, completions }) => prompt.length + completions[0]!.length);
     const longest = lengths.reduce((a, b) => Math.max(a, b));
     const plan = planMemory(
       policy,
@@ -77,10 +77,7 @@ export async function* sftSteps(config: SftConfig, options: StageOptions): Async
       {
         passTokens: Math.max(longest, Math.min(resolved.microBatchTokens, resolved.batchSize * longest)),
         backward: true,
-        rows: Math.min(64, validation?.samples.length ?? 0),
-        groupSize: 1,
-        promptTokens: groups.reduce((most, { prompt }) => Math.max(most, prompt.length), 0),
-        newTokens: resolved.validation?.maxNewTokens ?? Math.min(512, Math.floor(policy.maxPositions / 2)),
+        ...(validation?.workload(policy) ?? { rows: 0, groupSize: 1, promptTokens: 0, newTokens: 0 }),
       },
       "activationMiB or microBatchTokens",
     );

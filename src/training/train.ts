@@ -76,7 +76,7 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
       constraint,
     });
     const knobs = "activationMiB, microBatchTokens, maxRows or maxNewTokens";
-    const plan = planMemory(policy, reference, trainer.workload(), knobs);
+    const plan = planMemory(policy, reference, trainer.workload(validation), knobs);
     options.onMemory?.(plan);
     const stage: Stage = {
       policy,

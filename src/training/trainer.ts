@@ -3,6 +3,7 @@ import { performance } from "node:perf_hooks";
 
 import type { Sample } from "../data/sample.ts";
 import { refuse } from "../errors.ts";
+import { promptLimit } from "../evaluate.ts";
 import type { CustomObjective, ObjectiveInput } from "../objective/custom.ts";
 import { nativeObjective, type Objective, type RowPlan, type StepInputs, stepInputs } from "../objectives.ts";
 import type { ForwardOptions, Group, Policy, Workload } from "../policy.ts";
@@ -13,7 +14,7 @@ import type { AdvantageEstimator } from "../ranking/estimators.ts";
 import type { GroupRepair } from "../ranking/repair.ts";
 import { type Segmentation, segmentsOf, tokenText } from "../ranking/segmentation.ts";
 import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
-import { encodePrompt } from "../text/encode.ts";
+import { encodePrompt, longestPrompt } from "../text/encode.ts";
 import type { ResolvedTrainConfig } from "./config.ts";
 import { maskForced } from "./constrain.ts";
 import { describeRollouts, mean } from "./describe.ts";
@@ -21,6 +22,7 @@ import { Draws } from "./draw.ts";
 import type { StepOutcome } from "./loop.ts";
 import { type Named, type RolloutGroup, rollOut, type WeightedReward } from "./rollout.ts";
 import type { RunState } from "./run.ts";
+import type { Validation } from "./validate.ts";
 
 type StepMetrics = Record<string, number | readonly number[]>;
 type Update = () => Promise<{ gradNorm: number; learningRate: number }>;
@@ -89,15 +91,14 @@ export class Trainer {
       policy.stopIds,
     );
     this.#eosId = policy.stopId ?? -1;
-    const room = policy.maxPositions - config.maxNewTokens;
-    if (room < 1)
+    if (config.maxNewTokens >= policy.maxPositions)
       refuse(
         "BAD_CONFIG",
         `fewer than ${policy.maxPositions} (the model's context)`,
         "maxNewTokens",
         config.maxNewTokens,
       );
-    this.#promptLimit = Math.min(config.maxPromptTokens ?? room, room);
+    this.#promptLimit = promptLimit(policy, config.maxNewTokens, config.maxPromptTokens);
     if (config.promptsPerStep > samples.length)
       refuse(
         "BAD_CONFIG",
@@ -107,23 +108,23 @@ export class Trainer {
       );
   }
 
-  /** The most that a step, or a validation, asks of the policy. The longest prompt is taken to be the one of the longest text. */
-  workload(): Workload {
+  /** The most that a step, or a validation, asks of the policy. */
+  workload(validation: Validation | undefined): Workload {
     const { config, policy, samples } = this.#parts;
-    const { groupSize, maxNewTokens, promptsPerStep, validation } = config;
-    const size = ({ prompt }: Sample): number => JSON.stringify(prompt).length;
-    const longest = samples.reduce((a, b) => (size(b) > size(a) ? b : a));
-    const promptTokens = Math.min(this.#promptLimit, encodePrompt(policy.tokenizer, longest.prompt).length);
+    const { groupSize, maxNewTokens, promptsPerStep } = config;
+    const prompts = samples.map(({ prompt }) => prompt);
+    const promptTokens = Math.min(this.#promptLimit, longestPrompt(policy.tokenizer, prompts));
     const row = promptTokens + maxNewTokens;
     const step = promptsPerStep * (promptTokens + groupSize * maxNewTokens);
     const rows = Math.min(Math.max(config.maxRows, groupSize), promptsPerStep * groupSize);
+    const held = validation?.workload(policy);
     return {
       passTokens: Math.max(row, Math.min(config.microBatchTokens, step)),
       backward: true,
-      rows,
-      groupSize: validation ? 1 : groupSize, // no two rows of a validation share a prompt
-      promptTokens,
-      newTokens: Math.max(maxNewTokens, validation?.maxNewTokens ?? 0),
+      rows: Math.max(rows, held?.rows ?? 0),
+      groupSize: held?.groupSize ?? groupSize,
+      promptTokens: Math.max(promptTokens, held?.promptTokens ?? 0),
+      newTokens: Math.max(maxNewTokens, held?.newTokens ?? 0),
     };
   }
 

@@ -2,15 +2,18 @@
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { evaluateLists, evaluatePolicy, meansOf } from "../evaluate.ts";
-import type { Policy } from "../policy.ts";
+import { completionLimit, evaluateLists, evaluatePolicy, meansOf, promptLimit } from "../evaluate.ts";
+import type { Policy, Workload } from "../policy.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import type { CatalogConstraint } from "../ranking/constraint.ts";
+import { longestPrompt } from "../text/encode.ts";
 import type { ResolvedTrainConfig } from "./config.ts";
 import { type Metrics, metricValue } from "./run.ts";
 
 export interface Validation {
   readonly samples: readonly Sample[];
+  /** The most that it asks of the policy; no two rows share a prompt. */
+  workload(policy: Policy): Pick<Workload, "rows" | "groupSize" | "promptTokens" | "newTokens">;
   /** Metrics of the policy as it now is. */
   measure(policy: Policy, constraint: CatalogConstraint | undefined): Promise<Metrics>;
 }
@@ -19,7 +22,7 @@ export interface Validation {
 export async function openValidation(
   validation: ResolvedTrainConfig["validation"],
   catalog: Catalog | undefined,
-  defaults: { maxNewTokens?: number; maxRows?: number } = {},
+  defaults: Partial<Pick<ResolvedTrainConfig, "maxNewTokens" | "maxPromptTokens" | "maxRows">>,
 ): Promise<Validation | undefined> {
   if (!validation) return undefined;
   const known =
@@ -29,13 +32,28 @@ export async function openValidation(
   const empty = samples.map(() => "");
   metricValue(meansOf(evaluateLists(samples, empty, { catalog: known }).metrics), validation.metric);
   const maxNewTokens = validation.maxNewTokens ?? defaults.maxNewTokens;
+  const { maxPromptTokens, maxRows = 64 } = defaults;
   const options = {
     catalog: known,
     ...(maxNewTokens === undefined ? {} : { maxNewTokens }),
-    maxRows: defaults.maxRows ?? 64,
+    ...(maxPromptTokens === undefined ? {} : { maxPromptTokens }),
+    maxRows,
   };
   return {
     samples,
+    workload(policy) {
+      const newTokens = completionLimit(policy, maxNewTokens);
+      const prompts = samples.map(({ prompt }) => prompt);
+      return {
+        rows: Math.min(maxRows, samples.length),
+        groupSize: 1,
+        promptTokens: Math.min(
+          promptLimit(policy, newTokens, maxPromptTokens),
+          longestPrompt(policy.tokenizer, prompts),
+        ),
+        newTokens,
+      };
+    },
     async measure(policy, constraint) {
       const { metrics } = await evaluatePolicy(policy, samples, { ...options, ...(constraint ? { constraint } : {}) });
       return meansOf(metrics);
