@@ -8,6 +8,9 @@ import { RankGrpoError } from "./errors.ts";
 
 const temporary = (path: string): string => `${path}.tmp-${randomBytes(4).toString("hex")}`;
 
+/** Whether something was left by a process that was killed while it wrote. */
+export const isTemporary = (name: string): boolean => /\.tmp-[0-9a-f]{8}$/.test(name);
+
 /** Writes `text` under a temporary name beside `path`, syncs it, and renames. Replaces what was there. */
 export async function writeFileAtomic(path: string, text: string | Uint8Array): Promise<void> {
   const name = temporary(path);

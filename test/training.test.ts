@@ -14,6 +14,7 @@ import { encodePrompt } from "../src/text/encode.ts";
 import { type SftConfig, sftSchema, type TrainConfig, trainSchema } from "../src/training/config.ts";
 import type { MemoryPlan } from "../src/training/memory.ts";
 import { parseConfig, readConfig } from "../src/training/parse.ts";
+import { freshState, Run } from "../src/training/run.ts";
 import { scheduleFactor } from "../src/training/schedule.ts";
 import { sft } from "../src/training/sft.ts";
 import { train, trainSteps } from "../src/training/train.ts";
@@ -331,8 +332,8 @@ describe("train", () => {
   it("is not resumed while another process is at it, and forgets what a killed one left half-done", async () => {
     const output = join(root, "at-it");
     cpSync(join(root, "sft"), output, { recursive: true });
-    const half = join(output, "checkpoints", "step-000099.tmp-0123abcd");
-    mkdirSync(half);
+    const half = ["checkpoints/step-000099", "best"].map((name) => join(output, `${name}.tmp-0123abcd`));
+    for (const path of half) mkdirSync(path);
     const status = join(output, "status.json");
     const says = (pid: number): void =>
       writeFileSync(status, JSON.stringify({ state: "running", process: { host: hostname(), pid } }));
@@ -341,10 +342,20 @@ describe("train", () => {
       code: "IO",
       message: expect.stringContaining(`process ${process.ppid}`),
     });
-    expect(existsSync(half)).toBe(true);
+    expect(half.map((path) => existsSync(path))).toEqual([true, true]);
     says(2 ** 22 + 1); // above any process's
     await sft(configs().sft, { output, resume: true });
-    expect(existsSync(half)).toBe(false);
+    expect(half.map((path) => existsSync(path))).toEqual([false, false]);
+  });
+
+  it("goes on from the newest checkpoint, whatever its digits", async () => {
+    const output = join(root, "digits");
+    for (const step of [999_999, 1_000_000]) {
+      const checkpoint = join(output, "checkpoints", `step-${step}`);
+      mkdirSync(checkpoint, { recursive: true });
+      writeFileSync(join(checkpoint, "state.json"), JSON.stringify({ ...freshState(), step }));
+    }
+    expect((await Run.open(output, "sft", {}, true)).resumed).toMatchObject({ state: { step: 1_000_000 } });
   });
 
   it("a checkpoint whose state was changed is named", async () => {

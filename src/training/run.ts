@@ -8,7 +8,7 @@ import { stringify } from "yaml";
 import { z } from "zod";
 
 import { RankGrpoError, refuse } from "../errors.ts";
-import { asIoError, requireFresh, writeFileAtomic, writeFolderAtomic } from "../files.ts";
+import { asIoError, isTemporary, requireFresh, writeFileAtomic, writeFolderAtomic } from "../files.ts";
 import type { Policy } from "../policy.ts";
 
 /** Values by name (docs/metrics.md); arrays are by rank. */
@@ -98,7 +98,8 @@ const folderOf = (step: number): string => `step-${String(step).padStart(6, "0")
 /** Names of the whole checkpoints, oldest first. */
 async function checkpointsOf(folder: string): Promise<string[]> {
   const names = await readdir(join(folder, "checkpoints")).catch(() => []);
-  return names.filter((name) => /^step-\d+$/.test(name)).sort();
+  const stepOf = (name: string): number => Number(name.slice("step-".length));
+  return names.filter((name) => /^step-\d+$/.test(name)).sort((a, b) => stepOf(a) - stepOf(b));
 }
 
 /** Drops the lines of a log that belong to steps after `step`, and a torn last line. */
@@ -178,8 +179,9 @@ export class Run {
       if (error.code !== "EEXIST" || this.#goesOn) refused(error);
       refuse("IO", "a folder of its own", "the run", this.folder, "Another run began there: choose another --output.");
     });
-    for (const name of await readdir(join(this.folder, "checkpoints")))
-      if (name.includes(".tmp-")) await rm(join(this.folder, "checkpoints", name), { recursive: true }); // of a process that was killed
+    // of a process that was killed
+    for (const place of [this.folder, join(this.folder, "checkpoints")])
+      for (const name of await readdir(place)) if (isTemporary(name)) await rm(join(place, name), { recursive: true });
     await writeFileAtomic(join(this.folder, "config.yaml"), this.#config);
     for (const log of ["metrics.jsonl", "samples.jsonl"])
       await truncateLog(join(this.folder, log), this.resumed?.state.step ?? -1);
