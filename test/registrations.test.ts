@@ -8,13 +8,13 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Sample } from "../src/data/sample.ts";
 import { stepInputs } from "../src/objectives.ts";
 import { worldConfigs, writeWorld } from "../src/quickstart.ts";
-import { defaultAdvantages, groupAdvantages } from "../src/ranking/advantages.ts";
+import { defaultAdvantages, groupAdvantages, isLive } from "../src/ranking/advantages.ts";
 import { Catalog } from "../src/ranking/catalog.ts";
 import { createTokenWeights, tokenFactors, type WeightedTokens } from "../src/ranking/emphasis.ts";
 import { betaDensity, betaMoments, createEstimator, estimate, estimatorNames } from "../src/ranking/estimators.ts";
 import { readList } from "../src/ranking/list.ts";
 import { createRepair, type Repair, type RepairGroup } from "../src/ranking/repair.ts";
-import type { Completion, Reward } from "../src/ranking/rewards.ts";
+import { type Completion, type Reward, totalReward } from "../src/ranking/rewards.ts";
 import { createSegmentation, segmentsOf, type TokenText, tokenText } from "../src/ranking/segmentation.ts";
 import {
   embeddingSimilarity,
@@ -176,6 +176,15 @@ describe("advantage estimators", () => {
         expect(got).toEqual(rewards.map((g) => groupAdvantages(g, { ...defaultAdvantages, level, scale })));
       }),
     );
+  });
+  it("lists that earned the same at other ranks are equal at level sequence, whatever the rounding of their sums", () => {
+    const lists = Array.from({ length: 10 }, (_, hit) => Array.from({ length: 10 }, (_, k) => (k === hit ? 1.1 : 0.1)));
+    expect(new Set(lists.map((row) => row.reduce((a, b) => a + b, 0))).size).toBeGreaterThan(1);
+    for (const name of ["group", "leave-one-out", "batch"]) {
+      const [group] = createEstimator(name)(stepOf([lists], { level: "sequence" }));
+      expect(isLive(group!), name).toBe(false);
+    }
+    expect(new Set(lists.map(totalReward)).size).toBe(1);
   });
   it("leave-one-out: each list against the mean of the others, never scaled", () => {
     fc.assert(

@@ -2,6 +2,7 @@
 // by name; one of your own is any function of the type `AdvantageEstimator`.
 import { refuse } from "../errors.ts";
 import { type AdvantageOptions, standardize } from "./advantages.ts";
+import { totalReward } from "./rewards.ts";
 
 /** The rewards of a step: P prompts, G lists each, N ranks. NaN marks a list that group repair left out. */
 export interface AdvantageStep {
@@ -198,9 +199,7 @@ function over(normalize: Normalize): AdvantageEstimator {
     }
     const whole = options.level === "sequence";
     const batch = rewards.map((group) =>
-      Float64Array.from(
-        group.flatMap((row) => (whole ? [Array.from(row).reduce((a, b) => a + b, 0)] : Array.from(row))),
-      ),
+      Float64Array.from(group.flatMap((row) => (whole ? [totalReward(row)] : Array.from(row)))),
     );
     normalize(batch, options);
     return rewards.map((group, p) =>

@@ -240,6 +240,12 @@ export function createReward(name: string, options: RewardOptions & Partial<Pick
   }
 }
 
+/** What a list earned: the sum over its ranks, by size, so that lists that earned the same at other ranks are equal to the last bit. */
+export const totalReward = (ranks: ArrayLike<number>): number =>
+  Float64Array.from(ranks)
+    .sort()
+    .reduce((sum, x) => sum + x, 0);
+
 // ---- several rewards ----
 
 /** For error messages of `combineRewards`: which rewards, which sample, and how many ranks are expected. */

@@ -1,6 +1,6 @@
 // What the rollouts of a step look like before the update: rewards, live groups, lists, rank by rank (docs/metrics.md).
 import type { Catalog } from "../ranking/catalog.ts";
-import { repeats } from "../ranking/rewards.ts";
+import { repeats, totalReward } from "../ranking/rewards.ts";
 import type { RolloutGroup } from "./rollout.ts";
 
 /** 0 for none. */
@@ -25,7 +25,7 @@ export function describeRollouts(
   const liveByRank = Array.from({ length: ranks }, (_, k) =>
     mean(groups.map((group) => (group.advantages.some((a) => a[k] !== 0) ? 1 : 0))),
   );
-  const sums = rows.map(({ reward }) => reward.reduce((sum, x) => sum + x, 0));
+  const sums = rows.map(({ reward }) => totalReward(reward));
   const center = mean(sums);
   const duplicates = Array.from({ length: ranks }, () => 0);
   const known = Array.from({ length: ranks }, () => 0);

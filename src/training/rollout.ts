@@ -9,7 +9,7 @@ import type { CatalogConstraint } from "../ranking/constraint.ts";
 import { type AdvantageEstimator, estimate } from "../ranking/estimators.ts";
 import { readList, type Slot } from "../ranking/list.ts";
 import { type GroupRepair, repaired } from "../ranking/repair.ts";
-import { type Completion, combineRewards, type Reward } from "../ranking/rewards.ts";
+import { type Completion, combineRewards, type Reward, totalReward } from "../ranking/rewards.ts";
 
 export interface WeightedReward {
   name: string;
@@ -157,7 +157,7 @@ async function rewardGroup(
       sample,
       completions,
       likelihood: lists.map(({ logprobs }) => mean(logprobs)),
-      rewards: earned.map(({ total }) => total.reduce((a, b) => a + b, 0)),
+      rewards: earned.map(({ total }) => totalReward(total)),
       kept,
     });
     kept = keep;

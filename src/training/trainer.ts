@@ -12,6 +12,7 @@ import type { CatalogConstraint } from "../ranking/constraint.ts";
 import { type TokenWeights, tokenFactors } from "../ranking/emphasis.ts";
 import type { AdvantageEstimator } from "../ranking/estimators.ts";
 import type { GroupRepair } from "../ranking/repair.ts";
+import { totalReward } from "../ranking/rewards.ts";
 import { type Segmentation, segmentsOf, tokenText } from "../ranking/segmentation.ts";
 import { ListReader, shapeAdvantages } from "../ranking/segments.ts";
 import { encodePrompt, longestPrompt } from "../text/encode.ts";
@@ -263,7 +264,7 @@ export class Trainer {
     const sampled = Float32Array.from(needed.flatMap(({ group }) => group.rollouts.flatMap((r) => [...r.logprobs])));
     const refLogprobs = reference ? (await reference.score(batch, forward)).logprobs : undefined;
     if (custom) {
-      const rewards = needed.flatMap(({ group }) => group.rewards.map((r) => r.reduce((a, b) => a + b, 0)));
+      const rewards = needed.flatMap(({ group }) => group.rewards.map(totalReward));
       const step = {
         ...inputs,
         oldLogprobs: sampled,
