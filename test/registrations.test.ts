@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Sample } from "../src/data/sample.ts";
 import { stepInputs } from "../src/objectives.ts";
 import { worldConfigs, writeWorld } from "../src/quickstart.ts";
-import { defaultAdvantages, groupAdvantages, isLive } from "../src/ranking/advantages.ts";
+import { isLive } from "../src/ranking/advantages.ts";
 import { Catalog } from "../src/ranking/catalog.ts";
 import { createTokenWeights, tokenFactors, type WeightedTokens } from "../src/ranking/emphasis.ts";
 import { betaDensity, betaMoments, createEstimator, estimate, estimatorNames } from "../src/ranking/estimators.ts";
@@ -172,8 +172,8 @@ describe("advantage estimators", () => {
   it("group is what groups alone give", () => {
     fc.assert(
       fc.property(rewardsOf(sixteenths), fc.constantFrom(...levels), fc.boolean(), (rewards, level, scale) => {
-        const got = createEstimator("group")(stepOf(rewards, { level, scale }));
-        expect(got).toEqual(rewards.map((g) => groupAdvantages(g, { ...defaultAdvantages, level, scale })));
+        const of = (groups: number[][][]) => createEstimator("group")(stepOf(groups, { level, scale }));
+        expect(of(rewards)).toEqual(rewards.flatMap((group) => of([group])));
       }),
     );
   });
@@ -225,7 +225,7 @@ describe("advantage estimators", () => {
     const b = [[[0], [10], [10], [0]]];
     const total = a.map((g, p) => g.map((row, i) => [row[0]! + b[p]![i]![0]!]));
     const got = createEstimator("gdpo")({ rewards: total, parts: [a, b], weights: [1, 1], options });
-    const each = [a, b].map((part) => groupAdvantages(part[0]!, defaultAdvantages).map((row) => row[0]!));
+    const each = [a, b].map((part) => createEstimator("group")(stepOf(part))[0]!.map((row) => row[0]!));
     const sum = each[0]!.map((x, i) => x + each[1]![i]!);
     for (const [i, x] of sum.entries()) near(got[0]![i]![0]!, (x - mean(sum)) / (sd(sum) + 1e-4));
     expect(got[0]![0]![0]).toBeGreaterThan(0); // the plain sum puts it below the group's mean

@@ -13,7 +13,7 @@ export interface AdvantageStep {
   /** [R] */
   readonly weights: readonly number[];
   /** What is compared (`level`), and how deviations are taken: the objective's. */
-  readonly options: Pick<AdvantageOptions, "level" | "ddof" | "epsilon" | "scale">;
+  readonly options: AdvantageOptions;
 }
 
 /** Advantages [P][G][N]; exactly 0 where a list gives no signal. */
@@ -101,9 +101,8 @@ export function createEstimator(name: string): AdvantageEstimator {
   }
 }
 
-type Options = AdvantageStep["options"];
 /** Values compared with each other, of all groups: in place, NaN becomes 0. */
-type Normalize = (batch: readonly Float64Array[], options: Options) => void;
+type Normalize = (batch: readonly Float64Array[], options: AdvantageOptions) => void;
 
 const present = (set: Float64Array): number[] => [...set].filter((value) => !Number.isNaN(value));
 
@@ -119,7 +118,7 @@ function divide(batch: readonly Float64Array[], by: number): void {
 }
 
 /** All sets as one. */
-function whiten(batch: readonly Float64Array[], options: Options): void {
+function whiten(batch: readonly Float64Array[], options: AdvantageOptions): void {
   const all = Float64Array.from(batch.flatMap((set) => [...set]));
   standardize(all, options);
   let at = 0;
@@ -134,7 +133,7 @@ function leaveOut(batch: readonly Float64Array[], left: readonly (readonly boole
 }
 
 /** (r - p) / f(p; alpha, beta), the Beta distribution that gives the gradient its least variance (BNPO, theorem 1 and section 3.3). */
-function betaNormalize(batch: readonly Float64Array[], options: Options): void {
+function betaNormalize(batch: readonly Float64Array[], options: AdvantageOptions): void {
   const means: number[] = [];
   for (const set of batch) {
     const values = present(set);
@@ -235,7 +234,7 @@ const leftOut = (
 /** At level sequence, whose lists are compared by their totals: rows that have their mean as total. Else as they are. */
 const perList = (
   rewards: readonly (readonly ArrayLike<number>[])[],
-  { level }: Options,
+  { level }: AdvantageOptions,
 ): readonly (readonly ArrayLike<number>[])[] =>
   level === "sequence"
     ? rewards.map((group) => group.map((row) => Float64Array.from(row, (value) => value / row.length)))
