@@ -371,10 +371,6 @@ export class Policy {
     return this.#native.copyFrom(other.#native);
   }
 
-  getParameter(name: string): Promise<Float32Array> {
-    return this.#native.getParameter(name);
-  }
-
   /** Hugging Face names of all parameters. */
   get parameterNames(): string[] {
     return this.#native.describe().parameters;
