@@ -129,12 +129,18 @@ export async function generateLists(
 }
 
 /**
- * What rows are measured by, asked before lists are generated or paid for.
+ * What rows are measured or rewarded by, asked before lists are generated or paid for.
  * @throws BAD_DATA where a row's ground truths or seen titles cannot be read, or no row has a ground truth
  */
-export function requireTruths(samples: readonly Sample[]): void {
+export function requireTruths(samples: readonly Sample[], name = "the evaluation"): void {
   if (checkTruths(samples) === 0)
-    refuse("BAD_DATA", "at least one row with a ground truth", "the evaluation", `${samples.length} rows without`);
+    refuse(
+      "BAD_DATA",
+      "at least one row with a ground truth",
+      name,
+      `${samples.length} rows without`,
+      "A pair whose year is no whole number is none.",
+    );
 }
 
 /** Metrics of given lists, one for each sample. */

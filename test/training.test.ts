@@ -382,6 +382,10 @@ describe("train", () => {
     await expect(refused({ train: untrue, model: join(root, "nowhere") })).rejects.toThrow(
       /groundtruth_with_release_year of sample/,
     );
+    writeFileSync(untrue, [first!, ...rows].map((row) => row.replace(/,(\d{4})\]/g, ',"$1-01-01"]')).join("\n"));
+    await expect(refused({ train: untrue })).rejects.toThrow(
+      /at least one row with a ground truth for \S+untrue.jsonl/,
+    );
     await expect(refused({ catalog: undefined })).rejects.toThrow(/catalog/);
     const held = join(root, "held.jsonl"); // its first row asks for nothing, as one does whose titles were all seen
     writeFileSync(
