@@ -398,6 +398,7 @@ describe("train", () => {
     await expect(refused({ validation })).rejects.toThrow(/validation.metric to be one of .*ndcg@5.*got ndcg@7/);
     const known = { ...validation, metric: "ndcg@5" };
     await expect(refused({ validation: known, model: join(root, "nowhere") })).rejects.toThrow(/nowhere/);
+    await expect(refused({ optimizer: { learningRate: 1e-3, beta2: 1 } })).rejects.toThrow(/optimizer.beta2/);
     await expect(refused({ promptsPerStep: 41 })).rejects.toThrow(/at most 40/);
     await expect(refused({ maxNewTokens: 96 })).rejects.toThrow(/context/);
     await expect(refused({ objective: "rank-gpro" })).rejects.toThrow(/rank-grpo/);

@@ -15,8 +15,8 @@ const positive = z.number().int().min(1);
 const optimizer = z
   .strictObject({
     learningRate: z.number().positive().describe("base rate of AdamW"),
-    beta1: z.number().min(0).max(1).default(0.9).describe("the field's default"),
-    beta2: z.number().min(0).max(1).default(0.99).describe("the published RL setting; 0.999 is usual for long SFT"),
+    beta1: z.number().min(0).lt(1).default(0.9).describe("the field's default"),
+    beta2: z.number().min(0).lt(1).default(0.99).describe("the published RL setting; 0.999 is usual for long SFT"),
     epsilon: z.number().positive().default(1e-8).describe("torch's default, outside the root"),
     weightDecay: z.number().min(0).default(0).describe("decoupled; off as in the paper"),
     maxGradNorm: z.number().min(0).default(1).describe("global norm clipping as published; 0: off"),
