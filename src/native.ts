@@ -209,7 +209,7 @@ export interface NativePolicy {
     } & NativeExclusions,
   ): Promise<{ items: Int32Array; logprobs: Float32Array; evaluated: number }>;
   score(batch: NativeBatch, options?: NativeForwardOptions): Promise<NativeScores>;
-  /** logprobs are NaN for tokens that cannot carry a gradient (no KL, no entropy bonus, behind the row's last non-zero advantage). */
+  /** logprobs are NaN for tokens that cannot carry a gradient (no reference log-probs, no entropy bonus, behind the row's last non-zero advantage). */
   accumulate(
     batch: NativeBatch,
     inputs: NativeStepInputs,

@@ -19,7 +19,7 @@ std::vector<T> pick(const std::vector<T>& values, const std::vector<int32_t>& pl
 }  // namespace
 
 bool leave_out_dead(const Batch& batch, const StepInputs& inputs, const ObjectiveSpec& objective, LiveStep& live) {
-  if (objective.entropy_coef != 0 || (objective.kl_beta != 0 && !inputs.ref_logprobs.empty())) return false;
+  if (objective.entropy_coef != 0 || !inputs.ref_logprobs.empty()) return false;
   const size_t tokens = batch.completion_ids.size(), segments = inputs.segment_offsets.empty() ? 0 : inputs.segment_offsets.size() - 1;
   std::vector<char> needed(tokens, 0);
   for (size_t s = 0; s < segments; ++s) {

@@ -1,5 +1,6 @@
-// The part of a step that can carry a gradient. Without a KL term and an entropy bonus a segment whose advantages are all zero has
-// none, so a completion matters up to the end of its last live segment, and a completion without one not at all.
+// The part of a step that can carry a gradient. Without reference log-probs (whose KL is measured, whatever its weight) and an entropy
+// bonus a segment whose advantages are all zero has none, so a completion matters up to the end of its last live segment, and a completion
+// without one not at all.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -110,13 +110,16 @@ TEST(tokens_behind_the_last_live_segment_are_left_out) {
     CHECK(step.objective.nonempty_segments == 3 + 1 + 2);
     CHECK(step.objective.dlogp[8] != 0);  // pooled with token 9
   }
-  // a KL term needs every token
+  // KL needs every token, also where it is only measured
   inputs.ref_logprobs.assign(60, -1.f);
   clip.kl_beta = 0.1;
-  for (float x : make_policy(-1)->accumulate(batch, inputs, clip, {}).logprobs) CHECK(std::isfinite(x));
+  const StepResult held = make_policy(-1)->accumulate(batch, inputs, clip, {});
+  for (float x : held.logprobs) CHECK(std::isfinite(x));
+  clip.kl_beta = 0;
+  CHECK(held.objective.kl_sum > 0);
+  CHECK(make_policy(-1)->accumulate(batch, inputs, clip, {}).objective.kl_sum == held.objective.kl_sum);
   // and no live token at all means no pass
   inputs.ref_logprobs.clear();
-  clip.kl_beta = 0;
   inputs.advantages.assign(60, 0.f);
   const auto none = make_policy(-1)->accumulate(batch, inputs, clip, {});
   for (float x : none.objective.dlogp) CHECK(x == 0);
