@@ -323,6 +323,13 @@ describe("the trainer", () => {
     });
     await train(config({ objective: "rank-grpo" }), { output: join(root, "own"), rewards: [reward], objective: own });
     expect(weights("own").equals(weights("native"))).toBe(true);
+    const sampled = ["own", "native"].map((run) =>
+      readFileSync(join(root, run, "metrics.jsonl"), "utf8")
+        .trim()
+        .split("\n")
+        .map((line) => (JSON.parse(line) as Record<string, number>)["policy/logprob_mean"]),
+    );
+    expect(sampled[0]).toEqual(sampled[1]);
   });
 
   it("runs preference and entropy losses, and logs what they report", async () => {

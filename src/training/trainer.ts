@@ -262,6 +262,11 @@ export class Trainer {
     };
     await this.#weighTokens(needed, batch, inputs, forward);
     const sampled = Float32Array.from(needed.flatMap(({ group }) => group.rollouts.flatMap((r) => [...r.logprobs])));
+    /** Of the policy as it sampled, before the first update; tokens that were left out are NaN. */
+    const describe = (logprobs: Float32Array): void => {
+      metrics["policy/mismatch_max"] = mismatch(logprobs, sampled);
+      metrics["policy/logprob_mean"] = mean(logprobs.filter((x) => !Number.isNaN(x)));
+    };
     const refLogprobs = reference ? (await reference.score(batch, forward)).logprobs : undefined;
     if (custom) {
       const rewards = needed.flatMap(({ group }) => group.rewards.map(totalReward));
@@ -275,7 +280,7 @@ export class Trainer {
       };
       for (let u = 0; u < config.updatesPerRollout; u++) {
         const logprobs = await this.#updateCustom(custom, batch, step, forward, metrics, update);
-        if (u === 0) metrics["policy/mismatch_max"] = mismatch(logprobs, sampled);
+        if (u === 0) describe(logprobs);
       }
       return;
     }
@@ -294,10 +299,7 @@ export class Trainer {
         nativeObjective(objective),
         forward,
       );
-      if (u === 0) {
-        metrics["policy/mismatch_max"] = mismatch(result.logprobs, sampled);
-        metrics["policy/logprob_mean"] = mean([...result.logprobs].filter((x) => !Number.isNaN(x))); // tokens without a gradient are left out
-      }
+      if (u === 0) describe(result.logprobs);
       const { gradNorm, learningRate } = await update();
       metrics["policy/loss"] = result.loss;
       metrics["policy/kl"] = result.covered > 0 ? result.klSum / result.covered : 0;
@@ -353,7 +355,6 @@ export class Trainer {
     await policy.backward(batch, output.dlogp, { ...forward, ...(dentropy ? { dentropies: dentropy } : {}) });
     const { gradNorm, learningRate } = await update();
     metrics["policy/loss"] = output.loss;
-    metrics["policy/logprob_mean"] = mean(scores.logprobs);
     for (const [name, value] of Object.entries(output.metrics ?? {})) metrics[`objective/${name}`] = value;
     metrics["optimizer/grad_norm"] = gradNorm;
     metrics["optimizer/learning_rate"] = learningRate;
