@@ -476,6 +476,8 @@ describe("token weights", () => {
     const list = tokens(cut("He", "at", " (", "1995)", "\n", "Al", "ien", "s", " (1986)", "\n", "Free", " text", ""));
     //                        He   at  ' ('  year  nl   Al  ien   s   year  nl
     expect([...tokenFactors("choice", weights, [list])]).toEqual([1, 1, 1, 0, 0, 1, 1, 1, 0, 0, 1, 1, 0]);
+    const led = tokens(cut(" He", "at", " (", "1995)", ""));
+    expect([...tokenFactors("choice", weights, [led])]).toEqual([1, 1, 1, 0, 0]);
   });
   it("entropy: the largest of the step", () => {
     const weights = createTokenWeights("entropy", { catalog: undefined, share: 0.5 });

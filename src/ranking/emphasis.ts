@@ -92,7 +92,7 @@ function choice(catalog: Catalog): TokenWeights {
           const at = offsets[t]!;
           const own = text.slice(at, offsets[t + 1]);
           if (own.trim() === "" && (own.includes("\n") || at >= last)) return 0;
-          return weight(text.slice(text.lastIndexOf("\n", at - 1) + 1, at));
+          return weight(text.slice(text.lastIndexOf("\n", at - 1) + 1, at).trimStart()); // words of some tokenizers begin with a blank
         });
       }),
   };
