@@ -16,6 +16,7 @@ import {
   groundTruths,
   hits,
   inCatalog,
+  listDcg,
   logDecay,
   logDecayReturns,
   repeats,
@@ -80,6 +81,7 @@ describe.skipIf(!hasShared)("the golden rewards", () => {
       const options = { catalog, ranks: test.n, mode };
       expect(await expInf(options)(completion, sample, signal)).toEqual(hit);
       expectReturns((await logDecay(options)(completion, sample, signal)) as Float64Array, want.log_decay);
+      expectReturns([(await listDcg(options)(completion, sample, signal)) as number], want.log_decay.slice(0, 1));
       expectReturns(
         (await expGamma({ ...options, gamma: 3 })(completion, sample, signal)) as Float64Array,
         want.exp_gamma["3"]!,
@@ -218,15 +220,16 @@ describe("built-in rewards", () => {
   });
   it("are made by name", async () => {
     const sample = sampleOf({ groundtruth_with_release_year: [["Up", 2009]] });
-    const value = async (name: string) =>
-      Array.from(
-        (await createReward(name, { catalog, ranks: 7, gamma: 2 })(completionOf(text), sample, signal)) as Float64Array,
-      );
+    const value = async (name: string) => {
+      const earned = await createReward(name, { catalog, ranks: 7, gamma: 2 })(completionOf(text), sample, signal);
+      return typeof earned === "number" ? earned : Array.from(earned);
+    };
     const tail = 1 / Math.log2(7);
     expect(await Promise.all(rewardNames.map(value))).toEqual([
       [0, 0, 0, 0, 0, 1, 0],
       [tail, tail, tail, tail, tail, tail, 0],
       [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 0],
+      tail,
       [1, 0, 0, 1, 1, 1, 0],
       [0, 0, -1, 0, 0, 0, 0].map((x) => x + 0),
     ]);

@@ -180,6 +180,16 @@ export function expGamma(options: GammaOptions): Reward {
     gammaReturns(hits(completion.slots, groundTruths(sample), seenTitles(sample), catalog, ranks, mode), gamma);
 }
 
+/**
+ * DCG of the list, one number for all of it: what GRPO and its kin are rewarded with. Their total over the ranks of a list would count a hit in
+ * `logDecay` or `expGamma` once for every rank above it, so that late hits earned most.
+ */
+export function listDcg(options: RewardOptions): Reward {
+  const { catalog, ranks, mode } = checked(options);
+  return (completion, sample) =>
+    logDecayReturns(hits(completion.slots, groundTruths(sample), seenTitles(sample), catalog, ranks, mode))[0]!;
+}
+
 /** 1 at each rank whose item is in the catalogue (exact title and year), else 0. */
 export function inCatalog(options: RewardOptions): Reward {
   const { catalog, ranks, mode } = checked(options);
@@ -206,7 +216,7 @@ function checked<T extends Omit<RewardOptions, "catalog">>(options: T): T & { mo
 }
 
 /** Names of the built-in rewards, as the configuration spells them. */
-export const rewardNames = ["exp_inf", "log_decay", "exp_gamma", "catalog", "duplicate"] as const;
+export const rewardNames = ["exp_inf", "log_decay", "exp_gamma", "dcg", "catalog", "duplicate"] as const;
 export type RewardName = (typeof rewardNames)[number];
 
 /** Reads of all samples what hits are told by, before work starts. @returns ground truths of all @throws BAD_DATA where a row's cannot be read */
@@ -220,7 +230,7 @@ export function checkTruths(samples: readonly Sample[]): number {
 }
 
 /** Built-in rewards that read ground truths and seen titles. */
-export const truthRewards: readonly string[] = ["exp_inf", "log_decay", "exp_gamma", "similarity"];
+export const truthRewards: readonly string[] = ["exp_inf", "log_decay", "exp_gamma", "dcg", "similarity"];
 
 /** A built-in reward by name. `gamma` is for exp_gamma, which needs it, and is ignored by the others. */
 export function createReward(name: string, options: RewardOptions & Partial<Pick<GammaOptions, "gamma">>): Reward {
@@ -231,6 +241,8 @@ export function createReward(name: string, options: RewardOptions & Partial<Pick
       return logDecay(options);
     case "exp_gamma":
       return expGamma({ ...options, gamma: options.gamma ?? Number.NaN });
+    case "dcg":
+      return listDcg(options);
     case "catalog":
       return inCatalog(options);
     case "duplicate":

@@ -233,7 +233,7 @@ export const trainSchema = z.strictObject({
         name: z
           .string()
           .describe(
-            `${rewardNames.join(", ")}, similarity, or one of modules: hits from each rank on (exp_inf: this rank's alone; log_decay: DCG@k:N; exp_gamma: by gamma), in-catalog share, -1 for a repeat, part of a hit by similarity`,
+            `${rewardNames.join(", ")}, similarity, or one of modules: hits from each rank on (exp_inf: this rank's alone; log_decay: DCG@k:N; exp_gamma: by gamma), DCG of the list (for objectives with one advantage a list, as grpo), in-catalog share, -1 for a repeat, part of a hit by similarity`,
           ),
         weight: z.number().default(1).describe("factor in the sum"),
         gamma: z
