@@ -208,6 +208,17 @@ describe("train", () => {
     policy.dispose();
   });
 
+  it("takes ids that its tokenizer lacks, which a padded vocabulary lets it draw", async () => {
+    const { tokenizer } = await Policy.load(join(root, "sft/final"), { trainable: false });
+    const vocab_size = 2 * tokenizer!.vocabSize;
+    const policy = await Policy.create({ ...shape, vocab_size }, { seed: 1, tokenizer: tokenizer! });
+    await policy.save(join(root, "padded/model"));
+    policy.dispose();
+    const config = { ...configs().train, model: join(root, "padded/model"), steps: 1 };
+    await train(config, { output: join(root, "padded/run"), rewards: [evenYears] });
+    expect(lines(join(root, "padded/run/metrics.jsonl"))).toMatchObject([{ "policy/mismatch_max": 0 }]);
+  });
+
   it("raises a dense reward", async () => {
     const summary = await train(
       {

@@ -87,10 +87,9 @@ export class Trainer {
     const { config, policy, samples } = parts;
     this.#parts = parts;
     this.#draws = new Draws(samples, config.seed);
-    this.#reader = new ListReader(
-      policy.tokenizer ?? new Array<undefined>(policy.vocabSize).fill(undefined),
-      policy.stopIds,
-    );
+    // every id that can be drawn: a model's vocabulary may be padded beyond its tokenizer's (Qwen's is)
+    const bytes = Array.from({ length: policy.vocabSize }, (_, id) => policy.tokenizer?.bytes[id] ?? new Uint8Array());
+    this.#reader = new ListReader({ bytes, specialIds: policy.tokenizer?.specialIds ?? new Set() }, policy.stopIds);
     this.#eosId = policy.stopId ?? -1;
     if (config.maxNewTokens >= policy.maxPositions)
       refuse(
