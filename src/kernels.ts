@@ -10,7 +10,9 @@
 // With `device: "cuda"` the same arrays go to the GPU and results come back (docs/cuda.md); what the GPU gives differs from the CPU's by
 // rounding alone.
 import { addon, type NativeObjectiveResult, type NativeRule } from "./native.ts";
-import { nativeObjective, type Objective, resolveObjective } from "./objectives.ts";
+import { type LossOptions, nativeObjective, resolveLoss } from "./objectives.ts";
+
+export type { LossOptions } from "./objectives.ts";
 
 export type { NativeObjectiveResult, NativeRule };
 
@@ -180,11 +182,6 @@ export interface PolicyLossInput extends Segments, Placement {
   weights: Float32Array;
 }
 
-/** The part of an objective that is a loss; the rest of it makes segments, weights and advantages. Defaults: those of `rank-grpo`, beta 0. */
-export type LossOptions = Partial<
-  Pick<Objective, "rule" | "params" | "pool" | "spread" | "kl" | "beta" | "entropyCoef">
->;
-
 /**
  * Policy loss and its gradient: pool log-ratios over segments, apply the rule, spread its slope, add KL and entropy (docs/objectives.md).
  *
@@ -199,12 +196,7 @@ export type LossOptions = Partial<
  *   or out of range; NO_DEVICE for a GPU that cannot be used.
  */
 export function policyLoss(input: PolicyLossInput, objective: LossOptions | string = {}): NativeObjectiveResult {
-  const resolved = resolveObjective(
-    typeof objective === "object" && objective !== null
-      ? { name: "rank-grpo", ...objective, beta: objective.beta ?? 0 }
-      : objective,
-  );
-  return addon.policyLoss(input, nativeObjective(resolved));
+  return addon.policyLoss(input, nativeObjective(resolveLoss(objective)));
 }
 
 /** Every rule the addon holds: name, source, formula, and its parameters with default, range and reason. */

@@ -293,10 +293,19 @@ export function resolveObjective(input: string | ({ name: string } & Partial<Obj
   return out;
 }
 
+/** The part of an objective that is a loss; the rest of it makes segments, weights and advantages. Defaults: those of `rank-grpo`, beta 0. */
+export type LossOptions = Partial<
+  Pick<Objective, "rule" | "params" | "pool" | "spread" | "kl" | "beta" | "entropyCoef">
+>;
+
+/** The loss that a preset's or rule's name, or parts of one, stand for. @throws INVALID_ARGUMENT as `resolveObjective` */
+export const resolveLoss = (loss: LossOptions | string): Objective =>
+  resolveObjective(
+    typeof loss === "object" && loss !== null ? { name: "rank-grpo", ...loss, beta: loss.beta ?? 0 } : loss,
+  );
+
 /** The objective as the addon takes it: parameters in the order of the rule's table. */
-export function nativeObjective(
-  objective: Pick<Objective, "rule" | "params" | "pool" | "spread" | "kl" | "beta" | "entropyCoef">,
-): NativeObjective {
+export function nativeObjective(objective: Required<LossOptions>): NativeObjective {
   const rule = ruleOf(objective.rule);
   const params = ruleParams(rule, objective.params);
   return {

@@ -135,6 +135,14 @@ describe("objectives by name", () => {
     expect(resolveNamed("dpo")).toMatchObject({ custom: { name: "dpo" }, objective: { name: "rank-grpo" } });
     const held = resolveNamed({ name: "kl-cov", base: "grpo", params: { share: 0.1 }, weighting: "dr-grpo" });
     expect(held).toMatchObject({ custom: { name: "kl-cov" }, objective: { ratio: "token", weighting: "dr-grpo" } });
+    const losses = ["grpo", { beta: 0.1 }, { rule: "gmpo" }, undefined];
+    for (const name of ["clip-cov", "kl-cov", "entropy-target"])
+      expect(
+        losses.map((objective) => {
+          const params = { objective, ...(name === "entropy-target" ? { target: 1 } : {}) };
+          return resolveNamed({ name, params }).custom!.reference;
+        }),
+      ).toEqual([true, true, false, false]);
     expect(resolveNamed("mine", own).custom).toMatchObject({ name: "dpo", source: own.mine.source });
     expect(() => resolveNamed("bad", { bad: { name: "Bad Name" } as CustomObjective })).toThrow(/lower-case/);
     expect(resolveNamed({ name: "made", params: { beta: 2 } }, own).custom).toMatchObject({ name: "dpo" });
@@ -143,6 +151,8 @@ describe("objectives by name", () => {
     expect(() => resolveNamed("minee", own)).toThrow(/Did you mean mine\?/);
     expect(() => resolveNamed({ name: "kl-cov", params: { shar: 1 } })).toThrow(/Did you mean share\?/);
     expect(() => resolveNamed({ name: "kl-cov", params: { share: 2 } })).toThrow(/share/);
+    expect(() => resolveNamed({ name: "kl-cov", params: { objective: "grpoo" } })).toThrow(/Did you mean grpo\?/);
+    expect(() => resolveNamed({ name: "clip-cov", beta: 0.1 })).toThrow(/objective clip-cov, got "beta".*under params/);
     expect(() => resolveNamed({ name: "grpo", base: "gspo" })).toThrow(/no base/);
     expect(() => resolveNamed({ name: "mine", params: { beta: 1 } }, own)).toThrow(/takes none/);
     expect(() => resolveNamed("entropy-target")).toThrow(/target/);

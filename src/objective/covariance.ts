@@ -2,6 +2,7 @@
 // is left out (Clip-Cov) or held near the old policy (KL-Cov). Which tokens is a statistic of the step, made here; the loss is the native one.
 import { refuse } from "../errors.ts";
 import { type LossOptions, policyLoss } from "../kernels.ts";
+import { resolveLoss } from "../objectives.ts";
 import { Stream, uniform } from "../random.ts";
 import { type CustomObjective, defineObjective, type ObjectiveInput } from "./custom.ts";
 
@@ -48,6 +49,7 @@ export function clipCov(options: ClipCovOptions = {}): CustomObjective {
   return defineObjective({
     name: "clip-cov",
     source,
+    reference: resolveLoss(objective).beta > 0,
     evaluate(input) {
       const covariance = covariances(input);
       const candidates = [...covariance.keys()].filter((t) => covariance[t]! > low && covariance[t]! < high);
@@ -82,6 +84,7 @@ export function klCov(options: KlCovOptions = {}): CustomObjective {
   return defineObjective({
     name: "kl-cov",
     source,
+    reference: resolveLoss(objective).beta > 0,
     evaluate(input) {
       const { logprobs, oldLogprobs, weights } = input;
       const covariance = covariances(input);

@@ -1,6 +1,7 @@
 // An entropy-regularised objective in TypeScript: any of the native losses, and a pull of the mean entropy towards a target.
 import { refuse } from "../errors.ts";
 import { type LossOptions, policyLoss } from "../kernels.ts";
+import { resolveLoss } from "../objectives.ts";
 import { type CustomObjective, defineObjective } from "./custom.ts";
 
 export interface EntropyTargetOptions {
@@ -25,6 +26,7 @@ export function entropyTarget(options: EntropyTargetOptions): CustomObjective {
     name: "entropy-target",
     source: "soft actor-critic (arXiv 1812.05905) section 5, the entropy constraint as a squared penalty",
     entropies: true,
+    reference: resolveLoss(objective).beta > 0,
     evaluate(input) {
       const { loss, dlogp } = policyLoss(input, objective);
       const { entropies, weights } = input;

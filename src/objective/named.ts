@@ -75,13 +75,15 @@ const make: Readonly<Record<string, (params: never) => CustomObjective>> = {
   "kl-cov": klCov,
 };
 const customNames = customObjectives.map(({ name }) => name);
+/** What an objective in TypeScript has of its own. */
+const lossFields = ["rule", "pool", "spread", "kl", "beta", "entropyCoef"] as const;
 
 /** What a configuration's `objective` may hold. */
 export type ObjectiveChoice = string | ({ name: string; base?: string } & Partial<Record<keyof Objective, unknown>>);
 
 /**
  * The objective of a configuration: a preset or rule (`resolveObjective`), or an objective in TypeScript, whose segments, weights and
- * advantages are those of `base` (a preset or rule, default rank-grpo) with the fields beside it over them; `params` are its own.
+ * advantages are those of `base` (a preset or rule, default rank-grpo) with the fields beside it over them; loss and `params` are its own.
  *
  * @throws RankGrpoError INVALID_ARGUMENT or BAD_CONFIG for a name, field or parameter that is not known, with the nearest.
  */
@@ -108,6 +110,15 @@ export function resolveNamed(
     };
   }
   const { params = {}, ...rest } = fields as { params?: Readonly<Record<string, unknown>> };
+  const idle = lossFields.find((field) => Object.hasOwn(rest, field));
+  if (idle)
+    refuse(
+      "BAD_CONFIG",
+      "fields of segments, weights and advantages",
+      `objective ${name}`,
+      idle,
+      "Its loss is its own: what it takes stands under params.",
+    );
   const objective = resolveObjective({ name: base ?? "rank-grpo", ...rest });
   if (isOwn) {
     const made = own[name]!;
