@@ -2,6 +2,7 @@
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 
 import type { Logger } from "../src/log/logger.ts";
@@ -277,6 +278,16 @@ describe("train", () => {
       expect(summary.steps).toBe(1);
       expect(Number.isFinite(lines(join(output, "metrics.jsonl"))[0]!["policy/loss"])).toBe(true);
     }
+  });
+
+  it("lets the rewards of every list listen to the signal without a warning", async () => {
+    const warnings: string[] = [];
+    const listen = ({ name }: Error): void => void warnings.push(name);
+    process.on("warning", listen);
+    const slow: Reward = async (_, __, signal) => sleep(1, 1, { signal });
+    await train({ ...configs().train, steps: 1 }, { output: join(root, "listening"), rewards: [slow] });
+    process.off("warning", listen);
+    expect(warnings).not.toContain("MaxListenersExceededWarning");
   });
 
   it("refuses wrong rewards by name, sample and value, and keeps nothing half-done", async () => {

@@ -1,4 +1,5 @@
 // Rollouts: groups are sampled, read as lists and rewarded; rewards of one part run while the next is sampled.
+import { setMaxListeners } from "node:events";
 
 import type { Sample } from "../data/sample.ts";
 import { RankGrpoError } from "../errors.ts";
@@ -87,6 +88,7 @@ export async function rollOut(
   const pending: Promise<RewardedGroup>[] = [];
   const controller = new AbortController();
   const { signal } = controller;
+  setMaxListeners(0, signal); // every list's rewards may listen
   try {
     for (let first = 0; first < prompts.length; first += part) {
       const chunk = prompts.slice(first, first + part);
