@@ -1,4 +1,5 @@
 // What a configuration may name: segmentations, advantage estimators, group repairs, soft hits, token weights; own functions beside them.
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -420,6 +421,18 @@ describe("item similarity", () => {
     expect(graphSimilarity(catalog, edges, 1)(alien, alien)).toBe(1);
     expect(() => graphSimilarity(catalog, [["a", "b", 2]])).toThrow(/above 0/);
   });
+  it("a graph with a hub takes no more memory the more items are asked for", () => {
+    const source = (name: string): string => JSON.stringify(new URL(`../src/ranking/${name}.ts`, import.meta.url).href);
+    const script = `
+      const { Catalog } = await import(${source("catalog")});
+      const { graphSimilarity } = await import(${source("similarity")});
+      const items = Array.from({ length: 2000 }, (_, i) => ({ title: "T" + i, year: 2000 }));
+      const edges = items.map(({ title }) => [title + " (2000)", "hub", 0.5]);
+      const similarity = graphSimilarity(Catalog.from(items), edges);
+      for (const i of items.keys()) if (similarity(i, 1999 - i) !== 0.25) throw new Error("item " + i);`;
+    const options = ["--max-old-space-size=96", "--import", "tsx", "--input-type=module", "--eval", script];
+    expect(spawnSync(process.execPath, options, { encoding: "utf8" })).toMatchObject({ status: 0, stderr: "" });
+  }, 60_000);
   it("soft hits: a hit is 1, a truth without one pays once, at the nearest item", () => {
     const table: Record<string, number> = { "2-3": 0.8, "2-4": 0.6, "0-4": 0.7, "0-1": 0.3 };
     const reward = softHits({ catalog, ranks: 4, similarity: (a, b) => table[`${a}-${b}`] ?? 0 });

@@ -79,10 +79,15 @@ export function graphSimilarity(catalog: Catalog, edges: Iterable<GraphEdge>, de
     }
     return best;
   };
-  const known = new Map<number, Map<string, number>>(); // of wanted items: few, asked again and again
+  // of wanted items: few in a step, asked again and again; of all of them a hub would be held once for each
+  const known = new Map<number, Map<string, number>>();
   return (a, b) => {
-    const from = known.get(a) ?? reach(a);
-    known.set(a, from);
+    let from = known.get(a);
+    if (!from) {
+      from = reach(a);
+      known.set(a, from);
+      if (known.size > 256) known.delete(known.keys().next().value!);
+    }
     return from.get(formatItem(catalog.items[b]!)) ?? 0;
   };
 }
