@@ -401,9 +401,10 @@ describe("train", () => {
     const untrue = join(root, "untrue.jsonl");
     const [first, ...rows] = readFileSync(config.train, "utf8").trim().split("\n");
     writeFileSync(untrue, [first!.replace("groundtruth_with_release_year", "groundtruth"), ...rows].join("\n"));
-    await expect(refused({ train: untrue, model: join(root, "nowhere") })).rejects.toThrow(
-      /groundtruth_with_release_year of sample/,
-    );
+    for (const change of [{}, { rewards: [{ name: "catalog" }], repair: [{ name: "anchor" }] }])
+      await expect(refused({ ...change, train: untrue, model: join(root, "nowhere") })).rejects.toThrow(
+        /groundtruth_with_release_year of sample/,
+      );
     writeFileSync(untrue, [first!, ...rows].map((row) => row.replace(/,(\d{4})\]/g, ',"$1-01-01"]')).join("\n"));
     await expect(refused({ train: untrue })).rejects.toThrow(
       /at least one row with a ground truth for \S+untrue.jsonl/,

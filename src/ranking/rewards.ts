@@ -229,8 +229,8 @@ export function checkTruths(samples: readonly Sample[]): number {
   return truths;
 }
 
-/** Built-in rewards that read ground truths and seen titles. */
-export const truthRewards: readonly string[] = ["exp_inf", "log_decay", "exp_gamma", "dcg", "similarity"];
+/** Built-in rewards and repairs that read ground truths and seen titles. */
+export const truthReaders: readonly string[] = ["exp_inf", "log_decay", "exp_gamma", "dcg", "similarity", "anchor"];
 
 /** A built-in reward by name. `gamma` is for exp_gamma, which needs it, and is ignored by the others. */
 export function createReward(name: string, options: RewardOptions & Partial<Pick<GammaOptions, "gamma">>): Reward {

@@ -11,7 +11,7 @@ import { createTokenWeights, tokenWeightNames } from "../ranking/emphasis.ts";
 import { createEstimator, estimatorNames } from "../ranking/estimators.ts";
 import type { ReadingMode } from "../ranking/list.ts";
 import { createRepair, repairNames } from "../ranking/repair.ts";
-import { createReward, type Reward, rewardNames, truthRewards } from "../ranking/rewards.ts";
+import { createReward, type Reward, rewardNames, truthReaders } from "../ranking/rewards.ts";
 import { createSegmentation, segmentationNames } from "../ranking/segmentation.ts";
 import { openSoftHits } from "../ranking/similarity.ts";
 import { type ResolvedTrainConfig, type TrainConfig, trainSchema } from "./config.ts";
@@ -50,8 +50,8 @@ export async function* trainSteps(config: TrainConfig, options: TrainOptions): A
   const custom = options.objective ? defineObjective(options.objective) : named.custom;
   const catalog = resolved.catalog === undefined ? undefined : await Catalog.load(resolved.catalog);
   const samples = await readSamples(resolved.train, resolved.limit === undefined ? {} : { limit: resolved.limit });
-  if (!options.rewards && resolved.rewards.some(({ name }) => truthRewards.includes(name)))
-    requireTruths(samples, resolved.train);
+  const readers = [...(options.rewards ? [] : resolved.rewards), ...resolved.repair];
+  if (readers.some(({ name }) => truthReaders.includes(name))) requireTruths(samples, resolved.train);
   const steps = stepsOf(resolved, samples.length, resolved.promptsPerStep);
   const signals = await openSignals(resolved, options, extensions, catalog, objective.reading);
   const validation = await openValidation(resolved.validation, catalog, resolved);
