@@ -482,6 +482,7 @@ describe("token weights", () => {
     ...completion,
     logprobs: new Float32Array(completion.ids.length),
     advantages: new Float32Array(completion.ids.length),
+    weights: new Float32Array(completion.ids.length).fill(1),
     ...(entropies ? { entropies: Float32Array.from(entropies) } : {}),
   });
   it("choice: until a line names one item", () => {
@@ -496,6 +497,8 @@ describe("token weights", () => {
     const weights = createTokenWeights("entropy", { catalog: undefined, share: 0.5 });
     const step = [tokens(cut("a", "b"), [0.1, 3]), tokens(cut("c", "d"), [2, 1])];
     expect([...tokenFactors("entropy", weights, step)]).toEqual([0, 1, 1, 0]);
+    step[0]!.weights[1] = 0; // of the other three, half are two
+    expect([...tokenFactors("entropy", weights, step)]).toEqual([0, 1, 1, 1]);
     expect([...tokenFactors("uniform", createTokenWeights("uniform", { catalog }), step)]).toEqual([1, 1, 1, 1]);
   });
   it("refuses what is wrong", () => {

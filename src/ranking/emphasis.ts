@@ -13,6 +13,8 @@ export interface WeightedTokens extends TokenText {
   readonly entropies?: Float32Array;
   /** [T], list shaping included */
   readonly advantages: Float32Array;
+  /** [T] as the objective's `weighting` makes them; 0 where a token has no part in the loss */
+  readonly weights: Float32Array;
 }
 
 /** A function over all completions of a step. */
@@ -30,7 +32,7 @@ export type TokenWeightName = (typeof tokenWeightNames)[number];
 export interface TokenWeightOptions {
   /** Of choice. */
   readonly catalog: Catalog | undefined;
-  /** Of entropy: share of the step's tokens that keep their weight, above 0, at most 1. Default 0.2, the paper's. */
+  /** Of entropy: share of the step's weighted tokens that keep their weight, above 0, at most 1. Default 0.2, the paper's. */
   readonly share?: number | undefined;
 }
 
@@ -40,7 +42,8 @@ export interface TokenWeightOptions {
  *   uniform   1
  *   choice    1 where a token still decides which item a line names: what stands before it on its line begins at least two lines of the
  *             catalog, or none (free text); else 0: the rest of a title that is settled, its newline, the stop token
- *   entropy   1 for the `share` of the step's tokens of the largest entropy (arXiv 2506.01939), else 0
+ *   entropy   1 for the `share` of the step's tokens of the largest entropy (arXiv 2506.01939), else 0; those without a weight are not
+ *             counted, such as the ones that a catalog forces
  *
  * @throws RankGrpoError INVALID_ARGUMENT for an unknown name or share, BAD_CONFIG for choice without a catalog.
  */
@@ -103,7 +106,9 @@ function byEntropy(share: number): TokenWeights {
   return {
     needs: "entropies",
     weigh: (step) => {
-      const all = Float32Array.from(step.flatMap(({ entropies }) => [...entropies!])).sort();
+      const all = Float32Array.from(
+        step.flatMap(({ entropies, weights }) => [...entropies!].filter((_, t) => weights[t] !== 0)),
+      ).sort();
       const least = all[Math.max(0, all.length - Math.max(1, Math.round(share * all.length)))] ?? 0;
       return step.map(({ entropies }) => entropies!.map((h) => (h >= least ? 1 : 0)));
     },

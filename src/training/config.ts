@@ -312,7 +312,7 @@ export const trainSchema = z.strictObject({
         .gt(0)
         .max(1)
         .optional()
-        .describe("of entropy: share of tokens that count; default 0.2, the paper's"),
+        .describe("of entropy: share of the weighted tokens that count; default 0.2, the paper's"),
     })
     .prefault({ name: "uniform" })
     .describe("factors on the weights of tokens, beside the objective's `weighting`"),

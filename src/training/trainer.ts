@@ -329,9 +329,10 @@ export class Trainer {
     const step = needed.flatMap(({ group, plan }) =>
       group.rollouts.map(({ ids, logprobs }, i) => {
         const own = entropies?.subarray(at, at + ids.length);
+        const weights = inputs.weights.subarray(at, at + ids.length);
         at += ids.length;
         const text = tokenText(ids, policy.tokenizer, this.#reader.read(ids).item);
-        return { ...text, logprobs, advantages: plan[i]!.advantage, ...(own ? { entropies: own } : {}) };
+        return { ...text, logprobs, advantages: plan[i]!.advantage, weights, ...(own ? { entropies: own } : {}) };
       }),
     );
     const factors = tokenFactors(tokenWeights.name, tokenWeights.use, step);
