@@ -304,6 +304,22 @@ describe("train", () => {
     }
   });
 
+  it("keeps the steps before one whose reward fails", async () => {
+    const output = join(root, "failed-reward");
+    let asked = 0;
+    const failing: Reward = (...list) => {
+      if (asked++ > 2 * 6 * 4) throw new Error("service is down"); // in the third step
+      return evenYears(...list);
+    };
+    await expect(train(configs().train, { output, rewards: [failing] })).rejects.toThrow("service is down");
+    expect(readdirSync(join(output, "checkpoints"))).toEqual(["step-000002"]);
+    await train(configs().train, { output, rewards: [evenYears], resume: true });
+    expect(weights("failed-reward").equals(weights("on-policy"))).toBe(true);
+    expect(timeless(lines(join(output, "metrics.jsonl")))).toEqual(
+      timeless(lines(join(root, "on-policy/metrics.jsonl"))),
+    );
+  });
+
   it("refuses a caller's rewards and objective that are none before it starts, and an objective's output that cannot be used", async () => {
     const output = join(root, "none");
     const run = (options: object): Promise<unknown> => train(configs().train, { output, ...options });

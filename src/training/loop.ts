@@ -66,7 +66,8 @@ export interface StepOutcome {
 
 /**
  * Runs a stage, a report each step. Where `signal` fires, the step at hand is finished, a checkpoint is written, and the run
- * ends as "interrupted". The folder then holds final (and best, where validated).
+ * ends as "interrupted". The folder then holds final (and best, where validated). A step that fails before it changed weights leaves
+ * a checkpoint of those before it.
  */
 export async function* runStage(
   stage: Stage,
@@ -133,7 +134,17 @@ export async function* runStage(
         ended = "interrupted";
         break;
       }
-      const done = await stage.step(state, update);
+      const before = { ...state };
+      const done = await stage.step(state, update).catch(async (error: unknown) => {
+        // a reward that failed, say: the steps before are kept; not weights that give no numbers, which would drive sound ones out
+        const sound =
+          state.updates === before.updates && (error as { code?: unknown } | undefined)?.code !== "NOT_FINITE";
+        if (sound && before.step > 0) {
+          Object.assign(state, before);
+          await save().catch(() => {}); // the step's error is the news
+        }
+        throw error;
+      });
       state.step++;
       const perStep = (performance.now() - started) / 1000 / (state.step - first);
       const report: StepReport = {
