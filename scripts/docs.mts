@@ -26,6 +26,7 @@ interface Node {
   minimum?: number;
   maximum?: number;
   exclusiveMinimum?: number;
+  exclusiveMaximum?: number;
 }
 
 const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
@@ -40,8 +41,9 @@ function kind(node: Node): string {
   const name = Array.isArray(node.type) ? node.type.join(" or ") : (node.type ?? "any");
   const low = node.exclusiveMinimum === undefined ? `>= ${node.minimum}` : `> ${node.exclusiveMinimum}`;
   const hasLow = node.exclusiveMinimum !== undefined || (node.minimum ?? -Infinity) > -Number.MAX_SAFE_INTEGER;
-  const hasHigh = (node.maximum ?? Infinity) < Number.MAX_SAFE_INTEGER;
-  const range = [...(hasLow ? [low] : []), ...(hasHigh ? [`<= ${node.maximum}`] : [])].join(", ");
+  const high = node.exclusiveMaximum === undefined ? `<= ${node.maximum}` : `< ${node.exclusiveMaximum}`;
+  const hasHigh = node.exclusiveMaximum !== undefined || (node.maximum ?? Infinity) < Number.MAX_SAFE_INTEGER;
+  const range = [...(hasLow ? [low] : []), ...(hasHigh ? [high] : [])].join(", ");
   return range ? `${name} ${range}` : name;
 }
 
