@@ -32,13 +32,15 @@ class Generator {
  public:
   Generator(Policy::Impl& policy, const GenerateRequest& request) : policy_(policy), request_(request) {
     const int prompts = static_cast<int>(request.prompt_offsets.size()) - 1;
-    int longest = 0;
-    for (int p = 0; p < prompts; ++p) longest = std::max(longest, prompt_length(p));
+    int shared = 0, own = 0;
+    for (int p = 0; p < prompts; ++p) {
+      shared = std::max(shared, shared_pages(p));
+      own = std::max(own, own_pages(p));
+    }
     rows_limit_ =
         static_cast<int>(std::min<int64_t>(std::max(request.max_rows, request.group_size), int64_t{prompts} * request.group_size));
-    const int own = (kPageSize - 1 + request.max_new_tokens + kPageSize - 1) / kPageSize;
     const int groups = rows_limit_ / request.group_size;
-    pages_ = int64_t{groups} * (longest / kPageSize) + int64_t{rows_limit_} * own;
+    pages_ = int64_t{groups} * shared + int64_t{rows_limit_} * own;
     layer_bytes_ = policy.backend->cache_bytes(pages_, policy.transformer.attention());
     const size_t bytes = layer_bytes_ * static_cast<size_t>(policy.config.layers);
     // Slots are numbered in 32 bits; who asks for so many pages asks for hundreds of GiB.
@@ -75,10 +77,20 @@ class Generator {
     return request_.prompt_offsets[static_cast<size_t>(p) + 1] - request_.prompt_offsets[static_cast<size_t>(p)];
   }
 
-  int32_t take_page() {
-    const int32_t page = free_.back();
-    free_.pop_back();
-    return page;
+  // Pages that a prompt fills, and those that each of its rows has for itself: the last token is never an input.
+  int shared_pages(int p) const { return prompt_length(p) / kPageSize; }
+  int own_pages(int p) const { return (prompt_length(p) + request_.max_new_tokens - 1 + kPageSize - 1) / kPageSize - shared_pages(p); }
+
+  void take_pages(std::vector<int32_t>& pages, int count) {
+    pages.insert(pages.end(), free_.rbegin(), free_.rbegin() + count);
+    free_.resize(free_.size() - static_cast<size_t>(count));
+  }
+
+  // Whether a prompt's rows and pages fit beside so many rows. Pages too, since a prompt's stay taken until its last row has ended.
+  bool fits(int p, size_t rows) const {
+    const size_t G = static_cast<size_t>(request_.group_size);
+    return rows + G <= static_cast<size_t>(rows_limit_) &&
+           static_cast<size_t>(shared_pages(p)) + G * static_cast<size_t>(own_pages(p)) <= free_.size();
   }
 
   // Computes the prompts that fit beside the active rows and draws the first token of each of their rows.
@@ -86,7 +98,7 @@ class Generator {
     Layout layout;
     std::vector<Row> fresh;
     const int prompts = static_cast<int>(groups_.size());
-    while (next_prompt_ < prompts && static_cast<int>(active_.size() + fresh.size()) + request_.group_size <= rows_limit_ &&
+    while (next_prompt_ < prompts && fits(next_prompt_, active_.size() + fresh.size()) &&
            (layout.T() == 0 || layout.T() + prompt_length(next_prompt_) <= kPrefillTokens))
       add_prompt(layout, fresh, next_prompt_++);
     if (fresh.empty()) return;
@@ -97,19 +109,17 @@ class Generator {
   }
 
   void add_prompt(Layout& layout, std::vector<Row>& fresh, int p) {
-    const int length = prompt_length(p), whole = length / kPageSize, tail = length % kPageSize;
+    const int length = prompt_length(p), whole = shared_pages(p), own = own_pages(p);
     auto& group = groups_[static_cast<size_t>(p)];
     group.rows = request_.group_size;
-    for (int i = 0; i < whole; ++i) group.shared_pages.push_back(take_page());
+    take_pages(group.shared_pages, whole);
     const size_t first_row = fresh.size();
-    const int last_position = length + request_.max_new_tokens - 1;  // the last token is never an input
     const auto& constraint = request_.constraint;
     const Exclusion closed = constraint.catalog ? Exclusion(*constraint.catalog, constraint.excluded[static_cast<size_t>(p)]) : Exclusion();
     for (int s = 0; s < request_.group_size; ++s) {
       Row row{p, s, group.shared_pages, group.shared_pages.size(), length, {}, {}, {}, {}, 0};
       if (constraint.catalog) row.cursor.emplace(*constraint.catalog, constraint.rules, closed, "prompt " + std::to_string(p));
-      while (static_cast<int>(row.pages.size()) * kPageSize < last_position) row.pages.push_back(take_page());
-      if (tail && static_cast<int>(row.pages.size()) == whole) row.pages.push_back(take_page());
+      take_pages(row.pages, own);
       fresh.push_back(std::move(row));
     }
     const int32_t start = static_cast<int32_t>(layout.T());
@@ -125,7 +135,7 @@ class Generator {
     }
     const auto& table = fresh[first_row].pages;
     layout.plan.spans.push_back({start, length, 0, static_cast<int32_t>(layout.plan.tables.size())});
-    layout.plan.tables.insert(layout.plan.tables.end(), table.begin(), table.begin() + whole + (tail > 0));
+    layout.plan.tables.insert(layout.plan.tables.end(), table.begin(), table.begin() + (length + kPageSize - 1) / kPageSize);
     for (int s = 0; s < request_.group_size; ++s) layout.head_rows.push_back(start + length - 1);
   }
 

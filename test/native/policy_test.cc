@@ -129,6 +129,27 @@ BACKEND_TEST(policy_sampler_is_trainer) {
     }
 }
 
+// Groups whose last rows go on hold their prompt's pages while others are admitted: rows draw what they draw with no group beside theirs.
+BACKEND_TEST(policy_admits_prompts_beside_what_is_left_of_groups) {
+  const auto policy = make_policy(backend, check::tiny_config("llama"));
+  GenerateRequest r;
+  constexpr int32_t kPrompts = 12, kLength = 95;  // two whole pages, and the next one nearly
+  r.prompt_ids = check::integers(kPrompts * kLength, 5, 29);
+  for (int32_t p = 0; p <= kPrompts; ++p) r.prompt_offsets.push_back(p * kLength);
+  r.group_size = 4;
+  r.max_new_tokens = 35;
+  r.stop_ids = {2, 3};
+  r.seed = 7;
+  r.max_rows = 4;
+  const auto alone = policy->generate(r);
+  for (int max_rows : {8, 13, 32}) {
+    r.max_rows = max_rows;
+    const auto beside = policy->generate(r);
+    CHECK(beside.ids == alone.ids && beside.offsets == alone.offsets);
+    check::same_bits(beside.logprobs, alone.logprobs, std::to_string(max_rows) + " rows");
+  }
+}
+
 // Micro-batches, and recomputation, change the order of additions of the gradient and nothing else.
 BACKEND_TEST(policy_gradient_whatever_the_split) {
   const auto config = check::tiny_config("qwen3", true);
