@@ -1,4 +1,6 @@
 // The JavaScript class over Policy: copies arguments on the calling thread, works on the engine thread, one operation at a time.
+#include <algorithm>
+
 #include "../native/cpu/backend.h"
 #include "../native/model/store.h"
 #include "addon.h"
@@ -338,8 +340,9 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
     if (source == state_) type_error(info.Env(), "another policy", "other", info[0]);
     auto work = [source](Policy& p) {
       const auto &from = source->policy->table().parameters, &to = p.table().parameters;
-      expect(from.size() == to.size() && source->policy->table().total == p.table().total, "a policy of the same shape", "other",
-             "another one");
+      auto same = [](const Parameter& a, const Parameter& b) { return a.name == b.name && a.rows == b.rows && a.columns == b.columns; };
+      expect(std::equal(from.begin(), from.end(), to.begin(), to.end(), same) && source->policy->config().head_dim == p.config().head_dim,
+             "a policy of the same shape", "other", "another one");
       std::vector<float> values;
       for (size_t i = 0; i < from.size(); ++i) {
         values.resize(static_cast<size_t>(from[i].size()));

@@ -68,6 +68,28 @@ describe.skipIf(!hasShared)("a policy keeps its weights in panels alone", () => 
     }
   });
 
+  it("takes over the weights of its own shape alone", async () => {
+    const shaped = (heads: number, keyHeads: number, headDim: number, intermediate: number) =>
+      addon.NativePolicy.create(
+        JSON.stringify({
+          model_type: "llama",
+          vocab_size: 16,
+          hidden_size: 16,
+          intermediate_size: intermediate,
+          num_hidden_layers: 1,
+          num_attention_heads: heads,
+          num_key_value_heads: keyHeads,
+          head_dim: headDim,
+        }),
+        { trainable: false },
+      );
+    const policy = await shaped(4, 2, 6, 12);
+    await policy.copyFrom(await shaped(4, 2, 6, 12));
+    // as many values in as many parameters: more of them in keys and values, and the same ones as other heads
+    for (const other of [await shaped(4, 4, 6, 4), await shaped(2, 1, 12, 12)])
+      await expect(policy.copyFrom(other)).rejects.toThrow(/a policy of the same shape/);
+  });
+
   it("holds no matrix but the packed ones, trained or not", async () => {
     for (const compute of ["f32", "bf16"] as const) {
       const trained = (await load("llama-mha-tied", { compute })).describe().memory;
