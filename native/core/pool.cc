@@ -7,6 +7,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <string>
+#include <utility>
+
+#include "error.h"
+
 namespace rank_grpo {
 namespace {
 
@@ -23,10 +28,19 @@ inline void pause() {
 
 ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads) {
   workers_.reserve(static_cast<size_t>(threads_ - 1));
-  for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { worker(i); });
+  try {
+    for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { worker(i); });
+  } catch (const std::exception& error) {  // a limit of the system
+    const size_t got = workers_.size() + 1;
+    end();
+    fail("OUT_OF_MEMORY", "Expected " + std::to_string(threads_) + " threads, got " + std::to_string(got) + " (" + error.what() +
+                              "). Set RANK_GRPO_THREADS to fewer.");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { end(); }
+
+void ThreadPool::end() {
   stop_.store(true);
   wake_.fetch_add(1);
   wake(INT_MAX);
@@ -58,6 +72,7 @@ void ThreadPool::dispatch(int chunks, Task task, void* arg) {
       sched_yield();
     }
   }
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 void ThreadPool::claim(uint32_t epoch, int thread) {
@@ -72,7 +87,12 @@ void ThreadPool::claim(uint32_t epoch, int thread) {
     if (next >= total) return;
     // The exchange succeeds only while the epoch still holds, so the three loads above belong to it.
     if (!claimed_.compare_exchange_weak(current, current + 1, std::memory_order_acq_rel)) continue;
-    task(arg, static_cast<int>(next), thread);
+    try {
+      task(arg, static_cast<int>(next), thread);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(failure_lock_);
+      failure_ = std::current_exception();
+    }
     done_.fetch_add(1, std::memory_order_release);
   }
 }

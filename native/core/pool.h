@@ -3,6 +3,8 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -28,16 +30,16 @@ class FlushingSmallest {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);  // threads >= 1, the caller included
+  explicit ThreadPool(int threads);  // threads >= 1, the caller included; OUT_OF_MEMORY where the system gives fewer
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return threads_; }
 
-  // Calls f(i) or f(i, thread) for i in [0, chunks), each once, on any thread, numbers below 2^-126 taken for zero; returns when all are done.
-  // `thread` is in [0, threads): what it numbers is the thread's own. f must not throw. Not re-entrant: one thread (the engine's) calls it,
-  // and f does not call it again.
+  // Calls f(i) or f(i, thread) for i in [0, chunks), each once, on any thread, numbers below 2^-126 taken for zero; returns when all are done,
+  // or throws what an f threw, with no f at work any more. `thread` is in [0, threads): what it numbers is the thread's own. Not re-entrant: one
+  // thread (the engine's) calls it, and f does not call it again.
   template <class F>
   void run(int chunks, F&& f) {
     const FlushingSmallest flushing;
@@ -60,6 +62,7 @@ class ThreadPool {
   void claim(uint32_t epoch, int thread);
   void worker(int thread);
   void wake(int count);
+  void end();  // of all workers
 
   const int threads_;
   std::vector<std::thread> workers_;
@@ -71,6 +74,8 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> wake_{0};
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
+  std::mutex failure_lock_;
+  std::exception_ptr failure_;  // what an f of this region threw
 };
 
 }  // namespace rank_grpo

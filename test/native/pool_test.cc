@@ -1,8 +1,13 @@
 // The pool: every chunk once, whatever the number of chunks, threads and regions in a row, and a number of its own for every thread.
 #include "../../native/core/pool.h"
 
-#include <atomic>
+#include <sys/resource.h>
 
+#include <atomic>
+#include <fstream>
+#include <new>
+
+#include "../../native/core/error.h"
 #include "check.h"
 
 TEST(pool_runs_every_chunk_once) {
@@ -54,5 +59,53 @@ TEST(pool_takes_the_smallest_for_zero) {
     for (size_t i = 0; i < results.size(); ++i) CHECK(results[i] == 0 && operands[i] == 0);
     CHECK(product(kSmallest, 0.25f) == 0x1p-128f && product(0x1p-130f, 0x1p40f) == 0x1p-90f);  // the caller's own arithmetic is as before
   }
+}
+#endif
+
+// What a worker's chunk throws reaches the caller when all others are done, and the pool goes on.
+TEST(pool_hands_on_what_is_thrown) {
+  for (int threads : {1, 2, 5}) {
+    rank_grpo::ThreadPool pool(threads);
+    for (int region = 0; region < 100; ++region) {
+      std::atomic<bool> thrown{false};
+      std::atomic<int> done{0};
+      bool caught = false;
+      try {
+        pool.run(20, [&](int, int thread) {
+          while (threads > 1 && thread == 0 && !thrown.load()) std::this_thread::yield();  // the caller leaves the first chunk to a worker
+          if (!thrown.exchange(true)) throw std::bad_alloc();
+          ++done;
+        });
+      } catch (const std::bad_alloc&) {
+        caught = true;
+      }
+      CHECK(caught && done.load() == (threads > 1 ? 19 : 0));
+      pool.run(20, [&](int) { ++done; });
+      CHECK(done.load() == (threads > 1 ? 39 : 20));
+    }
+  }
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which end the program themselves where memory is refused
+TEST(pool_of_more_threads_than_the_system_gives) {
+  struct Limit {  // of memory: a thread takes some for its stack
+    rlimit before{};
+    Limit() {
+      size_t pages = 0;
+      std::ifstream("/proc/self/statm") >> pages;
+      getrlimit(RLIMIT_AS, &before);
+      rlimit tight = before;
+      tight.rlim_cur = pages * 4096 + (size_t{64} << 20);
+      setrlimit(RLIMIT_AS, &tight);
+    }
+    ~Limit() { setrlimit(RLIMIT_AS, &before); }
+  };
+  {
+    const Limit limit;
+    CHECK_THROWS(rank_grpo::ThreadPool(2000), "OUT_OF_MEMORY");
+  }
+  std::atomic<int> done{0};
+  rank_grpo::ThreadPool(3).run(20, [&](int) { ++done; });
+  CHECK(done.load() == 20);
 }
 #endif
