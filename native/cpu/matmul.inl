@@ -3,10 +3,11 @@
 namespace rank_grpo {
 namespace RANK_GRPO_ISA {
 
-// Nearest bf16, ties to even, as the upper half of the float's bits.
+// Nearest bf16, ties to even, as the upper half of the float's bits; NaN stays NaN (the carry would make -0 of a GPU's).
 inline uint32_t bf16_bits(float x) {
   uint32_t u;
   std::memcpy(&u, &x, 4);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return u >> 16 | 0x40;
   return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
 }
 inline float bf16_round(float x) {

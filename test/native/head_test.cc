@@ -178,19 +178,22 @@ BACKEND_TEST(head_of_no_rows_and_no_gradient) {
   check::same_bits(dh.read(), std::vector<float>(c.h.size(), 0.f), "dh of zero gradient");
 }
 
-// A NaN anywhere in a row's logits comes out as NaN: it must not be drawn over.
+// A NaN anywhere in a row's logits comes out as NaN: it must not be drawn over. Whatever its bits are: 0x7fffffff is a GPU's.
 BACKEND_TEST(head_of_nan) {
-  for (int64_t V : {5, 400, 1000}) {
-    Case c({3, V, 20}, false);
-    c.W[static_cast<size_t>((V - 2) * 20 + 3)] = NAN;
-    c.target = {0, 1, 2};
-    check::Floats h(backend, c.h), W(backend, c.W), logprob(backend, 3, 0.f), entropy(backend, 3, 0.f), lse(backend, 3, 0.f);
-    const auto panels = backend.make_panels(V, 20, Compute::f32);
-    backend.pack(*panels, W);
-    backend.head_forward(logprob, entropy, lse, h, *panels, nullptr, c.target.data(), nullptr, 3, 1.f);
-    for (float x : logprob.read()) CHECK(std::isnan(x));
-    for (float x : entropy.read()) CHECK(std::isnan(x));
-  }
+  for (Compute compute : {Compute::f32, Compute::bf16})
+    for (uint32_t bits : {0x7fc00000u, 0x7fffffffu})
+      for (int64_t V : {5, 400, 1000})
+        for (bool in_W : {true, false}) {
+          Case c({3, V, 20}, false);
+          for (size_t r = 0; r < 3; ++r) std::memcpy(in_W ? &c.W[static_cast<size_t>((V - 2) * 20 + 3)] : &c.h[r * 20 + 3], &bits, 4);
+          c.target = {0, 1, 2};
+          check::Floats h(backend, c.h), W(backend, c.W), logprob(backend, 3, 0.f), entropy(backend, 3, 0.f), lse(backend, 3, 0.f);
+          const auto panels = backend.make_panels(V, 20, compute);
+          backend.pack(*panels, W);
+          backend.head_forward(logprob, entropy, lse, h, *panels, nullptr, c.target.data(), nullptr, 3, 1.f);
+          for (float x : logprob.read()) CHECK(std::isnan(x));
+          for (float x : entropy.read()) CHECK(std::isnan(x));
+        }
 }
 
 BACKEND_TEST(head_rows_alone_and_together) {
