@@ -312,6 +312,9 @@ describe("native scores", () => {
     await expect(scores.slope(every(4), new Float32Array(5).fill(Number.NaN), new Float32Array(5))).rejects.toThrow(
       "finite",
     );
+    await expect(
+      scores.rank(every(4), { n: 2, w: new Float32Array(5), b: Float32Array.from([0, 0, Number.NaN, 0, 0]) }),
+    ).rejects.toThrow("finite numbers for b");
     scores.dispose();
     scores.dispose();
     await expect(scores.dense(every(1))).rejects.toMatchObject({ code: "DISPOSED" });

@@ -213,6 +213,8 @@ Ranking Stage1Scores::rank(const std::vector<int32_t>& rows, int64_t n, const st
   for (const auto* v : {&w, &b})
     expect(v->empty() == w.empty() && (v->empty() || static_cast<int64_t>(v->size()) == I), "one value for each item", "w and b",
            std::to_string(v->size()));
+  check_finite(w, "w");
+  check_finite(b, "b");
   Ranking out{std::vector<int32_t>(rows.size() * static_cast<size_t>(n), -1),
               std::vector<float>(rows.size() * static_cast<size_t>(n), 0.f)};
   std::vector<int32_t> order(static_cast<size_t>(kBlockRows / kChunkRows * I));
