@@ -64,9 +64,10 @@ void validate_batch(const Batch& batch, const ModelConfig& config) {
   for (size_t p = 0; p + 1 < batch.prompt_offsets.size(); ++p) {
     const int prompt = batch.prompt_offsets[p + 1] - batch.prompt_offsets[p];
     for (int r = batch.group_offsets[p]; r < batch.group_offsets[p + 1]; ++r) {
-      const int length = prompt + batch.completion_offsets[static_cast<size_t>(r) + 1] - batch.completion_offsets[static_cast<size_t>(r)];
-      expect(length <= config.max_positions, "at most " + std::to_string(config.max_positions) + " tokens (the model's context)",
-             "prompt and completion of row " + std::to_string(r), std::to_string(length));
+      const int length = batch.completion_offsets[static_cast<size_t>(r) + 1] - batch.completion_offsets[static_cast<size_t>(r)];
+      const int positions = prompt + length - 1;  // as in generation: the last token is never an input
+      expect(positions <= config.max_positions, "at most " + std::to_string(config.max_positions) + " positions (the model's context)",
+             "prompt and completion of row " + std::to_string(r), std::to_string(positions));
     }
   }
   validate_constraint(batch.constraint, batch.prompt_offsets.size() - 1, config.vocab);

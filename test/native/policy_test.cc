@@ -150,6 +150,21 @@ BACKEND_TEST(policy_admits_prompts_beside_what_is_left_of_groups) {
   }
 }
 
+// As many tokens as generation gives, scoring takes: the last one is never an input.
+BACKEND_TEST(policy_to_the_end_of_the_context) {
+  const auto policy = make_policy(backend, check::tiny_config("llama"));
+  GenerateRequest r;
+  r.prompt_ids = check::integers(64, 3, 29);
+  r.prompt_offsets = {0, 64};
+  r.max_new_tokens = 256 - 64 + 1;
+  r.ignore_stop = true;
+  const auto c = policy->generate(r);
+  CHECK(c.ids.size() == 193);
+  check::same_bits(policy->score(batch_of(r, c), ForwardOptions(), false).logprobs, c.logprobs, "scored");
+  ++r.max_new_tokens;
+  CHECK_THROWS(policy->generate(r), "INVALID_ARGUMENT");
+}
+
 // Micro-batches, and recomputation, change the order of additions of the gradient and nothing else.
 BACKEND_TEST(policy_gradient_whatever_the_split) {
   const auto config = check::tiny_config("qwen3", true);
