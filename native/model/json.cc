@@ -23,6 +23,8 @@ class JsonParser {
 
  private:
   static constexpr int kDepth = 64;
+  static constexpr int kMostValues =
+      1 << 22;  // one takes up to 50 times its bytes in memory; the header of a thousand tensors has ten thousand
 
   [[noreturn]] void bad(const std::string& wanted) const {
     const std::string got = at_ < text_.size() ? json_quote(text_.substr(at_, 1)) : "the end of the text";
@@ -45,6 +47,7 @@ class JsonParser {
 
   Json parse(int depth) {
     if (depth > kDepth) bad("at most 64 levels of nesting");
+    if (++values_ > kMostValues) bad("at most " + std::to_string(kMostValues) + " values");
     space();
     Json v;
     if (take('{')) {
@@ -201,6 +204,7 @@ class JsonParser {
   std::string_view text_;
   const std::string& where_;
   size_t at_ = 0;
+  int values_ = 0;
 };
 
 Json Json::parse(std::string_view text, const std::string& where) { return JsonParser(text, where).document(); }

@@ -1,4 +1,4 @@
-// A small strict JSON reader and string writer for checkpoint headers: depth-limited, UTF-8 checked, duplicate keys refused.
+// A small strict JSON reader and string writer for checkpoint headers: limited in depth and size, UTF-8 checked, duplicate keys refused.
 #pragma once
 #include <cstdint>
 #include <map>

@@ -136,6 +136,9 @@ TEST(json_takes_and_refuses) {
                            "Infinity"})
     refuses_json(text);
   refuses_json(std::string(100000, '['));
+  std::string many = "[0";
+  for (int i = 0; i < 1 << 22; ++i) many += ",0";
+  refuses_json(many + "]");
   refuses_json(std::string("\"a\0b\"", 5));
 }
 
