@@ -394,28 +394,19 @@ class PolicyWrap : public Napi::ObjectWrap<PolicyWrap> {
       if (parameters[i].name == name) return i;
     throw Napi::RangeError::New(info.Env(), "Expected the name of a parameter, got \"" + name + "\".");
   }
-  Napi::Value get_parameter(const Napi::CallbackInfo& info) {
+  Napi::Value copy_of(const Napi::CallbackInfo& info, void (Policy::*get)(size_t, float*) const) {
     const size_t index = parameter_index(info);
     return operate<std::vector<float>>(
         info.Env(),
-        [index](Policy& p) {
+        [index, get](Policy& p) {
           std::vector<float> out(static_cast<size_t>(p.table().parameters[index].size()));
-          p.get_parameter(index, out.data());
+          (p.*get)(index, out.data());
           return out;
         },
         from_vector<float>);
   }
-  Napi::Value get_gradient(const Napi::CallbackInfo& info) {
-    const size_t index = parameter_index(info);
-    return operate<std::vector<float>>(
-        info.Env(),
-        [index](Policy& p) {
-          std::vector<float> out(static_cast<size_t>(p.table().parameters[index].size()));
-          p.get_gradient(index, out.data());
-          return out;
-        },
-        from_vector<float>);
-  }
+  Napi::Value get_parameter(const Napi::CallbackInfo& info) { return copy_of(info, &Policy::get_parameter); }
+  Napi::Value get_gradient(const Napi::CallbackInfo& info) { return copy_of(info, &Policy::get_gradient); }
   Napi::Value set_parameter(const Napi::CallbackInfo& info) {
     const size_t index = parameter_index(info);
     auto values = to_vector<float>(info[1], "values");

@@ -80,12 +80,6 @@ Trie Trie::with_tail(FlatArray<int32_t> tail) const {
   return other;
 }
 
-int32_t Trie::longest() const {
-  int32_t most = 0;
-  for (int32_t line = 0; line < lines(); ++line) most = std::max(most, length(line));
-  return most;
-}
-
 Trie::Place Trie::child(const Place& p, int32_t c) const {
   const int32_t at = firsts_[p.node] + c;
   return {child_lows_[at], at + 1 < firsts_[p.node + 1] ? child_lows_[at + 1] : p.high, p.depth + 1, child_nodes_[at]};

@@ -36,7 +36,6 @@ class Trie {
   Trie with_tail(FlatArray<int32_t> tail) const;
 
   int32_t lines() const { return static_cast<int32_t>(items_.count); }
-  int32_t longest() const;                                   // tokens of the longest line
   int32_t item(int32_t line) const { return items_[line]; }  // number that `write` was given
   int32_t line_of(int32_t item) const { return ranks_[item]; }
   int32_t length(int32_t line) const { return body(line) + static_cast<int32_t>(tail_.count); }

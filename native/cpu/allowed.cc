@@ -81,7 +81,7 @@ struct CpuBackend::OwnRow {
     // piece by piece as head_forward's blocks
     for (size_t i = 0; i < values.size(); i += kLseBlock)
       pieces.push_back(kernels.stats(&values[i], static_cast<int>(std::min<size_t>(kLseBlock, values.size() - i)), inverse, entropy));
-    stats = merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()), 1);
+    stats = merge_blocks(pieces.data(), static_cast<int64_t>(pieces.size()));
   }
   const int32_t *begin, *end;  // ids
   std::vector<float> values;

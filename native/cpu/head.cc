@@ -68,7 +68,7 @@ void CpuBackend::given_head_forward(float* logprob, float* entropy, float* lse, 
         nullptr, 0);
   }
   for (int64_t r = 0; r < R; ++r) {
-    const RowStats row = merge_blocks(&stats[static_cast<size_t>(r * blocks)], blocks, 1);
+    const RowStats row = merge_blocks(&stats[static_cast<size_t>(r * blocks)], blocks);
     lse[r] = row.lse;
     logprob[r] -= row.lse;
     if (entropy) entropy[r] = row.entropy;

@@ -8,16 +8,16 @@
 
 namespace rank_grpo {
 
-RowStats merge_blocks(const BlockStats* blocks, int64_t count, int64_t stride) {
+RowStats merge_blocks(const BlockStats* blocks, int64_t count) {
   constexpr float low = -std::numeric_limits<float>::infinity();
   float top = low, base = low;
   for (int64_t b = 0; b < count; ++b) {
-    top = std::max(top, blocks[b * stride].max);
-    base = std::max(base, blocks[b * stride].base);
+    top = std::max(top, blocks[b].max);
+    base = std::max(base, blocks[b].base);
   }
   double sum = 0, weighted = 0;
   for (int64_t b = 0; b < count; ++b) {
-    const auto& block = blocks[b * stride];
+    const auto& block = blocks[b];
     if (block.sum == 0) continue;
     const double scale = block.base == base ? 1 : std::exp(static_cast<double>(block.base) - static_cast<double>(base));
     sum += static_cast<double>(block.sum) * scale;
@@ -83,7 +83,7 @@ void CpuBackend::head_forward(float* logprob, float* entropy, float* lse, const 
       },
       nullptr, 0);
   for (int64_t r = 0; r < R; ++r) {
-    const RowStats row = merge_blocks(&stats[static_cast<size_t>(r * blocks)], blocks, 1);
+    const RowStats row = merge_blocks(&stats[static_cast<size_t>(r * blocks)], blocks);
     lse[r] = row.lse;
     logprob[r] -= row.lse;
     if (entropy) entropy[r] = row.entropy;
@@ -155,7 +155,7 @@ void forward(CpuBackend& backend, float* logprob, float* entropy, float* lse, co
         stats[static_cast<size_t>(b)] =
             backend.kernels().logprob->stats(widen(row + b * kLogitsBlock, n, buffer), static_cast<int>(n), inverse, entropy != nullptr);
       }
-      const RowStats merged = merge_blocks(stats.data(), blocks, 1);
+      const RowStats merged = merge_blocks(stats.data(), blocks);
       lse[r] = merged.lse;
       logprob[r] = *widen(row + targets[r], 1, buffer) * inverse - merged.lse;
       if (entropy) entropy[r] = merged.entropy;

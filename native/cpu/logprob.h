@@ -30,7 +30,7 @@ struct LogprobKernels {
 struct RowStats {
   float lse, entropy;
 };
-RowStats merge_blocks(const BlockStats* blocks, int64_t count, int64_t stride);
+RowStats merge_blocks(const BlockStats* blocks, int64_t count);
 
 // n values as floats: themselves, or bf16 widened into `buffer`.
 inline const float* widen(const float* x, int64_t, float*) { return x; }

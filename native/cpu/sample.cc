@@ -116,7 +116,7 @@ void CpuBackend::head_sample(int32_t* token, float* logprob, const float* h, con
     pool_.run(static_cast<int>(rows), [&](int r) {
       const float* x = logits + r * V;
       const BlockStats* row = &stats[static_cast<size_t>(r * blocks)];
-      const float lse = merge_blocks(row, blocks, 1).lse;
+      const float lse = merge_blocks(row, blocks).lse;
       const int chosen = std::isfinite(lse) ? choose_token(x, V, row, inverse, s, random + (first + r) * 4) : 0;
       token[first + r] = chosen;
       logprob[first + r] = std::isfinite(lse) ? x[chosen] * inverse - lse : lse;

@@ -65,9 +65,6 @@ class Stage1Scores {
   Stage1Scores(const Stage1Scores&) = delete;
   Stage1Scores& operator=(const Stage1Scores&) = delete;
 
-  int64_t dialogues() const { return in_.dialogues; }
-  int64_t items() const { return in_.items; }
-
   // Adds gamma x ratings [D, I] to every score from now on (Eq. 11); replaces earlier ratings.
   void set_ratings(SparseMatrix ratings, float gamma);
 

@@ -58,10 +58,8 @@ class FolderCheckpoint final : public Checkpoint {
   }
 
   void read(const Parameter& p, float* out) const override {
-    const auto& [file, tensor] = tensors_.at(p.name);
-    Storage storage = Storage::f32;
-    floating_storage(tensor->dtype, &storage);
-    dequantize(storage, tensor->data, tensor->count, out);
+    const Safetensors* file = tensors_.at(p.name).first;
+    file->read(p.name, out);
     check_finite(p, out, file->path());
   }
   std::string metadata_json() const override { return raw_config_; }

@@ -43,15 +43,4 @@ struct TensorOut {
 void write_safetensors(const std::string& path, const std::vector<TensorOut>& tensors, StorageType type,
                        const std::string& metadata_json_object);
 
-// A plain safetensors file of f32 tensors by name (optimizer state).
-class TensorFile {
- public:
-  static std::unique_ptr<TensorFile> open(const std::string& path);
-  virtual ~TensorFile() = default;
-  virtual std::vector<std::string> names() const = 0;
-  virtual std::vector<int64_t> shape(const std::string& name) const = 0;
-  virtual void read(const std::string& name, float* out) const = 0;  // F32, F16, BF16 to f32
-  virtual std::string metadata_json() const = 0;                     // "__metadata__" object, "{}" where absent
-};
-
 }  // namespace rank_grpo

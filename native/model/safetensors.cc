@@ -93,6 +93,20 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
   if (at != data_size) bad(std::to_string(at) + " bytes of data", std::to_string(data_size));
 }
 
+const StoredTensor& Safetensors::tensor(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  if (it == tensors_.end()) fail("BAD_CHECKPOINT", path() + ": Expected a tensor " + name + ", got none.");
+  return it->second;
+}
+
+void Safetensors::read(const std::string& name, float* out) const {
+  const auto& t = tensor(name);
+  Storage storage;
+  if (!floating_storage(t.dtype, &storage))
+    fail("BAD_CHECKPOINT", path() + ": Expected F32, F16 or BF16 for " + name + ", got " + t.dtype + ".");
+  dequantize(storage, t.data, t.count, out);
+}
+
 void write_safetensors(const std::string& path, const std::vector<TensorOut>& tensors, StorageType type, const std::string& metadata) {
   const int64_t width = type == StorageType::f32 ? 4 : 2;
   std::string header = "{\"__metadata__\": " + metadata;
@@ -131,38 +145,5 @@ void write_safetensors(const std::string& path, const std::vector<TensorOut>& te
   }
   file.commit();
 }
-
-namespace {
-
-class SafetensorsFile final : public TensorFile {
- public:
-  explicit SafetensorsFile(const std::string& path) : file_(path) {}
-  std::vector<std::string> names() const override {
-    std::vector<std::string> result;
-    for (const auto& entry : file_.tensors()) result.push_back(entry.first);
-    return result;
-  }
-  std::vector<int64_t> shape(const std::string& name) const override { return at(name).shape; }
-  void read(const std::string& name, float* out) const override {
-    const auto& t = at(name);
-    Storage storage;
-    if (!floating_storage(t.dtype, &storage))
-      fail("BAD_CHECKPOINT", file_.path() + ": Expected F32, F16 or BF16 for " + name + ", got " + t.dtype + ".");
-    dequantize(storage, t.data, t.count, out);
-  }
-  std::string metadata_json() const override { return file_.metadata_json(); }
-
- private:
-  const StoredTensor& at(const std::string& name) const {
-    const auto it = file_.tensors().find(name);
-    if (it == file_.tensors().end()) fail("BAD_CHECKPOINT", file_.path() + ": Expected a tensor " + name + ", got none.");
-    return it->second;
-  }
-  Safetensors file_;
-};
-
-}  // namespace
-
-std::unique_ptr<TensorFile> TensorFile::open(const std::string& path) { return std::make_unique<SafetensorsFile>(path); }
 
 }  // namespace rank_grpo

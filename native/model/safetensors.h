@@ -21,7 +21,9 @@ class Safetensors {
  public:
   explicit Safetensors(const std::string& path);  // BAD_CHECKPOINT naming the file and the fault
   const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
-  const std::string& metadata_json() const { return metadata_; }
+  const StoredTensor& tensor(const std::string& name) const;      // BAD_CHECKPOINT where there is none
+  void read(const std::string& name, float* out) const;           // F32, F16, BF16 to f32
+  const std::string& metadata_json() const { return metadata_; }  // "__metadata__" object, "{}" where absent
   const std::string& path() const { return file_.path(); }
 
  private:

@@ -6,13 +6,14 @@
 
 #include "../core/error.h"
 #include "json.h"
+#include "safetensors.h"
 
 namespace rank_grpo {
 namespace {
 
 struct Moments {
   std::vector<float> m, v;
-  void read(const TensorFile& file, const Parameter& p) {
+  void read(const Safetensors& file, const Parameter& p) {
     m.resize(static_cast<size_t>(p.size()));
     v.resize(m.size());
     file.read("m." + p.name, m.data());
@@ -20,7 +21,7 @@ struct Moments {
   }
 };
 
-int64_t steps_of(const TensorFile& file, const std::string& path) {
+int64_t steps_of(const Safetensors& file, const std::string& path) {
   const Json metadata = Json::parse(file.metadata_json(), path);
   const Json* steps = metadata.find("steps");
   const std::string text = steps ? steps->string() : "";
@@ -76,22 +77,22 @@ void save_optimizer(const Policy& policy, const std::string& path) {
 
 void load_optimizer(Policy& policy, const std::string& path) {
   expect(policy.options().trainable, "a trainable policy", "policy", "one loaded with trainable: false");
-  const auto file = TensorFile::open(path);
-  const int64_t steps = steps_of(*file, path);
+  const Safetensors file(path);
+  const int64_t steps = steps_of(file, path);
   const auto& parameters = policy.table().parameters;
   Moments moments;
   for (const auto& p : parameters) {
     for (const char* moment : {"m.", "v."})
-      if (file->shape(moment + p.name) != std::vector<int64_t>{p.size()})
+      if (file.tensor(moment + p.name).shape != std::vector<int64_t>{p.size()})
         fail("BAD_CHECKPOINT", path + ": Expected " + std::to_string(p.size()) + " values for " + moment + p.name + ", got another shape.");
-    moments.read(*file, p);
+    moments.read(file, p);
     for (size_t i = 0; i < moments.m.size(); ++i)
       if (!std::isfinite(moments.m[i]) || !(moments.v[i] >= 0) || !std::isfinite(moments.v[i]))
         fail("NOT_FINITE", path + ": Expected finite moments (the second at least 0) for " + p.name + ", got " +
                                std::to_string(moments.m[i]) + " and " + std::to_string(moments.v[i]) + " at " + std::to_string(i) + ".");
   }
   for (size_t i = 0; i < parameters.size(); ++i) {
-    moments.read(*file, parameters[i]);
+    moments.read(file, parameters[i]);
     policy.set_moments(i, moments.m.data(), moments.v.data());
   }
   policy.set_optimizer_steps(steps);

@@ -48,7 +48,6 @@ class Transformer {
   // Adds the gradient of that loss to `gradients` (layout of `full`). Belongs to the last forward that kept.
   void backward(const Layout& layout, float* gradients, float* cache, int64_t pages);
 
-  Backend& backend() const { return backend_; }
   const Panels& head() const { return *head_; }
   // The head's rows as they lie in memory, null where panels alone hold them.
   const float* head_rows() const { return held_.head < 0 ? nullptr : at(held_.head); }

@@ -389,13 +389,13 @@ TEST(safetensors_round_trip_keeps_the_old_file) {
                                  rank_grpo::StorageType::f32, "{\"steps\": \"3\"}");
   };
   write([](float* out) { *out = 5; });
-  const auto file = rank_grpo::TensorFile::open(path);
-  CHECK(file->names().size() == 3 && file->metadata_json().find("\"3\"") != std::string::npos &&
-        file->shape("c") == (std::vector<int64_t>{1, 1}));
+  const rank_grpo::Safetensors file(path);
+  CHECK(file.tensors().size() == 3 && file.metadata_json().find("\"3\"") != std::string::npos &&
+        file.tensor("c").shape == (std::vector<int64_t>{1, 1}));
   std::vector<float> got(7);
-  file->read("a \"b\"", got.data());
+  file.read("a \"b\"", got.data());
   check::same_bits(got, values, "a");
-  CHECK_THROWS(file->read("d", got.data()), "BAD_CHECKPOINT");
+  CHECK_THROWS(file.read("d", got.data()), "BAD_CHECKPOINT");
   const std::string before = check::read_file(path);
   CHECK_THROWS(write([](float*) { rank_grpo::fail("NOT_FINITE", "in the middle"); }), "NOT_FINITE");
   CHECK(check::read_file(path) == before);
@@ -403,8 +403,8 @@ TEST(safetensors_round_trip_keeps_the_old_file) {
   for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(path).parent_path())) files += entry.is_regular_file();
   CHECK(files == 1);  // no temporary file stays
   CHECK_THROWS(rank_grpo::write_safetensors(folder / "no/such/folder", {}, rank_grpo::StorageType::f32, "{}"), "IO");
-  CHECK_THROWS(rank_grpo::TensorFile::open(folder / "absent"), "IO");
-  CHECK_THROWS(rank_grpo::TensorFile::open(std::filesystem::temp_directory_path().string()), "IO");
+  CHECK_THROWS(rank_grpo::Safetensors(folder / "absent"), "IO");
+  CHECK_THROWS(rank_grpo::Safetensors(std::filesystem::temp_directory_path().string()), "IO");
 }
 
 // -- mutations: whatever is in a file, opening it ends in a model or in a typed error
