@@ -78,6 +78,20 @@ describe("run folders", () => {
     expect(groups).toHaveLength(2);
   });
 
+  it("are one group whatever numbers a path holds beside the seed", async () => {
+    const folders = [1, 2, 3].map((seed) => join(root, `llama/seed-${seed}`));
+    for (const [i, folder] of folders.entries())
+      makeRun({
+        folder,
+        seed: i + 1,
+        steps: 2,
+        config: { model: "../models/Llama-3.2-1B", train: `data/2025-01-${i + 1}/train.jsonl` },
+      });
+    makeRun({ folder: join(root, "llama/other"), seed: 2, steps: 2, config: { model: "../models/Llama-3.1-1B" } });
+    const groups = groupRuns(await readRuns([...folders, join(root, "llama/other")]));
+    expect(groups.map(seedsOf)).toEqual([[1, 2, 3], [2]]);
+  });
+
   it("group across parent folders, as three quickstarts do, and by given names", async () => {
     for (const seed of [4, 5]) {
       const parent = join(root, `quick-${seed}`);

@@ -132,44 +132,61 @@ const pathNumber = /(?<![A-Za-z\d])\d+(?![A-Za-z\d])|(?<=seed[-_]?)\d+/g;
 
 const seedOf = (run: StoredRun): number => (typeof run.config["seed"] === "number" ? run.config["seed"] : 0);
 
-/**
- * A text of the configuration without what the seed or the output folder put into it: paths under the run's parent folder begin alike,
- * and in paths a number equal to the seed is a place-holder (`runs/sft-seed2/final` with seed 2).
- */
-function withoutSeed(run: StoredRun, text: string): string {
-  if (!text.includes("/") && !text.includes(sep)) return text;
+const isPath = (text: string): boolean => text.includes("/") || text.includes(sep);
+
+/** Paths under the run's parent folder begin alike, wherever that is. */
+function fromParent(run: StoredRun, path: string): string {
   const parent = resolve(dirname(run.folder)) + sep;
-  const full = resolve(text);
-  const shown = full.startsWith(parent) ? `<runs>/${full.slice(parent.length)}` : text;
-  const seed = seedOf(run);
-  return shown.replace(pathNumber, (digits) => (Number(digits) === seed ? "*" : digits));
+  const full = resolve(path);
+  return full.startsWith(parent) ? `<runs>/${full.slice(parent.length)}` : path;
 }
 
-function signature(run: StoredRun): string {
-  const { seed: _, ...rest } = run.config;
-  return JSON.stringify([run.kind, rest], (_key, value: unknown) =>
-    typeof value === "string" ? withoutSeed(run, value) : value,
-  );
+/**
+ * Whether values of two runs' configurations differ in nothing but what the seed or the output folder put into them: in paths each of two
+ * numbers may be its own run's seed (`runs/sft-seed2/final` with seed 2). Other numbers of paths are the same (`Llama-3.2-1B`).
+ */
+export function alike(a: StoredRun, x: unknown, b: StoredRun, y: unknown): boolean {
+  if (x === y) return true;
+  if (typeof x === "string" && typeof y === "string") {
+    if (!isPath(x) || !isPath(y)) return false;
+    const [p, q] = [fromParent(a, x), fromParent(b, y)];
+    const numbers = q.match(pathNumber) ?? [];
+    return (
+      p.replace(pathNumber, "*") === q.replace(pathNumber, "*") &&
+      (p.match(pathNumber) ?? []).every(
+        (digits, i) => digits === numbers[i] || (Number(digits) === seedOf(a) && Number(numbers[i]) === seedOf(b)),
+      )
+    );
+  }
+  if (typeof x !== "object" || typeof y !== "object" || x === null || y === null) return false;
+  const [xs, ys] = [x as Json, y as Json];
+  const keys = Object.keys(xs);
+  return keys.length === Object.keys(ys).length && keys.every((key) => key in ys && alike(a, xs[key], b, ys[key]));
 }
 
-/** Groups in the order of their first run. Given names count first, else equal configurations but for seed and output. */
+/** Given names count first, else equal configurations but for seed and output. */
+const belongTogether = (a: StoredRun, b: StoredRun): boolean =>
+  a.kind === b.kind &&
+  a.name === b.name &&
+  (a.name !== undefined || alike(a, { ...a.config, seed: 0 }, b, { ...b.config, seed: 0 }));
+
+/** Groups in the order of their first run. */
 export function groupRuns(runs: readonly StoredRun[]): RunGroup[] {
-  const groups = new Map<string, StoredRun[]>();
+  const groups: StoredRun[][] = [];
   for (const run of runs) {
-    const key = run.name === undefined ? signature(run) : `name ${run.name} ${run.kind}`;
-    const members = groups.get(key);
+    const members = groups.find(([first]) => belongTogether(first!, run));
     if (members) members.push(run);
-    else groups.set(key, [run]);
+    else groups.push([run]);
   }
   const root = commonParent(runs.map((run) => resolve(run.folder)));
-  const labels = [...groups.values()].map((members) => {
+  const labels = groups.map((members) => {
     const [first] = members as [StoredRun, ...StoredRun[]];
     if (first.name !== undefined) return first.name;
     const path = relative(root, resolve(first.folder)) || basename(resolve(first.folder));
     const seed = String(seedOf(first));
     return members.length > 1 ? path.replace(pathNumber, (digits) => (digits === seed ? "*" : digits)) : path;
   });
-  return [...groups.values()].map((members, i) => ({
+  return groups.map((members, i) => ({
     label: labels.filter((label) => label === labels[i]).length > 1 ? `${labels[i]} (${members[0]!.kind})` : labels[i]!,
     kind: members[0]!.kind,
     runs: members.toSorted((a, b) => seedOf(a) - seedOf(b)),
@@ -185,14 +202,13 @@ function commonParent(folders: readonly string[]): string {
   return parent;
 }
 
-/** Keys joined by dots, values as text; the seed's traces taken out. */
-export function flatConfig(run: StoredRun): Map<string, string> {
-  const flat = new Map<string, string>([["stage", run.kind]]);
+/** Values by keys joined by dots, the seed left out. */
+export function flatConfig(run: StoredRun): Map<string, unknown> {
+  const flat = new Map<string, unknown>([["stage", run.kind]]);
   const visit = (value: unknown, path: string): void => {
     if (value !== null && typeof value === "object" && !Array.isArray(value))
       for (const [key, inner] of Object.entries(value)) visit(inner, path === "" ? key : `${path}.${key}`);
-    else if (path !== "seed")
-      flat.set(path, typeof value === "string" ? withoutSeed(run, value) : JSON.stringify(value));
+    else if (path !== "seed") flat.set(path, value);
   };
   visit(run.config, "");
   return flat;

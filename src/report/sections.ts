@@ -2,7 +2,7 @@
 import { type Bar, bars, curveChart, heatChart, type Line, letterOf } from "./charts.ts";
 import type { StoredEvaluation } from "./evaluations.ts";
 import { html, type Markup, shortNumber } from "./html.ts";
-import { flatConfig, type RunGroup, seedsOf } from "./runs.ts";
+import { alike, flatConfig, type RunGroup, seedsOf } from "./runs.ts";
 import {
   curve,
   hasMetric,
@@ -342,16 +342,20 @@ export function testSection(evaluations: readonly StoredEvaluation[]): Section |
 }
 
 export function configSection(groups: readonly RunGroup[]): Section {
-  const flat = groups.map((group) => flatConfig(group.runs[0]!));
+  const firsts = groups.map((group) => group.runs[0]!);
+  const flat = firsts.map(flatConfig);
   const keys = [...new Set(flat.flatMap((config) => [...config.keys()]))];
-  const differing = keys.filter((key) => new Set(flat.map((config) => config.get(key))).size > 1);
+  const differing = keys.filter((key) =>
+    flat.some((config, i) => !alike(firsts[0]!, flat[0]!.get(key), firsts[i]!, config.get(key))),
+  );
+  const text = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? "–"));
   const table =
     groups.length > 1 &&
     html`<div class="scroll wide" tabindex="0"><table class="summary"><caption>What differs between the groups</caption><thead><tr><th scope="col">Key</th>${groups.map(
       (_, index) => html`<th scope="col">${letterOf(index)}</th>`,
     )}</tr></thead><tbody>${differing.map(
       (key) =>
-        html`<tr><th scope="row"><code>${key}</code></th>${flat.map((config) => html`<td>${config.get(key) ?? "–"}</td>`)}</tr>`,
+        html`<tr><th scope="row"><code>${key}</code></th>${flat.map((config) => html`<td>${text(config.get(key))}</td>`)}</tr>`,
     )}</tbody></table></div>`;
   return {
     id: "configuration",
