@@ -1,5 +1,7 @@
 // The data command as people type it.
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -137,6 +139,44 @@ describe("rank-grpo data", () => {
     [["reflect", "--data", fileURLToPath(import.meta.url), "--feedback", "x", "--catalog", "/nowhere"], /catalogue/],
   ])("refuses %j", async (words, message) => {
     await expect(run(...words)).rejects.toThrow(message);
+  });
+
+  it("ends its bar in a terminal where a stage fails, so that the process can end", async () => {
+    let asked = 0;
+    const server = createServer((_, response) => {
+      response.writeHead(asked++ === 0 ? 200 : 401, { "content-type": "application/json" });
+      response.end(JSON.stringify({ choices: [{ message: { role: "assistant", content: "Heat (1995)" } }] }));
+    });
+    await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+    const rows = [0, 1].map((i) => ({
+      id: `t-${i}-0`,
+      prompt: `p${i}`,
+      groundtruth_with_release_year: [["Heat", "1995"]],
+    }));
+    writeFileSync(at("two.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+    writeFileSync(at("one.tsv"), "Heat\t1995\n");
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
+    let written = "";
+    vi.spyOn(process.stderr, "write").mockImplementation((text) => {
+      written += String(text);
+      return true;
+    });
+    vi.spyOn(console, "log").mockImplementation(() => {});
+    const { isTTY } = process.stderr;
+    process.stderr.isTTY = true;
+    const files = ["--data", at("two.jsonl"), "--feedback", at("two.jsonl"), "--catalog", at("one.tsv")];
+    const teacher = ["--teacher", url, "--teacher-model", "stub", "--concurrency", "1"];
+    try {
+      const command = dataCommand().exitOverride();
+      await expect(
+        command.parseAsync(["demonstrate", ...files, ...teacher, "--output", at("no.jsonl")], { from: "user" }),
+      ).rejects.toThrow(/401/);
+    } finally {
+      process.stderr.isTTY = isTTY;
+      server.close();
+      server.closeAllConnections();
+    }
+    expect(written).toMatch(/teach \[.*1\/2.*\n$/s);
   });
 
   it("explains every flag", () => {

@@ -2,8 +2,9 @@
 import { appendFileSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, describe, expect, it, vi } from "vitest";
 
+import { ItemProgress, StepProgress } from "../src/cli/progress.ts";
 import { describeView, secondsLeft, sparkline, watchRun } from "../src/cli/watch.ts";
 import { RunTail } from "../src/report/tail.ts";
 import { makeRun, metricsRow } from "./runs.ts";
@@ -125,5 +126,50 @@ describe("watchRun", () => {
     expect(describeView({ folder: "f", rows: [], steps: undefined, state: "running" }, 80, 24)).toEqual([
       "f  step 0  running",
     ]);
+  });
+});
+
+describe("progress", () => {
+  const { isTTY } = process.stderr;
+  let written = "";
+  const stderr = (terminal: boolean): void => {
+    written = "";
+    process.stderr.isTTY = terminal;
+    vi.useFakeTimers();
+    vi.spyOn(process.stderr, "write").mockImplementation((text) => {
+      written += String(text);
+      return true;
+    });
+  };
+  afterEach(() => {
+    process.stderr.isTTY = isTTY;
+    vi.useRealTimers();
+    vi.restoreAllMocks();
+  });
+
+  it("tells the time left by all of the time that went", () => {
+    stderr(false);
+    const progress = new ItemProgress("evaluate", 50);
+    vi.advanceTimersByTime(30_000);
+    progress.update(10, 40); // of 50 rows 40 prompts are distinct
+    expect(written).toBe("evaluate 10/40  1m30s left\n");
+    vi.advanceTimersByTime(11_000);
+    new ItemProgress("reflect", 40, { started: Date.now() - 41_000 }).update(20, 40);
+    progress.update(20, 40);
+    expect(written).toMatch(/left\nevaluate 20\/40 {2}41s left\n$/);
+  });
+
+  it("leaves a terminal as it was whenever the process ends, and keeps none alive for a job that is done", () => {
+    stderr(true);
+    const progress = new ItemProgress("generate", 3);
+    const steps = new StepProgress("train");
+    steps.step({ step: 1, steps: 2, metrics: {}, secondsLeft: 1 });
+    progress.update(1, 3);
+    vi.advanceTimersByTime(1000);
+    expect(written).toContain("generate [");
+    expect(written).not.toContain("\u001b[?"); // no mode to be set back
+    steps.done();
+    progress.update(3, 3);
+    expect(vi.getTimerCount()).toBe(0);
   });
 });

@@ -200,6 +200,10 @@ async function run(flags: Flags, until: (typeof stageNames)[number] | undefined)
       : await makeTeacher(flags.judge, flags.judgeModel ?? flags.teacherModel, flags, cache);
   const { embedding, usage } = embeddingOf(flags, cache);
   const bars = new Map<string, ItemProgress>();
+  const endBars = (): void => {
+    for (const bar of bars.values()) bar.done();
+  };
+  let started = Date.now(); // the stage at hand, which is first heard of when a part of it is done
   const options: DemonstrateOptions = {
     data: flags.data,
     feedback: flags.feedback,
@@ -239,13 +243,16 @@ async function run(flags: Flags, until: (typeof stageNames)[number] | undefined)
           `${converged ? "converged" : "not converged (--max-iterations)"}, gradient ${gradientNorm.toPrecision(2)}`,
       ),
     onProgress: (stage, done, total) => {
-      if (!bars.has(stage)) bars.set(stage, new ItemProgress(stage, total));
-      bars.get(stage)!.update(done);
+      if (!bars.has(stage)) {
+        endBars();
+        bars.set(stage, new ItemProgress(stage, total, { started }));
+      }
+      bars.get(stage)!.update(done, total);
+      started = Date.now();
     },
   };
   try {
-    const result = await demonstrate(options);
-    for (const bar of bars.values()) bar.done();
+    const result = await demonstrate(options).finally(endBars);
     if (result.kept.length > 0) console.log(`kept from an earlier run: ${result.kept.join(", ")}`);
     if (result.effects.length > 0) console.log(describeEffects(result.effects));
     console.log(

@@ -188,10 +188,10 @@ async function evaluateModel(
   options: MetricOptions & { catalog: Catalog },
 ): Promise<Evaluation> {
   const policy = await openModel(model, flags);
-  let progress: ItemProgress | undefined;
   try {
     const constraint = await readConstraint(flags, policy, options.catalog);
     constraint?.check(samples);
+    const progress = new ItemProgress("evaluate", samples.length);
     return await evaluatePolicy(policy, samples, {
       ...options,
       ...(flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens }),
@@ -199,13 +199,9 @@ async function evaluateModel(
       maxRows: flags.maxRows,
       ...(constraint ? { constraint } : {}),
       ...(flags.beams === undefined ? {} : { beams: flags.beams }),
-      onProgress: (done, total) => {
-        progress ??= new ItemProgress("evaluate", total);
-        progress.update(done);
-      },
-    });
+      onProgress: (done, total) => progress.update(done, total), // of the distinct prompts
+    }).finally(() => progress.done());
   } finally {
-    progress?.done();
     policy.dispose();
   }
 }
@@ -218,7 +214,7 @@ async function askEndpoint(url: string, flags: Flags, samples: readonly Sample[]
       url,
       model: flags.endpointModel!,
       ...(flags.maxNewTokens === undefined ? {} : { maxTokens: flags.maxNewTokens }),
-      onProgress: (done) => progress.update(done),
+      onProgress: (done, total) => progress.update(done, total),
     });
   } finally {
     progress.done();

@@ -42,7 +42,11 @@ export function describeStep(report: StepReport): string {
   return parts.join("  ");
 }
 
-/** `step` is called with every report, `done` once at the end. */
+/** Where stderr is a terminal. Lines are cut to its width, and it is left in no other mode where Ctrl-C ends the process. */
+const openBar = (format: string): SingleBar | undefined =>
+  process.stderr.isTTY ? new SingleBar({ format, linewrap: true, stream: process.stderr }) : undefined;
+
+/** `step` is called with every report, `done` once at the end: until then a bar keeps the process alive. */
 export class StepProgress {
   readonly #bar: SingleBar | undefined;
   readonly #label: string;
@@ -51,13 +55,7 @@ export class StepProgress {
 
   constructor(label: string) {
     this.#label = label;
-    this.#bar = process.stderr.isTTY
-      ? new SingleBar({
-          format: `${label} [{bar}] {value}/{total} {left} left  {text}`,
-          hideCursor: true,
-          stream: process.stderr,
-        })
-      : undefined;
+    this.#bar = openBar(`${label} [{bar}] {value}/{total} {left} left  {text}`);
   }
 
   step(report: StepReport): void {
@@ -81,35 +79,34 @@ export class StepProgress {
   }
 }
 
-/** Counts items of a job whose size is known, such as prompts of `generate`, `first` of which were done before. */
+/**
+ * Counts items of a job, such as prompts of `generate`, `first` of which were done before; it began at `started`. `done` is called however the
+ * job ends: until then a bar keeps the process alive.
+ */
 export class ItemProgress {
-  readonly #started = Date.now();
+  readonly #started: number;
   readonly #bar: SingleBar | undefined;
   readonly #label: string;
-  readonly #total: number;
   readonly #first: number;
   #lastLine = Date.now();
 
-  constructor(label: string, total: number, first = 0) {
+  constructor(label: string, total: number, { first = 0, started = Date.now() } = {}) {
     this.#label = label;
-    this.#total = total;
     this.#first = first;
-    this.#bar = process.stderr.isTTY
-      ? new SingleBar({
-          format: `${label} [{bar}] {value}/{total} {left} left`,
-          hideCursor: true,
-          stream: process.stderr,
-        })
-      : undefined;
+    this.#started = started;
+    this.#bar = openBar(`${label} [{bar}] {value}/{total} {left} left`);
     this.#bar?.start(total, first, { left: "?" });
   }
 
-  update(done: number): void {
-    const left = (((Date.now() - this.#started) / 1000) * (this.#total - done)) / Math.max(1, done - this.#first);
-    if (this.#bar) this.#bar.update(done, { left: duration(left) });
-    else if (Date.now() - this.#lastLine > 10_000) {
+  update(done: number, total: number): void {
+    const left = (((Date.now() - this.#started) / 1000) * (total - done)) / Math.max(1, done - this.#first);
+    if (this.#bar) {
+      this.#bar.setTotal(total);
+      this.#bar.update(done, { left: duration(left) });
+      if (done === total) this.done();
+    } else if (Date.now() - this.#lastLine > 10_000) {
       this.#lastLine = Date.now();
-      process.stderr.write(`${this.#label} ${done}/${this.#total}  ${duration(left)} left\n`);
+      process.stderr.write(`${this.#label} ${done}/${total}  ${duration(left)} left\n`);
     }
   }
 

@@ -64,7 +64,7 @@ export async function writeResumable(
   let { lines: done, bytes } = await wholeLines(kept);
   if (done > 0)
     process.stderr.write(`${label}: goes on after ${done} of ${total} lines of an earlier call (${kept})\n`);
-  const progress = new ItemProgress(label, total, done);
+  const progress = new ItemProgress(label, total, { first: done });
   const stop = (): void => {
     progress.done();
     if (done > 0)
@@ -88,7 +88,7 @@ export async function writeResumable(
         await file.appendFile(text);
         bytes += text.length;
         done += records.length;
-        progress.update(done);
+        progress.update(done, total);
       }
       await file.sync();
     } finally {

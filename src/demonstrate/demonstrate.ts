@@ -142,11 +142,11 @@ export class Grounding {
     const named = grounding.dialoguesOf(feedback);
     for (let fold = 0; fold <= grounding.folds; fold++) {
       const rows = everyRow.filter((row) => grounding.fold[row] === fold);
-      if (rows.length === 0) continue;
       const others = [...named.values()].filter((dialogue) => dialogue.fold !== fold).map((dialogue) => dialogue.items);
-      grounding.tables.push(
-        await grounding.rows.table(rows, grounding.cooccurrences(others, rows, embedding.shrink ?? 5)),
-      );
+      if (rows.length > 0)
+        grounding.tables.push(
+          await grounding.rows.table(rows, grounding.cooccurrences(others, rows, embedding.shrink ?? 5)),
+        );
       onProgress?.("similarities", fold + 1, grounding.folds + 1);
     }
     return grounding;
