@@ -261,6 +261,14 @@ describe("the report", () => {
   it("says the same of the same runs", async () => {
     expect(await makeReport(options)).toBe(await makeReport(options));
   });
+  it("shows rollouts of data without ground truths, as one's own reward may have them", async () => {
+    const train = join(root, "own.jsonl");
+    writeFileSync(train, '{"id":"made-0-1","prompt":"Anything new?"}\n');
+    makeRun({ folder: join(root, "own"), seed: 1, steps: 2, config: { train, catalog: catalogFile } });
+    const text = await makeReport({ runs: [join(root, "own")] });
+    expect(text).toContain("Anything new?");
+    expect(text).not.toContain("Wanted:");
+  });
   it("needs one of a few things more, and says which", async () => {
     await expect(makeReport({ runs: [] })).rejects.toThrow(/at least one run/);
     await expect(makeReport({ runs: [runs], before: options.before })).rejects.toThrow(/both or neither/);

@@ -12,7 +12,7 @@ import {
   type RankedRow,
   standardError,
 } from "../ranking/metrics.ts";
-import { groundTruths, seenTitles } from "../ranking/rewards.ts";
+import { seenTitles, truthsIn } from "../ranking/rewards.ts";
 
 export interface StageEffect {
   stage: string;
@@ -24,7 +24,7 @@ export interface StageEffect {
 /** Rows of a stage: rows without ground truth are left out, for nothing can be said of them. */
 function rowsOf(samples: readonly Sample[], lists: readonly (readonly Item[])[]): RankedRow[] {
   return samples.flatMap((sample, i) => {
-    const truths = sample.columns["groundtruth_with_release_year"] === undefined ? [] : groundTruths(sample);
+    const truths = truthsIn(sample);
     const dialogue = dialogueOf(sample.id, sample.columns["dialogue"]);
     return truths.length === 0 ? [] : [{ slots: lists[i]!, truths, seen: seenTitles(sample), dialogue }];
   });

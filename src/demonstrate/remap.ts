@@ -5,7 +5,7 @@ import { refuse } from "../errors.ts";
 import { addon, type NativeSparse, type NativeStage1 } from "../native.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import type { Item } from "../ranking/list.ts";
-import { groundTruths, seenTitles } from "../ranking/rewards.ts";
+import { seenTitles, truthsIn } from "../ranking/rewards.ts";
 import { isNearYear, normalizeTitle } from "../ranking/title.ts";
 import type { Adjustment, ScoreRows } from "./adjust.ts";
 import type { Features } from "./embed.ts";
@@ -104,9 +104,7 @@ export class RemapRows {
     const byTitle = new Map<string, number[]>();
     for (const [i, { title }] of catalog.items.entries()) byTitle.set(title, [...(byTitle.get(title) ?? []), i]);
     this.truths = samples.map((sample) =>
-      sample.columns["groundtruth_with_release_year"] === undefined
-        ? []
-        : [...new Set(groundTruths(sample).map((truth) => catalog.indexOf(truth)))].filter((index) => index >= 0),
+      [...new Set(truthsIn(sample).map((truth) => catalog.indexOf(truth)))].filter((index) => index >= 0),
     );
     this.seen = samples.map((sample) => [...seenTitles(sample)].flatMap((title) => byTitle.get(title) ?? []));
   }

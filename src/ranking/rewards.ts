@@ -60,6 +60,10 @@ export function groundTruths(sample: Sample): Item[] {
   return truths;
 }
 
+/** The same of data that may have no such column, as those of one's own reward: none then. */
+export const truthsIn = (sample: Sample): Item[] =>
+  sample.columns["groundtruth_with_release_year"] === undefined ? [] : groundTruths(sample);
+
 /**
  * Titles that the dialogue already names: the column `seen_titles`, without years. No column: none.
  *

@@ -3,7 +3,7 @@ import type { Content, Sample } from "../data/sample.ts";
 import type { Catalog } from "../ranking/catalog.ts";
 import { formatItem, readList } from "../ranking/list.ts";
 import { type MetricOptions, measureRow } from "../ranking/metrics.ts";
-import { groundTruths, hits, repeats, seenTitles } from "../ranking/rewards.ts";
+import { groundTruths, hits, repeats, seenTitles, truthsIn } from "../ranking/rewards.ts";
 import type { StepSample } from "../training/run.ts";
 import type { StoredEvaluation } from "./evaluations.ts";
 
@@ -45,7 +45,7 @@ export function markList(text: string, { sample, catalog }: Known, rewards?: rea
   const slots = readList(text);
   const again = repeats(slots);
   const seen = sample ? seenTitles(sample) : new Set<string>();
-  const hit = sample && catalog ? hits(slots, groundTruths(sample), seen, catalog, slots.length) : undefined;
+  const hit = sample && catalog ? hits(slots, truthsIn(sample), seen, catalog, slots.length) : undefined;
   return slots.map((slot, k) => {
     const marks: Mark[] = [];
     if (slot === null) marks.push("unreadable");
@@ -124,7 +124,7 @@ export function rolloutDialogues(
       id,
       step,
       prompt: sample ? promptText(sample.prompt) : "",
-      truths: sample ? groundTruths(sample).map(formatItem) : [],
+      truths: sample ? truthsIn(sample).map(formatItem) : [],
       lists: completions.slice(0, shownRollouts).map(({ text, rewards }, i) => ({
         caption: `rollout ${i + 1} of ${completions.length}`,
         lines: markList(text, { sample, catalog: known.catalog }, rewards),
