@@ -209,6 +209,20 @@ describe("an endpoint", () => {
     expect(() => new EndpointTeacher(options("localhost:8000"))).toThrow("http or https");
   });
 
+  it("that has failed is not asked what still waited", async () => {
+    const { url, asked } = await serve((response) => json(response, 401, { error: { message: "no" } }));
+    const texts = Array.from({ length: 30 }, (_, i) => `q${i}`);
+    await expect(ask(new EndpointTeacher(options(url, { concurrency: 2 })), ...texts)).rejects.toThrow(/401/);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(asked.length).toBeLessThanOrEqual(3); // two at once, and one that was begun before the first was heard of
+    const endpoint = new Endpoint(options(url, { concurrency: 2 }));
+    const many = Array.from({ length: 64 * 10 }, (_, i) => `t${i}`);
+    const before = asked.length;
+    await expect(endpointEncoder(endpoint).encode(many)).rejects.toThrow(/401/);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(asked.length - before).toBeLessThanOrEqual(3);
+  });
+
   it("obeys Retry-After, concurrency and the budget", async () => {
     let [now, most] = [0, 0];
     const { url, asked } = await serve((response, _one, number) => {

@@ -77,6 +77,7 @@ export function endpointEncoder(endpoint: Endpoint): Encoder {
       endpoint.usage.cached += known.size;
       const send = pLimit(concurrency);
       let done = known.size;
+      let failed: unknown;
       const parts = Array.from({ length: Math.ceil(open.length / BATCH) }, (_, i) =>
         open.slice(i * BATCH, (i + 1) * BATCH),
       );
@@ -84,6 +85,7 @@ export function endpointEncoder(endpoint: Endpoint): Encoder {
         parts.map((part) =>
           send(async () => {
             const { vectors } = await endpoint.request<Embedded>(async (client, signal) => {
+              if (failed) throw failed; // what waits is not sent, or paid, for nothing
               const reply = await client.embeddings.create(
                 { model, input: part, encoding_format: "float" },
                 { signal },
@@ -102,7 +104,10 @@ export function endpointEncoder(endpoint: Endpoint): Encoder {
             onProgress?.(done, distinct.length);
           }),
         ),
-      );
+      ).catch((error: unknown) => {
+        failed = error;
+        throw error;
+      });
       return packed(
         texts.map((text) => known.get(text)!),
         this.name,

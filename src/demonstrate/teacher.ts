@@ -212,12 +212,14 @@ export class EndpointTeacher implements Teacher {
   async ask(chats: readonly (readonly Message[])[], { maxTokens, onProgress }: AskOptions): Promise<Answer[]> {
     const { model, temperature } = this.endpoint.options;
     let done = 0;
-    return Promise.all(
+    let failed: unknown;
+    const answers = Promise.all(
       chats.map(async (chat) => {
         const messages = chat.map(({ role, content }) => ({ role, content }));
         const answer = await this.endpoint.answer(
           { kind: "chat", messages, temperature, maxTokens },
           async (client, signal) => {
+            if (failed) throw failed; // what waits is not sent, or paid, for nothing
             const reply = await client.chat.completions.create(
               { model, messages: messages as OpenAI.ChatCompletionMessageParam[], temperature, max_tokens: maxTokens },
               { signal },
@@ -237,6 +239,10 @@ export class EndpointTeacher implements Teacher {
         return answer;
       }),
     );
+    return answers.catch((error: unknown) => {
+      failed = error;
+      throw error;
+    });
   }
 
   dispose(): void {}
