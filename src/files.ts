@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { accessSync, constants, existsSync, readdirSync, statSync } from "node:fs";
 import { mkdir, open, rename, rm } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 
 import { RankGrpoError } from "./errors.ts";
 
@@ -75,6 +75,18 @@ export function requireFile(path: string): void {
       "IO",
       `Expected a file, which is read twice, got ${path}, a pipe. Write it to a file first.`,
     );
+}
+
+/** Names, sizes and ages of the files of a path: another stamp where a model or a file was made anew under the same name. */
+export function stampOf(path: string): unknown {
+  const { size, mtimeMs } = statSync(path);
+  if (!statSync(path).isDirectory()) return [size, mtimeMs];
+  return readdirSync(path)
+    .toSorted()
+    .map((name) => {
+      const file = statSync(join(path, name));
+      return [name, file.size, file.mtimeMs];
+    });
 }
 
 /** IO where the nearest folder above `path` that exists is none, or cannot be written to. */

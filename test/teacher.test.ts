@@ -1,7 +1,7 @@
 // Teacher, judge and embeddings against a server on this machine that fails on purpose; the cache; and, where they can be had, a real
 // server and a real sentence encoder.
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -496,6 +496,18 @@ describe("stages with a teacher", () => {
       rows.map((row, i) => toSample(row, i)),
     );
     expect(ratings[0]).toEqual(candidates[0]!.map((item) => (item.title === "Thief" ? 2 : 0)));
+    // other answers: another temperature, other metadata
+    const warm = await run("warm.jsonl", {
+      teacher: new EndpointTeacher({ ...given, temperature: 0.5 }),
+      until: "teach",
+    });
+    expect(warm.kept).toEqual([]);
+    const metadata = join(folder, "whole.csv");
+    writeFileSync(metadata, "title,year,keywords,plot\nHeat,1995,crime,A thief.\n");
+    expect((await run("told.jsonl", { metadata, until: "remap" })).kept).toEqual([]);
+    expect((await run("told.jsonl", { metadata, until: "remap" })).kept).toEqual(["teach", "remap"]);
+    writeFileSync(metadata, "title,year,keywords,plot\nHeat,1995,crime,A robbery.\n");
+    expect((await run("told.jsonl", { metadata, until: "remap" })).kept).toEqual(["teach"]);
     // stages alone, from the command's `until`
     const part = await run("four.jsonl", { until: "teach" });
     expect(part.kept).toEqual(["teach"]);
@@ -508,6 +520,7 @@ describe("real parts", () => {
   it.skipIf(!hasShared)("the engine as the teacher answers, and from its cache the second time", async () => {
     const cache = join(folder, "engine");
     const teacher = await EngineTeacher.load(shared(model), cache);
+    expect(teacher.name).toContain(String(statSync(shared(model)).mtimeMs)); // one that is trained anew is asked anew
     const [first] = await teacher.ask([user("Name one movie.")], { maxTokens: 12 });
     expect(first!.text.length).toBeGreaterThan(3);
     expect(await teacher.ask([user("Name one movie.")], { maxTokens: 12 })).toEqual([first]);

@@ -1,12 +1,12 @@
 // JSON Lines that a long command writes, one for each line of its input. What is done is kept beside the output, so that the same command goes
 // on from there when it was interrupted: a line is the same whatever was computed together with it.
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, rmSync, statSync } from "node:fs";
 import { mkdir, open, readFile, rename } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 
 import { refuse } from "../errors.ts";
-import { asIoError } from "../files.ts";
+import { asIoError, stampOf } from "../files.ts";
 import { addon } from "../native.ts";
 import { ItemProgress } from "./progress.ts";
 
@@ -22,18 +22,6 @@ interface Flags {
 export const resumableHelp = "\nInterrupted, the same command goes on after the lines that it has.\n";
 
 const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-
-/** Names and ages of files: what is called again after a change begins anew. */
-function stampOf(path: string): unknown {
-  const { size, mtimeMs } = statSync(path);
-  if (!statSync(path).isDirectory()) return [size, mtimeMs];
-  return readdirSync(path)
-    .toSorted()
-    .map((name) => {
-      const file = statSync(join(path, name));
-      return [name, file.size, file.mtimeMs];
-    });
-}
 
 function keptName(label: string, flags: Flags): string {
   const files = [flags.model, flags.input, ...(flags.catalog === undefined ? [] : [flags.catalog])];

@@ -300,8 +300,8 @@ export async function demonstrate(options: DemonstrateOptions): Promise<Demonstr
         options.dropSeen,
         options.folds,
         options.seed,
-        options.metadata,
-        options.describe,
+        options.metadata && (await hashFile(options.metadata)),
+        options.describe && teacher !== "none" ? teacher.name : "",
       ]);
       if (remapped.fresh) {
         const ranked = await grounding.rank(depth);

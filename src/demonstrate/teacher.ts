@@ -6,6 +6,7 @@ import pLimit from "p-limit";
 import type { Message, Sample } from "../data/sample.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
 import { generateLists } from "../evaluate.ts";
+import { stampOf } from "../files.ts";
 import { Policy } from "../policy.ts";
 import { Stream, uniform } from "../random.ts";
 import { AnswerCache } from "./cache.ts";
@@ -36,6 +37,7 @@ export interface AskOptions {
 }
 
 export interface Teacher {
+  /** Differs where answers to the same questions may. */
   readonly name: string;
   readonly usage: Usage;
   /** One answer for each chat, in order. */
@@ -202,7 +204,8 @@ export class EndpointTeacher implements Teacher {
   readonly endpoint: Endpoint;
   constructor(options: EndpointOptions) {
     this.endpoint = new Endpoint(options);
-    this.name = `${options.model} at ${this.endpoint.options.url}`;
+    const { url, temperature } = this.endpoint.options;
+    this.name = `${options.model} at ${url}, temperature ${temperature}`;
   }
 
   get usage(): Usage {
@@ -256,7 +259,7 @@ export class EngineTeacher implements Teacher {
   private readonly cache: AnswerCache;
   private constructor(policy: Policy, model: string, cache: string) {
     this.policy = policy;
-    this.name = `${model} on the engine`;
+    this.name = `${model} on the engine, ${JSON.stringify(stampOf(model))}`;
     this.cache = new AnswerCache(cache);
   }
 
