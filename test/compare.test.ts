@@ -114,6 +114,14 @@ describe("compareEvaluations", () => {
     expect(single([evaluation(a)], [turned], 8).low).not.toBe(d.low);
   });
 
+  it("pairs rows that share an id in their order", () => {
+    const shared = (values: readonly number[]): StoredEvaluation => {
+      const made = evaluation(values);
+      return { ...made, rows: made.rows.map((row, i) => ({ ...row, id: `x-${Math.floor(i / 2)}` })) };
+    };
+    expect(single([shared(a)], [shared(a)])).toMatchObject({ difference: 0, low: 0, high: 0, equal: 400 });
+  });
+
   it("refuses what cannot be compared, by name", () => {
     const one = evaluation(a);
     const compare = (other: StoredEvaluation): unknown => compareEvaluations([one], [other], options);
@@ -132,5 +140,9 @@ describe("compareEvaluations", () => {
     expect(text).toContain("+0.0100");
     expect(text).toContain("400 rows of 400 dialogues");
     expect(text).toContain("these two models");
+    const seeds = (n: number): StoredEvaluation[] => new Array<StoredEvaluation>(n).fill(evaluation(a));
+    const told = (n: number, m: number): string => describeComparison(compareEvaluations(seeds(n), seeds(m), options));
+    expect(told(2, 2)).toContain("new training runs.");
+    expect(told(1, 2)).toContain("new training runs of B alone.");
   });
 });

@@ -34,13 +34,13 @@ export function describeComparison(comparison: Comparison): string {
       `${d.better} / ${d.worse} / ${d.equal}`,
     ]);
   const { seeds } = comparison;
-  const several = seeds.a > 1 || seeds.b > 1;
+  const several = [...(seeds.a > 1 ? ["A"] : []), ...(seeds.b > 1 ? ["B"] : [])];
   return [
     table.toString(),
     `${comparison.rows} rows of ${comparison.dialogues} dialogues; ${seeds.a} and ${seeds.b} evaluations. Paired bootstrap over ` +
-      `dialogues${several ? " and seeds" : ""}, ${comparison.resamples} resamples.`,
-    several
-      ? "The intervals speak of new dialogues and of new training runs."
+      `dialogues${several.length > 0 ? " and seeds" : ""}, ${comparison.resamples} resamples.`,
+    several.length > 0
+      ? `The intervals speak of new dialogues and of new training runs${several.length === 1 ? ` of ${several[0]} alone` : ""}.`
       : "The intervals speak of these two models on new dialogues; give several seeds a side (A1,A2,A3 B1,B2,B3) to speak of the methods.",
   ].join("\n");
 }

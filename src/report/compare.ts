@@ -1,6 +1,7 @@
 // Is B better than A? A paired bootstrap over dialogues, and over seeds where a side has several: differences of means with 95 %
 // intervals and p-values.
 import { refuse } from "../errors.ts";
+import type { MeasuredRow } from "../evaluate.ts";
 import { philox, Stream } from "../random.ts";
 import type { StoredEvaluation } from "./evaluations.ts";
 
@@ -66,24 +67,26 @@ export function compareEvaluations(
   if (b.length === 0) refuse("INVALID_ARGUMENT", "at least one evaluation", "b", "none");
   for (const other of [...a, ...b]) requireSame(first, other);
 
-  const counted = first.rows.filter((row) => metrics.every((metric) => rowValue(row, metric) !== undefined));
+  const counted = [...first.rows.keys()].filter((i) =>
+    metrics.every((metric) => rowValue(first.rows[i]!, metric) !== undefined),
+  );
   if (counted.length === 0) {
     const known = Object.keys(first.rows[0]!).filter((name) => name !== "id" && name !== "dialogue");
     refuse("BAD_DATA", `some of ${known.join(", ")}`, "the metrics", metrics);
   }
-  const names = [...new Set(counted.map((row) => row.dialogue))];
+  const names = [...new Set(counted.map((i) => first.rows[i]!.dialogue))];
   const indexOf = new Map(names.map((name, index) => [name, index]));
-  const dialogues = counted.map((row) => indexOf.get(row.dialogue)!);
+  const dialogues = counted.map((i) => indexOf.get(first.rows[i]!.dialogue)!);
   const sizes = new Float64Array(names.length);
   for (const dialogue of dialogues) sizes[dialogue]!++;
 
   const valuesOf = (side: readonly StoredEvaluation[], metric: string): Side =>
     side.map((evaluation) => {
-      const rows = evaluation === first ? counted : matched(counted, evaluation);
-      return Float64Array.from(
-        rows,
-        (row) => rowValue(row, metric) ?? refuse("BAD_DATA", `${metric} in row ${row.id}`, evaluation.file, "none"),
-      );
+      const rows = matched(first.rows, evaluation);
+      return Float64Array.from(counted, (i) => {
+        const row = rows[i]!;
+        return rowValue(row, metric) ?? refuse("BAD_DATA", `${metric} in row ${row.id}`, evaluation.file, "none");
+      });
     });
   const sides = metrics.map((metric) => ({ metric, a: valuesOf(a, metric), b: valuesOf(b, metric) }));
   // [metric][seed][dialogue]: sums over the dialogue's rows
@@ -130,10 +133,11 @@ function requireSame(first: StoredEvaluation, other: StoredEvaluation): void {
     refuse("BAD_DATA", `${first.rows.length} rows (as in ${first.file})`, other.file, other.rows.length);
 }
 
-/** The rows of `evaluation` in the order of `rows`. */
+/** The rows of `evaluation` in the order of `rows`; of rows with one id the first is the first, and so on. */
 function matched(rows: StoredEvaluation["rows"], evaluation: StoredEvaluation): StoredEvaluation["rows"] {
-  const byId = new Map(evaluation.rows.map((row) => [row.id, row]));
-  return rows.map((row) => byId.get(row.id) ?? refuse("BAD_DATA", `a row ${row.id}`, evaluation.file, "none"));
+  const byId = new Map<string, MeasuredRow[]>();
+  for (const row of evaluation.rows.toReversed()) byId.set(row.id, [...(byId.get(row.id) ?? []), row]);
+  return rows.map((row) => byId.get(row.id)?.pop() ?? refuse("BAD_DATA", `a row ${row.id}`, evaluation.file, "none"));
 }
 
 /** How often each of counts.length items is drawn in counts.length draws with replacement: stream (resample, draw / 4, part). */
