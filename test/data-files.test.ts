@@ -212,6 +212,39 @@ describe("split", () => {
     expect(readdirSync(one).sort()).toEqual(["train.jsonl", "validation.jsonl"]);
   });
 
+  it("tells prompts of token ids apart, and joins equal ones", async () => {
+    const prompts = Array.from({ length: 40 }, (_, i) => [1, Math.floor(i / 2)]);
+    const shapes = [
+      prompts.map((ids) => ({ prompt_ids: ids })),
+      prompts.map((ids, i) => ({ input_ids: [...ids, 5, i], completion_mask: [0, 0, 1, 1] })),
+      prompts.map(([, i]) => ({ prompt: `p${i}` })),
+    ];
+    for (const rows of shapes) {
+      const output = fresh();
+      const { parts } = await splitData(writtenLines(rows), output);
+      expect(parts).toEqual({
+        train: { rows: 32, groups: 16 },
+        validation: { rows: 4, groups: 2 },
+        test: { rows: 4, groups: 2 },
+      });
+      const file = (name: string): string => join(output, `${name}.jsonl`);
+      const found = await inspectData(file("train"), { against: [file("test")] });
+      expect([found.duplicates.prompts, found.leaks[file("test")]]).toEqual([16, { dialogues: 0, prompts: 0 }]);
+    }
+  });
+
+  it("does not replace its own input", async () => {
+    const output = fresh();
+    await splitData(writtenLines(Array.from({ length: 20 }, (_, i) => sample(`test-${i}-0`))), output);
+    const input = join(output, "train.jsonl");
+    const before = readFileSync(input, "utf8");
+    await expect(splitData(input, output, { overwrite: true })).rejects.toMatchObject({
+      code: "INVALID_ARGUMENT",
+      message: expect.stringContaining("train.jsonl is the input") as string,
+    });
+    expect(readFileSync(input, "utf8")).toBe(before);
+  });
+
   it("refuses impossible shares, rows without a time, and folders in use", async () => {
     const input = writtenLines([sample("test-1-0")]);
     await expect(splitData(input, fresh(), { test: 0.6, validation: 0.5 })).rejects.toMatchObject({
@@ -355,6 +388,10 @@ describe("inspection", () => {
     const found = await inspect([clean, other], { against: [against] });
     expect(found.leaks[against]).toEqual({ dialogues: 1, prompts: 1 });
     expect(found.warnings.join()).toContain("not held out");
+    const { id: _, ...unnamed } = clean; // the column alone says which dialogue it is
+    const turn = writtenLines([{ ...unnamed, dialogue: "d", prompt: "another turn" }]);
+    const { leaks } = await inspect([{ ...unnamed, dialogue: "d" }], { against: [turn] });
+    expect(leaks[turn]).toEqual({ dialogues: 1, prompts: 0 });
   });
 
   it.skipIf(!hasShared)("counts tokens with a checkpoint's tokenizer and renders its template", async () => {

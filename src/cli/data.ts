@@ -160,7 +160,7 @@ function splitCommand(): Command {
     .option("--validation <share>", "share of the dialogues", realNumber, 0.1)
     .option("--test <share>", "share of the dialogues", realNumber, 0.1)
     .option("--time-column <name>", "column with a number or date", "time")
-    .option("--seed <N>", "of the shuffle", realNumber, 0)
+    .option("--seed <N>", "of the shuffle", wholeNumber, 0)
     .option("--overwrite", "replace files in the folder")
     .action(
       async (flags: {

@@ -109,7 +109,8 @@ async function keysOf(file: string): Promise<{ dialogues: Set<string>; prompts: 
   const keys = { dialogues: new Set<string>(), prompts: new Set<string>() };
   for await (const row of readJsonl(file)) {
     if (row["id"] !== undefined || row["dialogue"] !== undefined) keys.dialogues.add(recordDialogue(row));
-    keys.prompts.add(promptKey(row["prompt"]));
+    const prompt = promptKey(row);
+    if (prompt !== undefined) keys.prompts.add(prompt);
   }
   return keys;
 }
@@ -154,11 +155,12 @@ export async function inspectData(input: string, options: InspectOptions = {}): 
     dialogues.add(dialogue);
     if (ids.has(row.id)) duplicates.ids++;
     ids.add(row.id);
-    const key = promptKey(record["prompt"]);
+    const key = promptKey(record)!; // a sample has a prompt
     if (prompts.has(key)) duplicates.prompts++;
     prompts.add(key);
     for (const [file, keys] of others) {
-      if (record["id"] !== undefined && keys.dialogues.has(dialogue)) leaked.get(file)!.dialogues.add(dialogue);
+      const named = record["id"] !== undefined || record["dialogue"] !== undefined;
+      if (named && keys.dialogues.has(dialogue)) leaked.get(file)!.dialogues.add(dialogue);
       if (keys.prompts.has(key)) leaked.get(file)!.prompts.add(key);
     }
 

@@ -1,6 +1,7 @@
 // `data split`: train, validation and test by dialogue or by time. Records of one dialogue, and records with the same prompt (Reddit-v2 has
 // one for every user who answered), always stay together. The file is read twice; memory holds keys, not records.
 import { createHash } from "node:crypto";
+import { existsSync, realpathSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 
@@ -28,6 +29,8 @@ export interface SplitResult {
   /** Rows and groups (dialogues that must stay together) by part. */
   parts: Record<string, { rows: number; groups: number }>;
 }
+
+const partNames = ["train", "validation", "test"] as const;
 
 /** Disjoint sets over strings. */
 class Groups {
@@ -57,12 +60,13 @@ class Groups {
   }
 }
 
-/** A short key of a prompt, equal for equal prompts. */
-export const promptKey = (prompt: unknown): string =>
-  createHash("sha256")
-    .update(JSON.stringify(prompt) ?? "")
-    .digest("base64url")
-    .slice(0, 16);
+/** A short key of a row's prompt in any of the shapes that samples have, equal for equal prompts; undefined where it has none. */
+export function promptKey(row: Readonly<Record<string, unknown>>): string | undefined {
+  const { input_ids: ids, completion_mask: mask, prompt_ids: promptIds, prompt } = row;
+  const begin = Array.isArray(ids) && Array.isArray(mask) ? ids.slice(0, mask.indexOf(1)) : ids;
+  const text = JSON.stringify(begin ?? promptIds ?? prompt);
+  return text === undefined ? undefined : createHash("sha256").update(text).digest("base64url").slice(0, 16);
+}
 
 function timeOf(row: Record<string, unknown>, column: string, line: number): number {
   const value = row[column];
@@ -91,6 +95,17 @@ export async function splitData(input: string, folder: string, options: SplitOpt
     refuse("INVALID_ARGUMENT", "shares below 1 together", "validation and test", validation + test);
   if (!overwrite) requireFresh(folder, "Give another folder or --overwrite.");
   requireFile(input);
+  for (const name of partNames) {
+    const path = join(folder, `${name}.jsonl`);
+    if (existsSync(path) && existsSync(input) && realpathSync(path) === realpathSync(input))
+      refuse(
+        "INVALID_ARGUMENT",
+        "another folder",
+        "output",
+        folder,
+        `Its ${name}.jsonl is the input, which is read to the end.`,
+      );
+  }
 
   const groups = new Groups();
   const first: number[] = []; // of every row, one member of its group
@@ -101,7 +116,8 @@ export async function splitData(input: string, folder: string, options: SplitOpt
     const dialogue = groups.id(
       `d:${row["id"] === undefined && row["dialogue"] === undefined ? line : recordDialogue(row)}`,
     );
-    groups.join(dialogue, groups.id(`p:${promptKey(row["prompt"])}`));
+    const prompt = promptKey(row);
+    if (prompt !== undefined) groups.join(dialogue, groups.id(`p:${prompt}`));
     first.push(dialogue);
     if (by === "time") times.push(timeOf(row, timeColumn, line));
   }
@@ -126,7 +142,7 @@ export async function splitData(input: string, folder: string, options: SplitOpt
   });
 
   const parts: SplitResult["parts"] = {};
-  for (const name of ["train", "validation", "test"]) {
+  for (const name of partNames) {
     const members = new Set([...part].filter(([, of]) => of === name).map(([root]) => root));
     if (members.size === 0) {
       await rm(join(folder, `${name}.jsonl`), { force: true }); // of a split that is replaced: its rows are elsewhere now
