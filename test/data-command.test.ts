@@ -97,6 +97,15 @@ describe("rank-grpo data", () => {
     expect(existsSync(at("hub/dataset_dict.json"))).toBe(true);
   });
 
+  it("takes titles from JSON Lines in Zstandard too", async () => {
+    // {"prompt": "hello", "completion": "Heat (1995)"}, compressed by zstd 1.5
+    const zst = "KLUv/SAxiQEAeyJwcm9tcHQiOiAiaGVsbG8iLCAiY29tcGxldGlvbiI6ICJIZWF0ICgxOTk1KSJ9Cg==";
+    writeFileSync(at("one.jsonl.zst"), Buffer.from(zst, "base64"));
+    const made = await run("catalog", "--input", at("one.jsonl.zst"), "--output", at("zst.tsv"));
+    expect(made).toContain("1 titles");
+    expect(readFileSync(at("zst.tsv"), "utf8")).toBe("Heat\t1995\n");
+  });
+
   it.each([
     [["import", "--format", "nonsense", "--input", "x", "--output", "y"], /Allowed choices are redial/],
     [["import", "--input", "x", "--output", "y"], /--format/],

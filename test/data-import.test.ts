@@ -268,6 +268,13 @@ describe("small files of each format", () => {
     expect(conversationOf(more.records[0]!.prompt)).toContain("liked Fargo (1996). What");
   });
 
+  it("interactions read compressed items as they read compressed ratings", async () => {
+    const ratings = written("likes.tsv.gz", gzipSync("user\titem\ttime\n1\ta\t1\n1\tb\t2\n"));
+    const items = written("names.tsv.gz", gzipSync("item\ttitle\na\tHeat (1995)\nb\tMe, Myself & Irene (2000)\n"));
+    const { records, bad } = await imported("interactions", ratings, { items });
+    expect([records[0]?.groundtruth_with_release_year, bad.count]).toEqual([[["Me, Myself & Irene", "2000"]], 0]);
+  });
+
   it("interactions refuses a file that is not grouped by user", async () => {
     const path = written(
       "mixed.csv",

@@ -7,6 +7,7 @@ import type { ColumnNames } from "../data/import/columns.ts";
 import { importData, importers, importFormats } from "../data/import.ts";
 import { type Histogram, type Inspection, inspectData, type Spread } from "../data/inspect.ts";
 import { splitData } from "../data/split.ts";
+import { isJsonl } from "../data/stream.ts";
 import { RankGrpoError } from "../errors.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
@@ -196,13 +197,14 @@ function catalogCommand(): Command {
         minCount: number;
         overwrite?: boolean;
       }) => {
-        const isData = (file: string): boolean => /\.jsonl(\.gz)?$/.test(file);
-        const data = flags.input.filter(isData);
+        const data = flags.input.filter(isJsonl);
         const items =
           data.length > 0
             ? await collectCatalog(data, { completions: !flags.groundTruthsOnly, minCount: flags.minCount })
             : [];
-        const loaded = await Promise.all(flags.input.filter((file) => !isData(file)).map((file) => Catalog.load(file)));
+        const loaded = await Promise.all(
+          flags.input.filter((file) => !isJsonl(file)).map((file) => Catalog.load(file)),
+        );
         const catalog = Catalog.from([...loaded.flatMap((other) => other.items), ...items]);
         await writeCatalog(flags.output, catalog.items, flags.overwrite);
         console.log(`${catalog.size} titles: ${flags.output}`);

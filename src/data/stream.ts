@@ -98,6 +98,12 @@ export async function* textLines(path: string): AsyncGenerator<{ line: number; t
   if (held) yield { line: ++line, text: held.endsWith("\r") ? held.slice(0, -1) : held };
 }
 
+/** Whether a name says JSON Lines, plain or compressed. */
+export const isJsonl = (path: string): boolean => /\.jsonl(\.gz|\.zst)?$/.test(path);
+
+/** What stands between the fields of a table, by its name. */
+export const delimiterOf = (path: string): string => (/\.tsv(\.gz|\.zst)?$/.test(path) ? "\t" : ",");
+
 /** A row of a table: fields by column name, and the line it starts on. */
 export interface TableRow {
   line: number;

@@ -2,7 +2,7 @@
 
 import { readJsonl } from "../data/jsonl.ts";
 import type { Message } from "../data/sample.ts";
-import { tableRows } from "../data/stream.ts";
+import { delimiterOf, isJsonl, tableRows } from "../data/stream.ts";
 import { refuse } from "../errors.ts";
 import { formatItem, type Item } from "../ranking/list.ts";
 import { collapseBlanks, normalizeTitle, parseYear } from "../ranking/title.ts";
@@ -45,13 +45,11 @@ export class MetadataTable {
         Array.isArray(value) ? value.join(", ") : typeof value === "string" ? value : "";
       table.set({ title: row["title"], year }, { keywords: text(row["keywords"]), plot: text(row["plot"]) });
     };
-    if (/\.jsonl(\.gz)?$/.test(path)) {
+    if (isJsonl(path)) {
       let line = 0;
       for await (const row of readJsonl(path)) add(row, `${path}, row ${++line}`);
     } else
-      for await (const { line, fields } of tableRows(path, {
-        delimiter: /\.tsv(\.gz|\.zst)?$/.test(path) ? "\t" : ",",
-      }))
+      for await (const { line, fields } of tableRows(path, { delimiter: delimiterOf(path) }))
         add(fields, `${path}:${line}`);
     return table;
   }

@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 
 import { RankGrpoError } from "../../errors.ts";
 import { recommendationPrompt, type UnifiedRecord } from "../record.ts";
-import { tableRows } from "../stream.ts";
+import { delimiterOf, tableRows } from "../stream.ts";
 import type { Importer } from "./importer.ts";
 import { type Movie, movieText, parseMovie } from "./movie.ts";
 
@@ -26,13 +26,12 @@ export const interactions: Importer = {
   format: "interactions",
   help: "user, item, time, rating in CSV or TSV (MovieLens: ratings.csv beside movies.csv), to prompts that ask for the next titles",
   async *read(path, bad, options) {
-    const delimiter = /\.tsv(\.gz|\.zst)?$/.test(path) ? "\t" : ",";
     const names = new Map<string, Movie>();
     const items =
       options.items ??
       ["movies.csv", "items.csv"].map((name) => join(dirname(path), name)).find((name) => existsSync(name));
     if (items)
-      for await (const { fields, line } of tableRows(items, { delimiter: items.endsWith(".tsv") ? "\t" : "," })) {
+      for await (const { fields, line } of tableRows(items, { delimiter: delimiterOf(items) })) {
         const id = fieldOf(fields, ["movieId", "itemId", "item", "id"]);
         const movie = parseMovie(fieldOf(fields, ["title", "name"]) ?? "");
         if (id === undefined || !movie) bad.add(items, line, "an item without an id or a title");
@@ -59,7 +58,7 @@ export const interactions: Importer = {
         time: ordered[cut]!.time,
       };
     };
-    for await (const { line, fields, excess } of tableRows(path, { delimiter })) {
+    for await (const { line, fields, excess } of tableRows(path, { delimiter: delimiterOf(path) })) {
       const id = fieldOf(fields, ["userId", "user", "user_id"]);
       const item = fieldOf(fields, ["movieId", "itemId", "item", "item_id"]);
       const time = Number(fieldOf(fields, ["timestamp", "time"]));

@@ -1,7 +1,7 @@
 // Reddit-v2 as the paper's authors and their followers share it: a Hugging Face folder, a JSON file ({"samples": [...]} or a list), or
 // JSON Lines, with the columns of the unified schema. Each responding user is a sample of its own, so contexts repeat.
 import { statSync } from "node:fs";
-import { jsonElements } from "../stream.ts";
+import { isJsonl, jsonElements } from "../stream.ts";
 import { recordOf } from "./columns.ts";
 import { huggingface } from "./huggingface.ts";
 import type { Importer } from "./importer.ts";
@@ -17,7 +17,7 @@ export const reddit: Importer = {
         yield { ...record, id: `reddit-v2:${number++}`, source: "reddit_v2" };
       return;
     }
-    if (/\.jsonl(\.gz|\.zst)?$/.test(path)) {
+    if (isJsonl(path)) {
       for await (const record of trl.read(path, bad, options)) yield { ...record, source: "reddit_v2" };
       return;
     }
