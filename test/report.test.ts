@@ -269,6 +269,14 @@ describe("the report", () => {
     expect(text).toContain("Anything new?");
     expect(text).not.toContain("Wanted:");
   });
+  it("shows an evaluation once that is given and a run's own", async () => {
+    const folder = join(root, "evaluated");
+    makeRun({ folder, seed: 1, steps: 2 });
+    await writeEvaluation("evaluated/evaluation.json", 1, 0.2);
+    const text = await makeReport({ runs: [folder], evaluations: [folder, join(folder, "evaluation.json")] });
+    expect(text).toContain("1 evaluation.");
+    expect(text.match(/<th scope="row">model evaluated\/evaluation.json/g)).toHaveLength(1);
+  });
   it("needs one of a few things more, and says which", async () => {
     await expect(makeReport({ runs: [] })).rejects.toThrow(/at least one run/);
     await expect(makeReport({ runs: [runs], before: options.before })).rejects.toThrow(/both or neither/);

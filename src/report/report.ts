@@ -1,6 +1,6 @@
 // The report: run folders and evaluations in, one HTML file out that needs nothing beside itself.
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 
 import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
@@ -56,7 +56,8 @@ export async function makeReport(options: ReportOptions): Promise<string> {
   const runs = await readRuns(paths);
   const groups = groupRuns(runs);
   const own = runs.map((run) => join(run.folder, "evaluation.json")).filter((file) => existsSync(file));
-  const evaluations = await Promise.all([...(options.evaluations ?? []), ...own].map(readEvaluation));
+  const read = await Promise.all([...(options.evaluations ?? []), ...own].map(readEvaluation));
+  const evaluations = [...new Map(read.map((evaluation) => [resolve(evaluation.file), evaluation])).values()]; // a run's own may be given too
   const sections = [
     validationSection(groups, evaluations),
     testSection(evaluations),
