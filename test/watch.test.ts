@@ -102,6 +102,12 @@ describe("watchRun", () => {
     expect(output.texts.at(-1)).toContain("finished");
   });
 
+  it("shows runs of any length", () => {
+    const rows = Array.from({ length: 300_000 }, (_, i) => ({ step: i + 1, values: { "sft/loss": 1 + (i % 2) } }));
+    const [, line] = describeView({ folder: "f", rows, steps: undefined, state: "finished" }, 100, 24);
+    expect(line).toMatch(/^sft\/loss +2 .* 1 to 2$/);
+  });
+
   it("writes plain lines into a pipe, and stops looking at Ctrl-C", async () => {
     const { folder } = made("pipe", 12, "running");
     status(folder, "running");

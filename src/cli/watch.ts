@@ -90,7 +90,8 @@ export function describeView(view: View, width: number, height: number): string[
   const lines = shown.map((name) => {
     const values = numbers(rows, name);
     const last = shortNumber(values.at(-1) ?? Number.NaN);
-    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const low = values.reduce((a, b) => Math.min(a, b));
+    const high = values.reduce((a, b) => Math.max(a, b));
     return `${name.padEnd(label)} ${last.padStart(8)} ${sparkline(values, room).padEnd(room)} ${shortNumber(low)} to ${shortNumber(high)}`;
   });
   const reward = rows.at(-1)?.values["reward/by_rank"];

@@ -1,6 +1,6 @@
 // A run folder while the run writes it: new rows as they come, and whether it still goes on.
 import { existsSync } from "node:fs";
-import { open, readFile, stat } from "node:fs/promises";
+import { open, readFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { refuse } from "../errors.ts";
@@ -26,17 +26,16 @@ export class RunTail {
   async read(): Promise<number> {
     const status = await readFile(join(this.folder, "status.json"), "utf8").catch(() => undefined);
     if (status !== undefined) this.status = JSON.parse(status) as RunStatus;
-    const path = join(this.folder, "metrics.jsonl");
-    const found = await stat(path).catch(() => undefined);
-    if (!found) return 0;
-    // a resumed run cuts its log back: another file under the name
-    if (found.ino !== this.#file || found.size < this.#offset) {
-      this.#offset = 0;
-      this.rows.length = 0;
-      this.#file = found.ino;
-    }
-    const file = await open(path);
+    const file = await open(join(this.folder, "metrics.jsonl")).catch(() => undefined);
+    if (!file) return 0;
     try {
+      const found = await file.stat();
+      // a resumed run cuts its log back: another file under the name
+      if (found.ino !== this.#file || found.size < this.#offset) {
+        this.#offset = 0;
+        this.rows.length = 0;
+        this.#file = found.ino;
+      }
       const bytes = Buffer.alloc(Math.max(0, found.size - this.#offset));
       await file.read(bytes, 0, bytes.length, this.#offset);
       const whole = bytes.lastIndexOf(10) + 1;
