@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { accessSync, constants, existsSync, readdirSync, statSync } from "node:fs";
 import { mkdir, open, rename, rm } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { dirname, join, resolve, sep } from "node:path";
 
 import { RankGrpoError } from "./errors.ts";
 
@@ -65,6 +65,13 @@ export function requireFresh(path: string, fix = "Choose another place, or remov
   }
   if (entries.length > 0)
     throw new RankGrpoError("IO", `Expected a new or empty place for output, got ${path}, which exists. ${fix}`);
+}
+
+/** The same for a file: an empty folder would take no file once the work is done. */
+export function requireFreshFile(path: string, fix?: string): void {
+  if (path.endsWith(sep) || (existsSync(path) && statSync(path).isDirectory()))
+    throw new RankGrpoError("IO", `Expected the name of a file for output, got ${path}, a folder.`);
+  requireFresh(path, fix);
 }
 
 /** IO where `path` is a pipe, for what reads its input twice: the second time there would be nothing. */

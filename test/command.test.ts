@@ -508,12 +508,15 @@ describe("generate and score", () => {
       "--output",
       output,
     ];
+    mkdirSync(at("empty"));
     const long = jsonl("far.jsonl", [{ prompt_ids: Array.from({ length: 200 }, () => 3) }]);
     await Promise.all([
       fails(/BAD_CHECKPOINT: .*torn\/model\.safetensors/, ...call(at("torn"), prompts())),
       fails(/IO: .*nowhere/, ...call(at("nowhere"), prompts())),
       fails(/IO: .*none\.jsonl/, ...call(model, at("none.jsonl"))),
       fails(/no\/jsonl|sft\.yaml, which is a file/, ...call(model, prompts(), "sft.yaml/no.jsonl")),
+      fails(/IO: Expected the name of a file for output, got empty, a folder/, ...call(model, prompts(), "empty")),
+      fails(/IO: .*name of a file.*, got new\/, a folder/, ...call(model, prompts(), "new/")),
     ]);
     await Promise.all([
       fails(/BAD_DATA: .*sample 0/, ...call(model, long)),

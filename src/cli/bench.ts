@@ -3,7 +3,7 @@ import { Command } from "commander";
 
 import { bench, benchBuilds } from "../bench/run.ts";
 import { suites } from "../bench/suites.ts";
-import { requireFresh } from "../files.ts";
+import { requireFreshFile } from "../files.ts";
 import { collect, countNumber, positiveNumber } from "./options.ts";
 
 interface Flags {
@@ -51,7 +51,7 @@ Examples:
     )
     .action(async (names: string[], flags: Flags) => {
       const { compare, peers: model, json, only, seconds, rounds } = flags;
-      if (json !== undefined && !flags.overwrite) requireFresh(json, "Give another name or --overwrite.");
+      if (json !== undefined && !flags.overwrite) requireFreshFile(json, "Give another name or --overwrite.");
       const options = { suites: names, only, seconds };
       if (compare !== undefined && !compare.endsWith(".json")) await benchBuilds(compare, { ...options, rounds });
       else

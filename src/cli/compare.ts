@@ -2,7 +2,7 @@
 import Table from "cli-table3";
 import { Command } from "commander";
 
-import { requireFresh, writeFileAtomic } from "../files.ts";
+import { requireFreshFile, writeFileAtomic } from "../files.ts";
 import { type Comparison, compareEvaluations } from "../report/compare.ts";
 import { readEvaluation } from "../report/evaluations.ts";
 import { countNumber, wholeNumber } from "./options.ts";
@@ -59,7 +59,7 @@ export function compareCommand(): Command {
       "\nExample:\n  rank-grpo compare runs/sft/evaluation.json runs/rank-grpo/evaluation.json\n  rank-grpo compare grpo-1.json,grpo-2.json rank-1.json,rank-2.json --metrics ndcg@20\n",
     )
     .action(async (a: string[], b: string[], flags: Flags) => {
-      if (flags.output) requireFresh(flags.output);
+      if (flags.output) requireFreshFile(flags.output);
       const read = (files: readonly string[]): Promise<Awaited<ReturnType<typeof readEvaluation>>[]> =>
         Promise.all(files.map(readEvaluation));
       const comparison = compareEvaluations(await read(a), await read(b), {

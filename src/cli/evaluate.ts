@@ -8,7 +8,7 @@ import { readSamples } from "../data/samples.ts";
 import { type EndpointLists, endpointLists } from "../demonstrate/endpoint.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
 import { type Evaluation, evaluateLists, evaluatePolicy, requireTruths } from "../evaluate.ts";
-import { requireFresh, writeFileAtomic } from "../files.ts";
+import { requireFreshFile, writeFileAtomic } from "../files.ts";
 import { cooccurrenceLists, mixedLists, neighborLists, popularityLists } from "../ranking/baselines.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { formatItem, type Item } from "../ranking/list.ts";
@@ -116,7 +116,7 @@ function checkFlags(flags: Flags): void {
 
 async function run(flags: Flags): Promise<void> {
   checkFlags(flags);
-  if (flags.output) requireFresh(flags.output);
+  if (flags.output) requireFreshFile(flags.output);
   const catalog = await Catalog.load(flags.catalog);
   const samples = await readSamples(flags.data, flags.limit === undefined ? {} : { limit: flags.limit });
   requireTruths(samples);

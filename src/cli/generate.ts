@@ -5,7 +5,7 @@ import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
 import { completionLimit } from "../evaluate.ts";
-import { requireFresh } from "../files.ts";
+import { requireFreshFile } from "../files.ts";
 import type { Generated, Group, Policy } from "../policy.ts";
 import { encodeCompletion, encodePrompt } from "../text/encode.ts";
 import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
@@ -72,7 +72,7 @@ export function generateCommand(): Command {
       "\nExample:\n  rank-grpo generate --model runs/sft/final --input prompts.jsonl --output lists.jsonl --greedy\n",
     )
     .action(async (flags: GenerateFlags) => {
-      requireFresh(flags.output);
+      requireFreshFile(flags.output);
       const samples = await readSamples(flags.input);
       const policy = await openModel(flags.model, flags);
       try {
@@ -143,7 +143,7 @@ export function scoreCommand(): Command {
       "\nExample:\n  rank-grpo score --model runs/train/best --input pairs.jsonl --output scores.jsonl\n",
     )
     .action(async (flags: ScoreFlags) => {
-      requireFresh(flags.output);
+      requireFreshFile(flags.output);
       const samples = await readSamples(flags.input);
       const policy = await openModel(flags.model, flags);
       try {

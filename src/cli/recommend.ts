@@ -3,7 +3,7 @@ import { Command } from "commander";
 
 import { readSamples } from "../data/samples.ts";
 import { refuse } from "../errors.ts";
-import { requireFresh } from "../files.ts";
+import { requireFreshFile } from "../files.ts";
 import { formatItem } from "../ranking/list.ts";
 import { encodePrompt } from "../text/encode.ts";
 import { type ConstrainFlags, readConstraint, withConstrainFlags } from "./constrain.ts";
@@ -35,7 +35,7 @@ export function recommendCommand(): Command {
       "\nThe output is also what `evaluate --completions` reads.\n\nExample:\n  rank-grpo recommend --model runs/train/best --input test.jsonl --catalog catalog.tsv --top 20 --output top.jsonl\n",
     )
     .action(async (flags: Flags) => {
-      requireFresh(flags.output);
+      requireFreshFile(flags.output);
       const samples = await readSamples(flags.input);
       const policy = await openModel(flags.model, flags);
       try {

@@ -1,7 +1,7 @@
 // `rank-grpo report`: one HTML file on what runs did, to read, to print, to send.
 import { Command } from "commander";
 
-import { requireFresh, writeFileAtomic } from "../files.ts";
+import { requireFreshFile, writeFileAtomic } from "../files.ts";
 import { makeReport } from "../report/report.ts";
 import { wholeNumber } from "./options.ts";
 
@@ -45,7 +45,7 @@ export function reportCommand(): Command {
       "\nExample:\n  rank-grpo report runs/rank-grpo-1 runs/rank-grpo-2 runs/rank-grpo-3 --evaluation runs/sft/evaluation.json --output report.html\n",
     )
     .action(async (runs: string[], flags: Flags) => {
-      if (!flags.replace) requireFresh(flags.output, "Choose another --output, or say --replace.");
+      if (!flags.replace) requireFreshFile(flags.output, "Choose another --output, or say --replace.");
       const { output, replace: _, evaluation, ...rest } = flags;
       const text = await makeReport({ runs, evaluations: evaluation, ...rest });
       await writeFileAtomic(output, text);

@@ -1,6 +1,6 @@
 // A catalogue out of data: every movie that is a ground truth or stands in a demonstration, as Catalog.load reads it (title TAB year).
 import { RankGrpoError } from "../errors.ts";
-import { requireFresh, writeFileAtomic } from "../files.ts";
+import { requireFreshFile, writeFileAtomic } from "../files.ts";
 import { type Item, readList } from "../ranking/list.ts";
 import { parseYear } from "../ranking/title.ts";
 import { readJsonl } from "./jsonl.ts";
@@ -47,6 +47,6 @@ export async function collectCatalog(
 }
 
 export async function writeCatalog(path: string, items: readonly Item[], overwrite = false): Promise<void> {
-  if (!overwrite) requireFresh(path, "Give another name or --overwrite.");
+  if (!overwrite) requireFreshFile(path, "Give another name or --overwrite.");
   await writeFileAtomic(path, items.map(({ title, year }) => `${title}\t${year}\n`).join(""));
 }

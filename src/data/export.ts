@@ -9,7 +9,7 @@ import { makeData, RecordBatch, RecordBatchStreamWriter, type Schema, Struct, ve
 import { fileWriter, parquetWriteRows } from "hyparquet-writer";
 
 import { RankGrpoError, refuse } from "../errors.ts";
-import { asIoError, requireFile, requireFresh, writeFolderAtomic } from "../files.ts";
+import { asIoError, requireFile, requireFresh, requireFreshFile, writeFolderAtomic } from "../files.ts";
 import { readJsonl } from "./jsonl.ts";
 import { arrowSchema, type Columns, hubFeatures, parquetSchema, shaped, widen } from "./schema.ts";
 import { writeLines } from "./write.ts";
@@ -173,7 +173,8 @@ export async function exportData(
   const { overwrite = false, shardRows = 100_000 } = options;
   if (!(Number.isInteger(shardRows) && shardRows > 0 && shardRows % BATCH === 0))
     refuse("INVALID_ARGUMENT", `a positive multiple of ${BATCH}`, "shardRows", shardRows);
-  if (!overwrite) requireFresh(output, "Give another name or --overwrite.");
+  if (!overwrite)
+    (format === "huggingface" ? requireFresh : requireFreshFile)(output, "Give another name or --overwrite.");
   for (const path of typeof input === "string" ? [input] : Object.values(input)) {
     if (!existsSync(path))
       throw new RankGrpoError("IO", `Expected a file for input, got ${path}, which does not exist.`);

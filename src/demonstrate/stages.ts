@@ -9,7 +9,7 @@ import type { Sample } from "../data/sample.ts";
 import { readSamples } from "../data/samples.ts";
 import { writeLines } from "../data/write.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
-import { requireFresh, writeFileAtomic } from "../files.ts";
+import { requireFreshFile, writeFileAtomic } from "../files.ts";
 import { Catalog } from "../ranking/catalog.ts";
 import { compact, formatItem, type Item, readList } from "../ranking/list.ts";
 import { heldOutPopularity, type StageEffect, stageEffects } from "./ablate.ts";
@@ -197,7 +197,7 @@ export async function demonstrate(options: DemonstrateOptions): Promise<Demonstr
   const voting = teacher === "none" && options.lists === undefined;
   const embedding: Embedding = options.embedding;
   const last = stageNames.indexOf(options.until ?? "adjust");
-  if (!overwrite && last === 3) requireFresh(output, "Give another name or --overwrite.");
+  if (!overwrite && last === 3) requireFreshFile(output, "Give another name or --overwrite.");
   const catalog = trainableCatalog(await Catalog.load(options.catalog));
   const wanted = await readSamples(options.data);
   const feedback = options.feedback === options.data ? wanted : await readSamples(options.feedback);
