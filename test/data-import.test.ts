@@ -318,6 +318,14 @@ describe("what is wrong with a file", () => {
     await expect(imported("trl", join(folder, "missing"))).rejects.toMatchObject({ code: "IO" });
   });
 
+  it("refuses other encodings than UTF-8, whose titles would match nothing", async () => {
+    const table = Buffer.from("prompt,groundtruth_with_release_year\nhello,Am\xe9lie (2001)\n", "latin1");
+    await expect(imported("generic", written("latin.csv", table))).rejects.toMatchObject({
+      code: "BAD_DATA",
+      message: expect.stringMatching(/UTF-8 in .*latin\.csv.*iconv/) as string,
+    });
+  });
+
   it("tells of cut gzip and of files that are no parquet", async () => {
     const whole = gzipSync(readFileSync(fixture("trl.jsonl")));
     await expect(imported("trl", written("cut.jsonl.gz", whole.subarray(0, whole.length - 12)))).rejects.toMatchObject({

@@ -71,14 +71,30 @@ export async function* fileBytes(path: string): AsyncGenerator<Buffer> {
   }
 }
 
-/** Decoded text in pieces; a UTF-8 byte order mark is dropped. Failures name the file. */
+/**
+ * Decoded text in pieces; a UTF-8 byte order mark is dropped. Failures name the file.
+ * @throws IO; BAD_DATA where it is not UTF-8: titles would change, and match nothing
+ */
 export async function* openText(path: string): AsyncGenerator<string> {
-  const decoder = new TextDecoder("utf-8");
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  const decode = (chunk?: Buffer): string => {
+    try {
+      return decoder.decode(chunk, { stream: chunk !== undefined });
+    } catch (cause) {
+      throw new RankGrpoError(
+        "BAD_DATA",
+        `Expected UTF-8 in ${path}, got other bytes. Convert it, such as with iconv.`,
+        {
+          cause,
+        },
+      );
+    }
+  };
   for await (const chunk of fileBytes(path)) {
-    const text = decoder.decode(chunk, { stream: true });
+    const text = decode(chunk);
     if (text) yield text;
   }
-  const rest = decoder.decode();
+  const rest = decode();
   if (rest) yield rest;
 }
 
