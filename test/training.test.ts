@@ -94,6 +94,27 @@ describe("sft", () => {
     );
   });
 
+  it("tells no time left before the first step, and does not count the validation before it", async () => {
+    const now = performance.now.bind(performance);
+    let late = 0;
+    const clock = vi.spyOn(performance, "now").mockImplementation(() => now() + late);
+    const left: number[] = [];
+    const validation = { data: join(data, "validation.jsonl"), limit: 2, every: 2 };
+    await sft(
+      { ...configs().sft, steps: 2, validation },
+      {
+        output: join(root, "sft-left"),
+        onStep: ({ step, secondsLeft }) => {
+          left.push(secondsLeft);
+          if (step === 0) late = 3_600_000; // an hour
+        },
+      },
+    ).finally(() => clock.mockRestore());
+    expect(left[0]).toBeNaN();
+    expect(left[1]).toBeLessThan(3600);
+    expect(left[2]).toBe(0);
+  });
+
   it("resumes bit for bit", async () => {
     const output = join(root, "sft-broken");
     const controller = new AbortController();

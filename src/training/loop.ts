@@ -78,7 +78,6 @@ export async function* runStage(
   await run.start();
   const state: RunState = run.resumed ? { ...run.resumed.state } : freshState();
   const totalUpdates = stage.steps * stage.updatesPerStep;
-  const started = performance.now();
   const first = state.step;
   let validation: Metrics | undefined;
   let ended: Summary["ended"] = "finished";
@@ -119,11 +118,12 @@ export async function* runStage(
   try {
     // once: a run that was interrupted right after has its best already
     if (state.step === 0 && !state.best && !signal?.aborted && stage.validate && stage.validation) {
-      const report: StepReport = { step: 0, steps: stage.steps, metrics: {}, secondsLeft: 0 };
+      const report: StepReport = { step: 0, steps: stage.steps, metrics: {}, secondsLeft: Number.NaN };
       await validate(report);
       await log(report);
       yield report;
     }
+    const started = performance.now(); // the validation before is no part of a step's time
     while (state.step < stage.steps) {
       // asked of the state, so that a resume asks it too
       if (state.stale >= (stage.validation?.patience ?? Number.POSITIVE_INFINITY)) {

@@ -12,6 +12,7 @@ export interface StepReport {
   best?: boolean;
   /** Rollouts of the step to look at, where it made any. */
   samples?: readonly StepSample[];
+  /** By the steps so far, with their validations; NaN before the first. */
   secondsLeft: number;
 }
 
