@@ -1,6 +1,6 @@
 // Export, split, catalogue and inspection.
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as fc from "fast-check";
@@ -96,6 +96,35 @@ describe("export and back", () => {
       ["Heat", "1995"],
       ["Fargo", "1996"],
     ]);
+  });
+
+  it("keeps objects that are always empty, in parquet as JSON text", async () => {
+    const input = writtenLines([sample("a", { about: {}, deep: [{ x: {} }] }), sample("b", { about: {}, deep: [] })]);
+    const read = async (format: "parquet" | "huggingface", suffix = ""): Promise<unknown[]> => {
+      const output = fresh(suffix);
+      await exportData(format, input, output);
+      return (await back(output)).map((row) => [row["about"], row["deep"]]);
+    };
+    expect(await read("parquet", ".parquet")).toEqual([
+      ["{}", [{ x: "{}" }]],
+      ["{}", []],
+    ]);
+    expect(await read("huggingface")).toEqual([
+      [{}, [{ x: {} }]],
+      [{}, []],
+    ]);
+  });
+
+  it("does not replace a folder that holds its input", async () => {
+    const output = fresh();
+    mkdirSync(output);
+    const input = join(output, "train.jsonl");
+    writeFileSync(input, readFileSync(writtenLines(rows)));
+    await expect(exportData("huggingface", { train: input }, output, { overwrite: true })).rejects.toMatchObject({
+      code: "INVALID_ARGUMENT",
+      message: expect.stringContaining(`holds ${input}`) as string,
+    });
+    expect(readLines(input)).toHaveLength(4);
   });
 
   it("what reads twice refuses a pipe", async () => {

@@ -1,8 +1,8 @@
 // `data export`: records as JSON Lines, parquet, or a Hugging Face folder that Python's datasets.load_from_disk opens. Parquet and Arrow need
 // every column's type before the first row, so the file is read twice; memory holds one batch.
-import { createWriteStream, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, realpathSync, writeFileSync } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, sep } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { makeData, RecordBatch, RecordBatchStreamWriter, type Schema, Struct, vectorFromArray } from "apache-arrow";
@@ -11,7 +11,7 @@ import { fileWriter, parquetWriteRows } from "hyparquet-writer";
 import { RankGrpoError, refuse } from "../errors.ts";
 import { asIoError, requireFile, requireFresh, requireFreshFile, writeFolderAtomic } from "../files.ts";
 import { readJsonl } from "./jsonl.ts";
-import { arrowSchema, type Columns, hubFeatures, parquetSchema, shaped, widen } from "./schema.ts";
+import { arrowSchema, type Columns, hubFeatures, parquetSchema, shaped, widen, withFields } from "./schema.ts";
 import { writeLines } from "./write.ts";
 
 export const exportFormats = ["jsonl", "parquet", "huggingface"] as const;
@@ -121,7 +121,8 @@ async function writeSplit(input: string, folder: string, split: string | null, s
 }
 
 async function writeParquet(input: string, output: string): Promise<number> {
-  const { columns, rows } = await columnsOf(input);
+  const { columns: found, rows } = await columnsOf(input);
+  const columns: Columns = new Map([...found].map(([name, kind]) => [name, withFields(kind)]));
   async function* shapedRows(): AsyncGenerator<Row> {
     for await (const row of recordsOf(input))
       yield Object.fromEntries([...columns].map(([name, kind]) => [name, shaped(kind, row[name])]));
@@ -179,6 +180,8 @@ export async function exportData(
     if (!existsSync(path))
       throw new RankGrpoError("IO", `Expected a file for input, got ${path}, which does not exist.`);
     if (format !== "jsonl") requireFile(path);
+    if (format === "huggingface" && existsSync(output) && realpathSync(path).startsWith(realpathSync(output) + sep))
+      refuse("INVALID_ARGUMENT", "another folder", "output", output, `It holds ${path}, which would go with it.`);
   }
   if (format === "huggingface") {
     let rows = 0;

@@ -39,6 +39,14 @@ export function widen(known: Kind, value: unknown): Kind {
   return simple(numbers.has(known.kind) && numbers.has(found) ? "double" : "json");
 }
 
+/** For parquet, which has no object without fields: one that never had any is JSON text. */
+export function withFields(kind: Kind): Kind {
+  if (kind.kind === "list") return { kind: "list", item: withFields(kind.item) };
+  if (kind.kind !== "struct") return kind;
+  if (kind.fields.size === 0) return simple("json");
+  return { kind: "struct", fields: new Map([...kind.fields].map(([name, field]) => [name, withFields(field)])) };
+}
+
 /** A value in the form that the writers of `kind` take: whole numbers as bigint, mixed values as JSON text, all fields present. */
 export function shaped(kind: Kind, value: unknown): unknown {
   if (value === null || value === undefined) return null;
