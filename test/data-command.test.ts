@@ -150,6 +150,40 @@ describe("rank-grpo data", () => {
     await expect(run(...words)).rejects.toThrow(message);
   });
 
+  it("holds teacher and judge to one budget", async () => {
+    const asked: string[] = [];
+    const server = createServer((request, response) => {
+      let body = "";
+      request.setEncoding("utf8").on("data", (part: string) => {
+        body += part;
+      });
+      request.on("end", () => {
+        asked.push((JSON.parse(body) as { model: string }).model);
+        response.writeHead(200, { "content-type": "application/json" });
+        const message = { role: "assistant", content: "Heat (1995)" };
+        response.end(JSON.stringify({ choices: [{ message }], usage: { prompt_tokens: 10, completion_tokens: 0 } }));
+      });
+    });
+    await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
+    const row = { id: "t-0-0", prompt: "p", groundtruth_with_release_year: [["Heat", "1995"]] };
+    writeFileSync(at("paid.jsonl"), `${JSON.stringify(row)}\n`);
+    writeFileSync(at("paid.tsv"), "Heat\t1995\n");
+    try {
+      await expect(
+        run(
+          ...["demonstrate", "--data", at("paid.jsonl"), "--feedback", at("paid.jsonl"), "--catalog", at("paid.tsv")],
+          ...["--teacher", url, "--teacher-model", "a", "--judge", url, "--judge-model", "b"],
+          ...["--output", at("paid-sft.jsonl"), "--prompt-price", "100000", "--budget", "1"], // what one answer costs
+        ),
+      ).rejects.toMatchObject({ code: "ABORTED" });
+    } finally {
+      server.close();
+      server.closeAllConnections();
+    }
+    expect(asked).toEqual(["a"]);
+  });
+
   it("ends its bar in a terminal where a stage fails, so that the process can end", async () => {
     let asked = 0;
     const server = createServer((_, response) => {

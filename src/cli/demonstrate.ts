@@ -156,8 +156,7 @@ function withFlags(command: Command, writes: boolean): Command {
 async function makeTeacher(
   who: string,
   model: string | undefined,
-  flags: Flags,
-  cache: string,
+  endpoint: ReturnType<typeof endpointOf>,
 ): Promise<Teacher | "none"> {
   if (who === "none") return "none";
   if (model === undefined)
@@ -167,11 +166,11 @@ async function makeTeacher(
       who === "engine" ? "--teacher-model (a checkpoint)" : "--teacher-model",
       "none",
     );
-  if (who === "engine") return EngineTeacher.load(model, cache);
-  return new EndpointTeacher({ ...endpointOf(flags, cache), url: who, model });
+  if (who === "engine") return EngineTeacher.load(model, endpoint.cache);
+  return new EndpointTeacher({ ...endpoint, url: who, model });
 }
 
-function embeddingOf(flags: Flags, cache: string): { embedding: Embedding; usage?: Usage } {
+function embeddingOf(flags: Flags, common: ReturnType<typeof endpointOf>): { embedding: Embedding; usage?: Usage } {
   const kind = flags.embeddings ?? (flags.teacher === "none" && flags.lists === undefined ? "cooccurrence" : "tfidf");
   switch (kind) {
     case "none":
@@ -184,7 +183,7 @@ function embeddingOf(flags: Flags, cache: string): { embedding: Embedding; usage
       if (kind === "local") return { embedding: { kind: "encoder", encoder: localEncoder(model) } };
       if (!/^https?:/.test(kind))
         refuse("INVALID_ARGUMENT", "tfidf, cooccurrence, none, local or a URL", "--embeddings", kind);
-      const endpoint = new Endpoint({ ...endpointOf(flags, cache), url: kind, model });
+      const endpoint = new Endpoint({ ...common, url: kind, model });
       return { embedding: { kind: "encoder", encoder: endpointEncoder(endpoint) }, usage: endpoint.usage };
     }
   }
@@ -192,13 +191,13 @@ function embeddingOf(flags: Flags, cache: string): { embedding: Embedding; usage
 
 async function run(flags: Flags, until: (typeof stageNames)[number] | undefined): Promise<void> {
   const stages = flags.stages ?? `${flags.output ?? flags.data}.stages`;
-  const cache = flags.cache ?? `${stages}/answers`;
-  const teacher = await makeTeacher(flags.teacher, flags.teacherModel, flags, cache);
+  const endpoint = endpointOf(flags, flags.cache ?? `${stages}/answers`);
+  const teacher = await makeTeacher(flags.teacher, flags.teacherModel, endpoint);
   const judge =
     flags.judge === undefined
       ? teacher
-      : await makeTeacher(flags.judge, flags.judgeModel ?? flags.teacherModel, flags, cache);
-  const { embedding, usage } = embeddingOf(flags, cache);
+      : await makeTeacher(flags.judge, flags.judgeModel ?? flags.teacherModel, endpoint);
+  const { embedding, usage } = embeddingOf(flags, endpoint);
   const bars = new Map<string, ItemProgress>();
   const endBars = (): void => {
     for (const bar of bars.values()) bar.done();

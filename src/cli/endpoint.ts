@@ -24,10 +24,11 @@ export function withEndpointFlags(command: Command, who: string, cache: string):
     .option("--timeout <seconds>", "until a request is given up and sent again", positiveNumber, 120)
     .option("--prompt-price <x>", "price of a million prompt tokens, to count costs", realNumber, 0)
     .option("--completion-price <x>", "price of a million answer tokens", realNumber, 0)
-    .option("--budget <x>", `send nothing more once ${who} has cost this much in this run`, realNumber)
+    .option("--budget <x>", "send nothing more once this run has cost so much", realNumber)
     .option("--cache <folder>", `answers (default: ${cache})`);
 }
 
+/** Of one call: whatever it asks shares the budget. */
 export const endpointOf = (flags: EndpointFlags, cache: string): Omit<EndpointOptions, "url" | "model"> => ({
   cache,
   temperature: flags.temperature,
@@ -36,6 +37,7 @@ export const endpointOf = (flags: EndpointFlags, cache: string): Omit<EndpointOp
   timeoutMs: flags.timeout * 1000,
   promptPrice: flags.promptPrice,
   completionPrice: flags.completionPrice,
+  account: { cost: 0 },
   ...(flags.budget !== undefined && { budget: flags.budget }),
 });
 

@@ -70,6 +70,8 @@ export interface EndpointOptions {
   completionPrice?: number;
   /** No request is sent once the run has cost this much. Default: no limit. */
   budget?: number;
+  /** What `budget` is held against; endpoints that share it share the budget. Default: this one's alone. */
+  account?: { cost: number };
   signal?: AbortSignal;
 }
 
@@ -99,6 +101,7 @@ export class Endpoint {
       promptPrice: options.promptPrice ?? 0,
       completionPrice: options.completionPrice ?? 0,
       budget: options.budget ?? Number.POSITIVE_INFINITY,
+      account: options.account ?? { cost: 0 },
       ...(signal && { signal }),
     };
     this.apiKey = options.apiKey ?? process.env["OPENAI_API_KEY"] ?? "none";
@@ -148,14 +151,14 @@ export class Endpoint {
   async request<T extends Omit<Answer, "text">>(
     request: (client: OpenAI, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    const { retries, backoffMs, timeoutMs, budget, promptPrice, completionPrice, signal } = this.options;
+    const { retries, backoffMs, timeoutMs, budget, account, promptPrice, completionPrice, signal } = this.options;
     const client = await this.connect();
     for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
-      if (this.usage.cost >= budget)
+      if (account.cost >= budget)
         throw new RankGrpoError(
           "ABORTED",
-          `Expected to stay within the budget of ${budget}, got a cost of ${this.usage.cost.toFixed(4)}. What was paid for is kept: run again with a larger --budget.`,
+          `Expected to stay within the budget of ${budget}, got a cost of ${account.cost.toFixed(4)}. What was paid for is kept: run again with a larger --budget.`,
         );
       try {
         // the client's own limit ends with the headers; a body that stalls needs this one
@@ -163,7 +166,9 @@ export class Endpoint {
         const fresh = await request(client, signal ? AbortSignal.any([signal, clock]) : clock);
         this.usage.promptTokens += fresh.promptTokens;
         this.usage.completionTokens += fresh.completionTokens;
-        this.usage.cost += (fresh.promptTokens * promptPrice + fresh.completionTokens * completionPrice) / 1e6;
+        const cost = (fresh.promptTokens * promptPrice + fresh.completionTokens * completionPrice) / 1e6;
+        this.usage.cost += cost;
+        account.cost += cost;
         return fresh;
       } catch (error) {
         signal?.throwIfAborted();
