@@ -207,6 +207,14 @@ describe("tensorboard", () => {
     const [, start] = events(join(folder, eventFiles()[0]!));
     expect(start!.find((f) => f.field === 2)!.value).toBe(21);
     expect(fields(sub(start!, 7))).toEqual([{ field: 1, value: 1 }]);
+    // resumed before there was a checkpoint: all is done again
+    const anew = await loggers(["tensorboard"]);
+    anew.report(report(0));
+    await anew.close("finished");
+    const starts = eventFiles().flatMap((name) =>
+      events(join(folder, name)).filter((e) => e.some((f) => f.field === 7)),
+    );
+    expect(starts.map((e) => e.find((f) => f.field === 2)!.value)).toEqual([21, 0]);
   });
 });
 

@@ -1,6 +1,6 @@
 // TensorBoard event files: TFRecord framing with masked CRC-32C around tensorflow.Event messages, written by hand (the few protobuf fields
 // that scalars, histograms and texts need). Scalars keep their names; arrays by rank are histograms whose bar at k is rank k's value.
-import { appendFile } from "node:fs/promises";
+import { appendFile, readdir } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 
@@ -122,13 +122,16 @@ function samplesOf(report: StepReport): Buffer[] {
  */
 export function tensorboardLogger(folder: string, resumedAt: number | undefined): Logger {
   const seconds = Math.floor(Date.now() / 1000);
-  const file = join(folder, `events.out.tfevents.${seconds}.${hostname()}.${process.pid}`);
+  const prefix = "events.out.tfevents.";
+  const file = join(folder, `${prefix}${seconds}.${hostname()}.${process.pid}`);
   let begun = false;
   return async function tensorboard(report) {
     const parts: Buffer[] = [];
     if (!begun) {
       parts.push(event(0, text(3, "brain.Event:2")));
-      if (resumedAt !== undefined) parts.push(event(resumedAt + 1, message(7, whole(1, 1)))); // SessionLog START
+      const before = (await readdir(folder)).some((name) => name.startsWith(prefix)); // of a run without a checkpoint yet, too
+      const from = resumedAt === undefined ? 0 : resumedAt + 1;
+      if (from > 0 || before) parts.push(event(from, message(7, whole(1, 1)))); // SessionLog START
       begun = true;
     }
     const values = Object.entries(reportLine(report)).flatMap(([name, x]) => {
