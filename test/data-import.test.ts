@@ -379,6 +379,15 @@ describe("streams", () => {
     );
   });
 
+  it("keeps quotes that are a part of a text", async () => {
+    const path = written(
+      "quotes.tsv",
+      'id\ttitle\n1\t"Crocodile" Dundee (1986)\n2\t"""Crocodile"" Dundee (1986)"\n3\t"Heat" \n',
+    );
+    const titles = (await all(tableRows(path, { delimiter: "\t" }))).map(({ fields }) => fields["title"]);
+    expect(titles).toEqual(['"Crocodile" Dundee (1986)', '"Crocodile" Dundee (1986)', "Heat "]);
+  });
+
   it("reads the elements of a JSON list one by one", async () => {
     const values = [{ a: 'x]},{\\"' }, [1, [2]], "s,]", 4, null];
     for (const text of [JSON.stringify(values), JSON.stringify({ about: "x", samples: values, more: [1] }, null, 2)]) {

@@ -204,7 +204,9 @@ export async function* tableRows(
       } else {
         let end = i + 1;
         while (end < piece.length && piece[end] !== delimiter && piece[end] !== "\n" && piece[end] !== "\r") end++;
-        field += piece.slice(i, end);
+        const rest = piece.slice(i, end);
+        if (state === "closed" && rest.trim() !== "") field = `"${field}"`; // "Crocodile" Dundee: quotes of the text
+        field += rest;
         state = "plain";
         i = end;
       }
