@@ -8,7 +8,8 @@ import { fileBytes } from "./stream.ts";
 /** Bad lines that one message names; reading stops there. */
 const shownFaults = 10;
 
-async function* lines(path: string): AsyncGenerator<{ line: number; bytes: Buffer }> {
+/** Lines of a file as bytes, without their \n, numbered from 1. */
+export async function* lines(path: string): AsyncGenerator<{ line: number; bytes: Buffer }> {
   const parts: Buffer[] = []; // of a line that spans chunks
   let line = 0;
   for await (const chunk of fileBytes(path)) {

@@ -7,6 +7,8 @@ import { join } from "node:path";
 import { stringify } from "yaml";
 import { z } from "zod";
 
+import { lines } from "../data/jsonl.ts";
+import { writeLines } from "../data/write.ts";
 import { RankGrpoError, refuse } from "../errors.ts";
 import { asIoError, isTemporary, requireFresh, writeFileAtomic, writeFolderAtomic } from "../files.ts";
 import type { Policy } from "../policy.ts";
@@ -102,17 +104,23 @@ async function checkpointsOf(folder: string): Promise<string[]> {
   return names.filter((name) => /^step-\d+$/.test(name)).sort((a, b) => stepOf(a) - stepOf(b));
 }
 
-/** Drops the lines of a log that belong to steps after `step`, and a torn last line. */
+/** Drops the lines of a log that belong to steps after `step`, and a torn last line. Of any size: samples may be more than a text can hold. */
 async function truncateLog(path: string, step: number): Promise<void> {
   if (!existsSync(path)) return;
-  const kept = (await readFile(path, "utf8")).split("\n").filter((line) => {
+  const parse = (line: Buffer): { step: number } | undefined => {
     try {
-      return (JSON.parse(line) as { step: number }).step <= step;
+      return JSON.parse(line.toString("utf8")) as { step: number };
     } catch {
-      return false;
+      return undefined;
     }
-  });
-  await writeFileAtomic(path, kept.map((line) => `${line}\n`).join(""));
+  };
+  async function* kept(): AsyncGenerator<object> {
+    for await (const { bytes } of lines(path)) {
+      const row = parse(bytes);
+      if (row && row.step <= step) yield row;
+    }
+  }
+  await writeLines(path, kept(), true);
 }
 
 export class Run {
