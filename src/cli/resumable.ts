@@ -1,8 +1,8 @@
 // JSON Lines that a long command writes, one for each line of its input. What is done is kept beside the output, so that the same command goes
 // on from there when it was interrupted: a line is the same whatever was computed together with it.
 import { createHash } from "node:crypto";
-import { existsSync, rmSync, statSync } from "node:fs";
-import { mkdir, open, readFile, rename } from "node:fs/promises";
+import { createReadStream, existsSync, rmSync, statSync } from "node:fs";
+import { mkdir, open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 
 import { refuse } from "../errors.ts";
@@ -31,11 +31,17 @@ function keptName(label: string, flags: Flags): string {
 
 /** Whole lines of a file, and their bytes: a killed process may have left half of one behind them. */
 async function wholeLines(path: string): Promise<{ lines: number; bytes: number }> {
-  if (!existsSync(path)) return { lines: 0, bytes: 0 };
-  const content = await readFile(path);
-  let lines = 0;
-  for (const byte of content) if (byte === 10) lines++;
-  return { lines, bytes: content.lastIndexOf(10) + 1 };
+  const whole = { lines: 0, bytes: 0 };
+  if (!existsSync(path)) return whole;
+  let before = 0; // bytes of the chunks before
+  for await (const chunk of createReadStream(path) as AsyncIterable<Buffer>) {
+    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, end + 1)) {
+      whole.lines++;
+      whole.bytes = before + end + 1;
+    }
+    before += chunk.length;
+  }
+  return whole;
 }
 
 /**
