@@ -351,6 +351,18 @@ describe("wandb", () => {
     server.close();
   });
 
+  it("says what a run did not take that was removed at the server", async () => {
+    const { url, server } = await stub((call) => (call.path.endsWith("file_stream") ? { status: 404 } : answer(call)));
+    vi.stubEnv("WANDB_API_KEY", "secret");
+    const all = await loggers([{ wandb: { url, entity: "team" } }]);
+    for (const step of [1, 2]) all.report(report(step));
+    await all.close("finished");
+    await settle();
+    expect(warnings[0]).toMatch(/wandb: .*file_stream.*404/);
+    expect(warnings.at(-1)).toMatch(/2 reports were not sent/);
+    server.close();
+  });
+
   it("sends everything once the server is back", async () => {
     let down = true;
     const { url, calls, server } = await stub((call) => (down ? { status: 503 } : answer(call)));

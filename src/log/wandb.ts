@@ -100,7 +100,7 @@ class Wandb implements Service {
     const last = fresh.at(-1);
     if (!last) return;
     const lines = fresh.map((report) => this.#line(report));
-    await requestJson("POST", this.#stream, this.#headers, {
+    await this.#post({
       files: {
         "wandb-history.jsonl": { offset: this.#state.lines, content: lines.map((line) => JSON.stringify(line)) },
         "wandb-summary.json": { offset: 0, content: [JSON.stringify(lines.at(-1))] },
@@ -112,7 +112,13 @@ class Wandb implements Service {
 
   async end(ended: Ended): Promise<void> {
     const exitcode = ended === "failed" ? 1 : ended === "interrupted" ? 255 : 0;
-    await requestJson("POST", this.#stream, this.#headers, { complete: true, exitcode });
+    await this.#post({ complete: true, exitcode });
+  }
+
+  /** To the run's stream; a run that was removed at the server takes no lines. */
+  async #post(body: object): Promise<void> {
+    const { status } = await requestJson("POST", this.#stream, this.#headers, body);
+    if (status === 404) throw new RankGrpoError("IO", `Expected a run at ${this.#stream}, got status 404.`);
   }
 
   /** Arrays by rank are histograms with one bin for each rank. */
