@@ -384,6 +384,20 @@ describe("wandb", () => {
     server.close();
   });
 
+  it("opens one run, however often it has to try", async () => {
+    let opened = 0;
+    const { url, calls, server } = await stub((call) =>
+      String(call.body["query"]).includes("upsertBucket") && opened++ === 0 ? { status: 503 } : answer(call),
+    );
+    vi.stubEnv("WANDB_API_KEY", "secret");
+    const all = await loggers([{ wandb: { url, entity: "team" } }]);
+    all.report(report(1));
+    await all.close("finished");
+    const names = calls.flatMap(({ body }) => (body["variables"] as { name?: string } | undefined)?.name ?? []);
+    expect([names.length, new Set(names).size]).toEqual([2, 1]);
+    server.close();
+  });
+
   it("does not hold the run up where nobody answers", async () => {
     vi.stubEnv("WANDB_API_KEY", "secret");
     const { url, server } = await stub(() => ({}));
@@ -465,6 +479,21 @@ describe("mlflow", () => {
     expect(calls.map(({ body }) => body["run_id"])).toEqual(["r1", "r1", "r1"]);
     server.close();
     expect(warnings).toEqual([]);
+  });
+
+  it("makes one run, with its parameters, where the server fails once in between", async () => {
+    let failures = 0;
+    const { url, calls, server } = await stub((call) =>
+      call.body["params"] && failures++ === 0 ? { status: 503 } : answer(call),
+    );
+    const all = await loggers([{ mlflow: { url } }]);
+    all.report(report(1));
+    await all.close("finished");
+    const paths = calls.map(({ path }) => path.replace("/api/2.0/mlflow/", ""));
+    expect(paths.filter((path) => path === "runs/create")).toHaveLength(1);
+    expect(calls.filter(({ body }) => body["params"])).toHaveLength(2);
+    expect(calls.filter(({ body }) => body["metrics"])).toHaveLength(1);
+    server.close();
   });
 });
 

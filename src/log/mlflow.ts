@@ -64,23 +64,26 @@ class Mlflow implements Service {
   }
 
   async open(): Promise<void> {
-    if (existsSync(this.#stateFile)) {
-      this.#runId = (JSON.parse(await readFile(this.#stateFile, "utf8")) as { runId: string }).runId;
-      await this.#call("runs/update", { run_id: this.#runId, status: "RUNNING" });
+    if (this.#runId === "" && existsSync(this.#stateFile)) {
+      const { runId } = JSON.parse(await readFile(this.#stateFile, "utf8")) as { runId: string };
+      await this.#call("runs/update", { run_id: runId, status: "RUNNING" });
+      this.#runId = runId;
       return;
     }
     const { kind, config, options, runName } = this.#body;
-    const answer = (await this.#call("runs/create", {
-      experiment_id: await this.#experiment(options.experiment),
-      run_name: runName,
-      start_time: Date.now(),
-      tags: Object.entries({ stage: kind, ...options.tags }).map(([key, value]) => ({ key, value })),
-    })) as { run: { info: { run_id: string } } };
-    this.#runId = answer.run.info.run_id;
+    if (this.#runId === "") {
+      const answer = (await this.#call("runs/create", {
+        experiment_id: await this.#experiment(options.experiment),
+        run_name: runName,
+        start_time: Date.now(),
+        tags: Object.entries({ stage: kind, ...options.tags }).map(([key, value]) => ({ key, value })),
+      })) as { run: { info: { run_id: string } } };
+      this.#runId = answer.run.info.run_id; // what follows may fail: the next try makes no second run
+      await writeFileAtomic(this.#stateFile, `${JSON.stringify({ runId: this.#runId })}\n`);
+    }
     const params = flatten(config).map(([key, value]) => ({ key, value: value.slice(0, limits.paramLength) }));
     for (let i = 0; i < params.length; i += limits.params)
       await this.#call("runs/log-batch", { run_id: this.#runId, params: params.slice(i, i + limits.params) });
-    await writeFileAtomic(this.#stateFile, `${JSON.stringify({ runId: this.#runId })}\n`);
   }
 
   async send(reports: readonly StepReport[]): Promise<void> {

@@ -72,7 +72,7 @@ class Wandb implements Service {
     const { kind, config, options, displayName } = this.#body;
     this.#state = existsSync(this.#stateFile)
       ? (JSON.parse(await readFile(this.#stateFile, "utf8")) as State)
-      : { id: randomBytes(4).toString("hex"), lines: 0, step: -1 };
+      : { ...this.#state, id: this.#state.id || randomBytes(4).toString("hex") }; // another try is for the same run
     let entity = options.entity;
     if (entity === undefined) {
       const { viewer } = (await this.#ask(viewerQuery, {})) as { viewer?: { entity?: string } | null };
