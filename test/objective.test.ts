@@ -119,7 +119,9 @@ describe("new", () => {
 
   it("overwrites nothing, and takes no name that is taken or no name", async () => {
     expect(await failure(() => newObjective("two-fold", folder))).toMatch(/^IO: Expected a new file/);
-    expect(await failure(() => newObjective("clip", folder))).toMatch(/^INVALID_ARGUMENT: .*no rule has/);
+    for (const name of ["clip", "cispo-mask", "dapo", "dr-grpo", "kl-cov", "dpo"]) {
+      expect(await failure(() => newObjective(name, folder)), name).toMatch(/^INVALID_ARGUMENT: .*no rule, preset/);
+    }
     for (const name of ["", "Upper", "a b", "../x", "-x", "x-"]) {
       expect(await failure(() => newObjective(name, folder)), name).toMatch(/^INVALID_ARGUMENT/);
     }
@@ -162,6 +164,18 @@ describe("check finds what is wrong", () => {
     rmSync(join(folder, "outside.h"));
   });
 
+  it("fields in another order than the table's, which would be swapped", async () => {
+    const table = '{{"low", 0.2, 0, 1, "a reason"}, {"high", 0.3, 0, 9, "a reason"}}';
+    const loss = "return -(A * clamp(exp(s), 1 - low, 1 + high));";
+    const path = header("swapped", loss, table, "double high, low;");
+    expect(await failure(() => checkObjective("swapped", folder))).toMatch(
+      /^BAD_DATA: Expected fields in the table's order, low, high, for .*swapped\.h, got "high, low"/,
+    );
+    header("swapped", loss, table, "double low; double high;");
+    expect((await checkObjective("swapped", folder)).passed).toBe(true);
+    rmSync(path);
+  });
+
   it("headers that do not compile, with the compiler's words", async () => {
     header("broken", "return A * exp(s)");
     expect(await failure(() => checkObjective("broken", folder))).toMatch(
@@ -183,6 +197,13 @@ describe("check finds what is wrong", () => {
     expect(await failure(() => checkObjective("other", folder))).toContain("as the file is called");
     expect(await failure(() => readHeaders(folder))).toContain("one rule name in each file");
     for (const file of ["called_so.h", "other.h"]) rmSync(join(folder, file));
+    // the trainer would take the preset, or the rule that is listed first
+    for (const name of ["grpo", "s-dpo", "clip"]) {
+      const taken = header(name, "return -(A * exp(s));");
+      expect(await failure(() => checkObjective(name, folder)), name).toMatch(/^BAD_DATA: .*no rule, preset/);
+      expect(await failure(() => readHeaders(folder)), name).toMatch(/^BAD_DATA: .*no rule, preset/);
+      rmSync(taken);
+    }
     expect(await failure(() => checkObjective("two-fald", folder))).toContain("Did you mean two-fold?");
     expect(await failure(() => readHeaders(join(folder, "none")))).toMatch(/^IO/);
   });

@@ -4,6 +4,8 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { RankGrpoError, refuse } from "../errors.ts";
+import { presets } from "../objectives.ts";
+import { customObjectives } from "./named.ts";
 
 /** The package: its C++ sources lie beside dist (or src). */
 export const packageRoot = fileURLToPath(new URL("../..", import.meta.url));
@@ -20,7 +22,15 @@ export interface RuleHeader {
 /** The name of a rule's file: `my-rule` lives in my_rule.h. */
 export const headerFile = (name: string): string => `${name.replaceAll("-", "_")}.h`;
 
-/** Reads what a header defines. @throws BAD_DATA where it is not one rule */
+const rulesFolder = join(packageRoot, "native/objectives/rules");
+
+/** Whether a configuration's `objective` already means something else by this name, which would go before a header's. */
+export const isTaken = (name: string): boolean =>
+  existsSync(join(rulesFolder, headerFile(name))) ||
+  Object.hasOwn(presets, name) ||
+  customObjectives.some((objective) => objective.name === name);
+
+/** Reads what a header defines. @throws BAD_DATA where it is not one rule with a name of its own and fields in its table's order */
 export function readHeader(path: string): RuleHeader {
   const text = readFileSync(path, "utf8").replace(/\/\/.*$/gm, "");
   const types = [...text.matchAll(/\bstruct\s+(\w+)\s*(?:final\s*)?:\s*(?:public\s+)?(?:rank_grpo::)?Rule\b/g)];
@@ -32,6 +42,16 @@ export function readHeader(path: string): RuleHeader {
   }
   if (!/^[a-z][a-z0-9-]*$/.test(name)) {
     refuse("BAD_DATA", "a name of lower-case letters, digits and hyphens", path, name);
+  }
+  if (isTaken(name) && resolve(path) !== join(rulesFolder, headerFile(name))) {
+    refuse("BAD_DATA", "a name that no rule, preset or objective in TypeScript has", path, name);
+  }
+  // the compiler knows how many there are, not which is which
+  const table = [...text.matchAll(/\{\s*"(\w+)"\s*,/g)].map((match) => match[1]!);
+  const fields = [...text.matchAll(/\bdouble\s+([\w\s,]+);/g)].flatMap((match) => match[1]!.split(/[\s,]+/));
+  const own = fields.filter((field) => table.includes(field));
+  if (own.length === table.length && own.some((field, i) => field !== table[i])) {
+    refuse("BAD_DATA", `fields in the table's order, ${table.join(", ")},`, path, own.join(", "));
   }
   return { path: resolve(path), type, name };
 }

@@ -4,7 +4,7 @@ import { join } from "node:path";
 
 import { refuse } from "../errors.ts";
 import { writeFileAtomic } from "../files.ts";
-import { headerFile, packageRoot } from "./headers.ts";
+import { headerFile, isTaken } from "./headers.ts";
 
 /**
  * Writes the header of a new rule and returns its path.
@@ -14,13 +14,14 @@ export async function newObjective(name: string, folder = "."): Promise<string> 
   if (!/^[a-z][a-z0-9-]*[a-z0-9]$/.test(name)) {
     refuse("INVALID_ARGUMENT", "a name of lower-case letters, digits and hyphens", "the objective", name);
   }
-  if (existsSync(join(packageRoot, "native/objectives/rules", headerFile(name)))) {
+  if (isTaken(name)) {
+    const fix = "`rank-grpo objectives` lists them.";
     refuse(
       "INVALID_ARGUMENT",
-      "a name that no rule has",
+      "a name that no rule, preset or objective in TypeScript has",
       "the objective",
       name,
-      `\`rank-grpo objective show ${name}\` draws it.`,
+      fix,
     );
   }
   const path = join(folder, headerFile(name));
