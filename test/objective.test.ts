@@ -128,6 +128,16 @@ describe("new", () => {
   });
 });
 
+describe("check passes what is right", () => {
+  it("kinks at a ratio that hangs on the advantage, at a log-prob, at neither", async () => {
+    const loss = "return -min(A * exp(s), cap) - min(A * logp, 4) - min(logp, -0.3);";
+    const path = header("bounded", loss, '{{"cap", 0.9, 0, 1e9, "a reason"}}'); // log(cap / 0.7) is next to a point of the grid
+    const report = await checkObjective("bounded", folder);
+    expect(report.passed, texts(report)).toBe(true);
+    rmSync(path);
+  });
+});
+
 describe("check finds what is wrong", () => {
   it("a gradient lost through .value", async () => {
     header("lost", "return -(A * Dual(exp(s).value));");

@@ -68,8 +68,10 @@ export async function openRule(name: string, folder?: string): Promise<{ probe: 
 }
 
 const ADVANTAGES = [-2, -0.7, 0.7, 2];
-const LOGPS = [-0.3, -4];
-const STEPS = Array.from({ length: 601 }, (_, i) => (i - 300) / 100 + 0.00137); // log-ratios; off round numbers, where kinks like to be
+// off round numbers, where kinks like to be
+const LOGPS = [-0.3017, -4.0039];
+const STEPS = Array.from({ length: 601 }, (_, i) => (i - 300) / 100 + 0.00137); // log-ratios
+const BESIDE = Array.from({ length: 81 }, (_, i) => (i - 40) / 2000 + 0.0000137); // nearer to 1
 const slopes = (p: Point): number => p.ds + p.dl;
 
 /** Checks a rule over a grid. The rule is `name` in `folder`'s header, or one of the package's. */
@@ -90,9 +92,7 @@ export async function checkRule(probe: Probe, rule: NativeRule): Promise<CheckRe
   let wrong = false;
   // the defaults, and every parameter moved: a formula can be right by accident at one setting
   for (const setting of [params, moved(rule)]) {
-    const found = await findKinks(probe, rule, setting);
-    if (setting === params) kinks.push(...found);
-    const outcome = await compareGradients(probe, rule, setting, found);
+    const outcome = await compareGradients(probe, rule, setting);
     worst = Math.max(worst, outcome.worst);
     if (outcome.fault) findings.push({ grade: "fault", text: outcome.fault });
     wrong ||= outcome.fault !== undefined;
@@ -101,6 +101,11 @@ export async function checkRule(probe: Probe, rule: NativeRule): Promise<CheckRe
     const text = `gradient = central differences, at ${2 * STEPS.length * ADVANTAGES.length * LOGPS.length} points, within ${worst.toExponential(1)}`;
     findings.push({ grade: "ok", text });
   }
+  for (const A of [-1, 1])
+    for (const { s, kind } of await findKinks(probe, rule, params, -1, A)) {
+      const ratio = Math.exp(s);
+      kinks.push({ kind, ratio, name: nameRatio(ratio, params), advantage: A > 0 ? "A > 0" : "A < 0" });
+    }
   for (const kink of kinks) {
     const what = kink.kind === "kink" ? "the slope changes at once" : "the loss jumps";
     findings.push({ grade: "note", text: `${what} at w = ${kink.name}, ${kink.advantage}` });
@@ -143,27 +148,32 @@ async function compareGradients(
   probe: Probe,
   rule: NativeRule,
   params: Record<string, number>,
-  kinks: readonly Kink[],
 ): Promise<{ worst: number; fault?: string }> {
-  const grid = ADVANTAGES.flatMap((A) => LOGPS.flatMap((logp) => STEPS.map((s) => [s, logp, A] as const)));
-  const points = await probe.at(rule, params, grid);
   const setting = Object.entries(params)
     .map(([key, value]) => `${key} ${value}`)
     .join(", ");
   let worst = 0;
-  for (const [i, p] of points.entries()) {
-    const [s, logp, A] = grid[i]!;
-    const near = kinks.some((k) => Math.abs(Math.log(k.ratio) - s) < 3e-4 && (k.advantage === "A > 0") === A > 0);
-    if (near) continue;
-    for (const [by, dual, numeric] of [
-      ["the pooled log-ratio", p.ds, p.numericDs],
-      ["the token's log-prob", p.dl, p.numericDl],
-    ] as const) {
-      const error = Math.abs(dual - numeric) / (1 + Math.abs(p.value) + Math.abs(dual));
-      if (error <= 1e-7) worst = Math.max(worst, error);
-      else {
-        const at = `w ${Math.exp(s).toPrecision(4)}, logp ${logp}, A ${A} (${setting})`;
-        return { worst: error, fault: `gradient by ${by} is ${dual}, by central differences ${numeric}, at ${at}` };
+  for (const [A, logp] of ADVANTAGES.flatMap((A) => LOGPS.map((logp) => [A, logp] as const))) {
+    let kinks: readonly { s: number }[] | undefined; // where they are may hang on both
+    const points = await probe.at(
+      rule,
+      params,
+      STEPS.map((s) => [s, logp, A]),
+    );
+    for (const [i, p] of points.entries()) {
+      const s = STEPS[i]!;
+      for (const [by, dual, numeric] of [
+        ["the pooled log-ratio", p.ds, p.numericDs],
+        ["the token's log-prob", p.dl, p.numericDl],
+      ] as const) {
+        const error = Math.abs(dual - numeric) / (1 + Math.abs(p.value) + Math.abs(dual));
+        if (error <= 1e-7) worst = Math.max(worst, error);
+        else {
+          kinks ??= await findKinks(probe, rule, params, logp, A);
+          if (kinks.some((kink) => Math.abs(kink.s - s) < 3e-4)) continue;
+          const at = `w ${Math.exp(s).toPrecision(4)}, logp ${logp}, A ${A} (${setting})`;
+          return { worst: error, fault: `gradient by ${by} is ${dual}, by central differences ${numeric}, at ${at}` };
+        }
       }
     }
   }
@@ -171,43 +181,38 @@ async function compareGradients(
 }
 
 /** Bisects every cell of the grid in which slope or value change: what remains at a width of 1e-12 is no smooth change. */
-async function findKinks(probe: Probe, rule: NativeRule, params: Record<string, number>): Promise<Kink[]> {
-  const kinks: Kink[] = [];
-  const fine = [...STEPS, ...Array.from({ length: 81 }, (_, i) => (i - 40) / 2000 + 0.0000137)].sort((a, b) => a - b);
-  for (const A of [-1, 1]) {
-    const ask = (steps: readonly number[]): Promise<Point[]> =>
-      probe.at(
-        rule,
-        params,
-        steps.map((s) => [s, -1, A]),
-      );
-    const points = await ask(fine);
-    const change = (a: Point, b: Point): number =>
-      Math.max(Math.abs(slopes(a) - slopes(b)), Math.abs(a.value - b.value));
-    let cells = fine.slice(1).map((right, i) => ({ left: fine[i]!, right, a: points[i]!, b: points[i + 1]! }));
-    cells = cells.filter(({ a, b }) => change(a, b) > 1e-9);
-    while (cells.length > 0 && cells.some(({ left, right }) => right - left > 1e-12)) {
-      const middles = cells.map(({ left, right }) => (left + right) / 2);
-      const middle = await ask(middles);
-      cells = cells
-        .map((cell, i) => {
-          const [m, p] = [middles[i]!, middle[i]!];
-          return change(cell.a, p) >= change(p, cell.b) ? { ...cell, right: m, b: p } : { ...cell, left: m, a: p };
-        })
-        .filter(({ a, b }) => change(a, b) > 1e-7 * (1 + Math.abs(a.value) + Math.abs(slopes(a))));
-    }
-    for (const { left, a, b } of cells) {
-      const ratio = Math.exp(left);
-      const jump = Math.abs(a.value - b.value) > 1e-7 * (1 + Math.abs(a.value));
-      kinks.push({
-        kind: jump ? "jump" : "kink",
-        ratio,
-        name: nameRatio(ratio, params),
-        advantage: A > 0 ? "A > 0" : "A < 0",
-      });
-    }
+async function findKinks(
+  probe: Probe,
+  rule: NativeRule,
+  params: Record<string, number>,
+  logp: number,
+  A: number,
+): Promise<{ s: number; kind: Kink["kind"] }[]> {
+  const fine = [...STEPS, ...BESIDE].sort((a, b) => a - b);
+  const ask = (steps: readonly number[]): Promise<Point[]> =>
+    probe.at(
+      rule,
+      params,
+      steps.map((s) => [s, logp, A]),
+    );
+  const points = await ask(fine);
+  const change = (a: Point, b: Point): number => Math.max(Math.abs(slopes(a) - slopes(b)), Math.abs(a.value - b.value));
+  let cells = fine.slice(1).map((right, i) => ({ left: fine[i]!, right, a: points[i]!, b: points[i + 1]! }));
+  cells = cells.filter(({ a, b }) => change(a, b) > 1e-9);
+  while (cells.length > 0 && cells.some(({ left, right }) => right - left > 1e-12)) {
+    const middles = cells.map(({ left, right }) => (left + right) / 2);
+    const middle = await ask(middles);
+    cells = cells
+      .map((cell, i) => {
+        const [m, p] = [middles[i]!, middle[i]!];
+        return change(cell.a, p) >= change(p, cell.b) ? { ...cell, right: m, b: p } : { ...cell, left: m, a: p };
+      })
+      .filter(({ a, b }) => change(a, b) > 1e-7 * (1 + Math.abs(a.value) + Math.abs(slopes(a))));
   }
-  return kinks;
+  return cells.map(({ left, a, b }) => {
+    const jump = Math.abs(a.value - b.value) > 1e-7 * (1 + Math.abs(a.value));
+    return { s: left, kind: jump ? "jump" : "kink" };
+  });
 }
 
 /** A ratio in the words of the parameters, where it is one of the usual expressions of one. */
