@@ -156,6 +156,8 @@ describe("objectives by name", () => {
     expect(() => resolveNamed({ name: "grpo", base: "gspo" })).toThrow(/no base/);
     expect(() => resolveNamed({ name: "mine", params: { beta: 1 } }, own)).toThrow(/takes none/);
     expect(() => resolveNamed("entropy-target")).toThrow(/target/);
+    expect(() => resolveNamed({ name: "dpo", beta: 0.5 })).toThrow(/got "beta".*objective\.params\.beta/);
+    expect(() => resolveNamed({ name: "mine", spread: "token" }, own)).toThrow(/no field of the native loss/);
     expect(() => resolveNamed("grpo", { grpo: own.mine })).toThrow(/not built in/);
   });
 });

@@ -75,8 +75,8 @@ const make: Readonly<Record<string, (params: never) => CustomObjective>> = {
   "kl-cov": klCov,
 };
 const customNames = customObjectives.map(({ name }) => name);
-/** What an objective in TypeScript has of its own. */
-const lossFields = ["rule", "pool", "spread", "kl", "beta", "entropyCoef"] as const;
+/** Fields of the native loss, which plays no part where the loss is in TypeScript. */
+const lossFields = ["rule", "pool", "spread", "kl", "beta", "entropyCoef"];
 
 /** What a configuration's `objective` may hold. */
 export type ObjectiveChoice = string | ({ name: string; base?: string } & Partial<Record<keyof Objective, unknown>>);
@@ -110,14 +110,14 @@ export function resolveNamed(
     };
   }
   const { params = {}, ...rest } = fields as { params?: Readonly<Record<string, unknown>> };
-  const idle = lossFields.find((field) => Object.hasOwn(rest, field));
-  if (idle)
+  const idle = Object.keys(rest).find((field) => lossFields.includes(field));
+  if (idle !== undefined)
     refuse(
       "BAD_CONFIG",
-      "fields of segments, weights and advantages",
+      "no field of the native loss beside an objective in TypeScript",
       `objective ${name}`,
       idle,
-      "Its loss is its own: what it takes stands under params.",
+      `A parameter of its own is objective.params.${idle}.`,
     );
   const objective = resolveObjective({ name: base ?? "rank-grpo", ...rest });
   if (isOwn) {

@@ -323,7 +323,7 @@ export const trainSchema = z.strictObject({
         name: z
           .string()
           .describe(
-            "preset, rule, an objective in TypeScript (dpo, s-dpo, entropy-target, clip-cov, kl-cov) or one of modules, with `params` of its own and `base`, the preset whose segments, weights and advantages it works on; beside it any field of docs/objectives.md, of an objective in TypeScript but those of a loss",
+            "preset, rule, an objective in TypeScript (dpo, s-dpo, entropy-target, clip-cov, kl-cov) or one of modules, with `params` of its own and `base`, the preset whose segments, weights and advantages it works on; beside it any field of docs/objectives.md, of one in TypeScript those that are not the native loss's",
           ),
       }),
     ])
