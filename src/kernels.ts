@@ -12,9 +12,7 @@
 import { addon, type NativeObjectiveResult, type NativeRule } from "./native.ts";
 import { type LossOptions, nativeObjective, resolveLoss } from "./objectives.ts";
 
-export type { LossOptions } from "./objectives.ts";
-
-export type { NativeObjectiveResult, NativeRule };
+export type { LossOptions, NativeObjectiveResult, NativeRule };
 
 /** Where to compute. Arrays lie on the host whatever it is. */
 export interface Placement {

@@ -98,6 +98,8 @@ describe("Clip-Cov and KL-Cov", () => {
       clipCov({ share: 0.3, low: 0.1, high: 9 }),
       klCov({ share: 0.2 }),
       klCov({ share: 1, coefficient: 0.3 }),
+      clipCov({ share: 0.3, low: 0.1, high: 9, objective: { beta: 0.3, entropyCoef: 0.2 } }),
+      klCov({ share: 0.2, objective: { beta: 0.3, entropyCoef: 0.2 } }),
     ])
       expect(faults(objective)).toBe("");
   });
@@ -230,9 +232,20 @@ describe("entropy target", () => {
     for (const objective of [
       entropyTarget({ target: 1 }),
       entropyTarget({ target: 0.2, coefficient: 3, objective: "sapo" }),
+      entropyTarget({ target: 1, objective: { beta: 0.3, entropyCoef: 0.2 } }),
     ]) {
       expect(faults(objective)).toBe("");
     }
+  });
+  it("asks for the reference and the entropies that the loss inside needs", () => {
+    const needs = ({ reference, entropies }: CustomObjective) => ({ reference, entropies });
+    for (const make of [clipCov, klCov]) {
+      expect(needs(make())).toEqual({ reference: false, entropies: false });
+      expect(needs(make({ objective: "grpo" }))).toEqual({ reference: true, entropies: false });
+      expect(needs(make({ objective: { entropyCoef: 0.1 } }))).toEqual({ reference: false, entropies: true });
+    }
+    expect(needs(entropyTarget({ target: 1 }))).toEqual({ reference: false, entropies: true });
+    expect(needs(entropyTarget({ target: 1, objective: "grpo" }))).toEqual({ reference: true, entropies: true });
   });
   it("pulls up below the target and down above it", () => {
     const input = sampleStep(1);

@@ -2,7 +2,7 @@
 // is left out (Clip-Cov) or held near the old policy (KL-Cov). Which tokens is a statistic of the step, made here; the loss is the native one.
 import { refuse } from "../errors.ts";
 import { type LossOptions, policyLoss } from "../kernels.ts";
-import { resolveLoss } from "../objectives.ts";
+import { type Objective, resolveLoss } from "../objectives.ts";
 import { Stream, uniform } from "../random.ts";
 import { type CustomObjective, defineObjective, type ObjectiveInput } from "./custom.ts";
 
@@ -46,10 +46,11 @@ export function clipCov(options: ClipCovOptions = {}): CustomObjective {
   const { share = 2e-4, low = 1, high = 5, objective = { params: { clipLow: 0.06, clipHigh: 0.08 } } } = options;
   checkShare(share);
   if (!(low < high)) refuse("INVALID_ARGUMENT", `a number above low, ${low},`, "high", high);
+  const inner = resolveLoss(objective);
   return defineObjective({
     name: "clip-cov",
     source,
-    reference: resolveLoss(objective).beta > 0,
+    ...needsOf(inner),
     evaluate(input) {
       const covariance = covariances(input);
       const candidates = [...covariance.keys()].filter((t) => covariance[t]! > low && covariance[t]! < high);
@@ -60,8 +61,8 @@ export function clipCov(options: ClipCovOptions = {}): CustomObjective {
         .slice(0, countOf(share, covariance));
       const weights = input.weights.slice();
       for (const { t } of drawn) weights[t] = 0;
-      const { loss, dlogp } = policyLoss({ ...input, weights }, objective);
-      return { loss, dlogp, metrics: { cov_clipped: drawn.length } };
+      const { loss, dlogp, dentropy } = policyLoss({ ...input, weights }, inner);
+      return { loss, dlogp, ...(dentropy ? { dentropy } : {}), metrics: { cov_clipped: drawn.length } };
     },
   });
 }
@@ -81,10 +82,11 @@ export function klCov(options: KlCovOptions = {}): CustomObjective {
   checkShare(share);
   if (!(coefficient >= 0 && Number.isFinite(coefficient)))
     refuse("INVALID_ARGUMENT", "a number from 0", "coefficient", coefficient);
+  const inner = resolveLoss(objective);
   return defineObjective({
     name: "kl-cov",
     source,
-    reference: resolveLoss(objective).beta > 0,
+    ...needsOf(inner),
     evaluate(input) {
       const { logprobs, oldLogprobs, weights } = input;
       const covariance = covariances(input);
@@ -92,17 +94,24 @@ export function klCov(options: KlCovOptions = {}): CustomObjective {
         .filter((t) => !Number.isNaN(covariance[t]))
         .sort((a, b) => covariance[b]! - covariance[a]! || a - b)
         .slice(0, countOf(share, covariance));
-      const { loss, dlogp } = policyLoss(input, objective);
+      const { loss, dlogp, dentropy } = policyLoss(input, inner);
       let distance = 0;
       for (const t of held) {
         const d = logprobs[t]! - oldLogprobs[t]!;
         distance += weights[t]! * Math.abs(d);
         dlogp[t]! += coefficient * weights[t]! * Math.sign(d);
       }
-      return { loss: loss + coefficient * distance, dlogp, metrics: { cov_held: held.length, cov_distance: distance } };
+      const metrics = { cov_held: held.length, cov_distance: distance };
+      return { loss: loss + coefficient * distance, dlogp, ...(dentropy ? { dentropy } : {}), metrics };
     },
   });
 }
+
+/** What a native loss needs of a step beside log-probs: its KL term, its entropy bonus. */
+const needsOf = ({ beta, entropyCoef }: Objective): Pick<CustomObjective, "reference" | "entropies"> => ({
+  reference: beta > 0,
+  entropies: entropyCoef > 0,
+});
 
 function checkShare(share: number): void {
   if (!(share > 0 && share <= 1)) refuse("INVALID_ARGUMENT", "a number above 0, at most 1", "share", share);

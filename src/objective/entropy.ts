@@ -22,13 +22,15 @@ export function entropyTarget(options: EntropyTargetOptions): CustomObjective {
   for (const [name, value] of Object.entries({ target, coefficient })) {
     if (!(value >= 0 && Number.isFinite(value))) refuse("INVALID_ARGUMENT", "a number from 0", name, value);
   }
+  const inner = resolveLoss(objective);
   return defineObjective({
     name: "entropy-target",
     source: "soft actor-critic (arXiv 1812.05905) section 5, the entropy constraint as a squared penalty",
+    reference: inner.beta > 0,
     entropies: true,
     reference: resolveLoss(objective).beta > 0,
     evaluate(input) {
-      const { loss, dlogp } = policyLoss(input, objective);
+      const { loss, dlogp, dentropy: bonus } = policyLoss(input, inner);
       const { entropies, weights } = input;
       let [sum, count] = [0, 0];
       for (const [t, w] of weights.entries()) {
@@ -38,7 +40,7 @@ export function entropyTarget(options: EntropyTargetOptions): CustomObjective {
       }
       const gap = count > 0 ? sum / count - target : 0;
       const slope = count > 0 ? (2 * coefficient * gap) / count : 0;
-      const dentropy = weights.map((w) => (w === 0 ? 0 : slope));
+      const dentropy = weights.map((w, t) => (w === 0 ? 0 : slope) + (bonus?.[t] ?? 0));
       return { loss: loss + coefficient * gap * gap, dlogp, dentropy, metrics: { entropy_gap: gap } };
     },
   });
