@@ -11,6 +11,7 @@ import type { Tokenizer } from "../text/types.ts";
 import { Catalog } from "./catalog.ts";
 import { formatItem, type Item, readList, type Slot } from "./list.ts";
 import { seenTitles } from "./rewards.ts";
+import { parseYear } from "./title.ts";
 
 export interface ConstraintOptions {
   /** Items of a list: a number, or the least and the most. */
@@ -199,9 +200,10 @@ export class CatalogConstraint {
           column,
         );
       for (const entry of column as unknown[]) {
+        const [title, given] = Array.isArray(entry) ? (entry as unknown[]) : [];
+        const year = parseYear(given);
         if (typeof entry === "string") for (const item of this.#byTitle.get(entry) ?? []) items.add(item);
-        else if (Array.isArray(entry) && typeof entry[0] === "string")
-          items.add(this.#catalog.indexOf({ title: entry[0], year: Number(entry[1]) }));
+        else if (typeof title === "string" && year !== undefined) items.add(this.#catalog.indexOf({ title, year }));
         else refuse("BAD_DATA", "a title or [title, year]", `${excludeColumn} of sample ${sample.id}`, entry);
       }
       items.delete(-1);
