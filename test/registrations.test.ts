@@ -597,12 +597,23 @@ describe("training with them", () => {
 
   it("lists that a constraint forbids are not put in", async () => {
     const bad = { replace: new Map([[0, "No Such Thing (1900)"]]) };
-    const repairs = { bad: () => bad, none: () => ({}) };
+    const repairs = {
+      bad: () => bad,
+      none: () => ({}),
+      // reads as the list it was, but is not how its lines are written
+      longer: ({ completions }: RepairGroup) => ({ replace: new Map([[0, `${completions[0]!.text}\n`]]) }),
+    };
     const timeless = (rows: Record<string, unknown>[]): unknown =>
       rows.map((row) => Object.fromEntries(Object.entries(row).filter(([key]) => !/^(time|memory)/.test(key))));
     const one = await metricsOf("bad", { repair: [{ name: "bad" }] }, { rewards: [digest], extensions: { repairs } });
     const two = await metricsOf("none", { repair: [{ name: "none" }] }, { rewards: [digest], extensions: { repairs } });
     expect(timeless(one)).toEqual(timeless(two));
+    const longer = await metricsOf(
+      "longer",
+      { repair: [{ name: "longer" }] },
+      { rewards: [digest], extensions: { repairs } },
+    );
+    expect(timeless(longer)).toEqual(timeless(two));
     const free = await metricsOf(
       "free",
       { repair: [{ name: "bad" }], constrain: "none", steps: 1 },

@@ -9,7 +9,7 @@ import { addon, type NativeCatalog, type NativeLines, type NativeListRules } fro
 import { LineEncoder } from "../text/lines.ts";
 import type { Tokenizer } from "../text/types.ts";
 import { Catalog } from "./catalog.ts";
-import { formatItem, type Item, readList, type Slot } from "./list.ts";
+import { formatItem, type Item, readList } from "./list.ts";
 import { seenTitles } from "./rewards.ts";
 import { parseYear } from "./title.ts";
 
@@ -161,16 +161,20 @@ export class CatalogConstraint {
     for (const sample of samples) this.#excluded(sample);
   }
 
-  /** Whether this list could have been drawn for a sample: items of the catalog, none excluded, none twice where that is so, as many as asked for. */
-  allows(sample: Sample, slots: readonly Slot[]): boolean {
-    const items = slots.map((slot) => (slot === null ? -1 : this.#catalog.indexOf(slot)));
+  /**
+   * Whether this list could have been drawn for a sample: the lines of items of the catalog, none excluded, none twice where that is so, as many as
+   * asked for.
+   */
+  allows(sample: Sample, text: string): boolean {
+    const items = readList(text).map((slot) => (slot === null ? -1 : this.#catalog.indexOf(slot)));
     const excluded = new Set(this.#excluded(sample));
     const { least, most, repeats } = this.#rules;
     return (
       items.length >= least &&
       items.length <= most &&
       items.every((item) => item >= 0 && !excluded.has(item)) &&
-      (repeats || new Set(items).size === items.length)
+      (repeats || new Set(items).size === items.length) &&
+      this.textOf(items) === text
     );
   }
 

@@ -169,7 +169,7 @@ async function rewardGroup(
         ...(policy.stopId === undefined ? [] : [policy.stopId]),
       ]);
       // what sampling could not have made has no log-prob to be trained on
-      if (ids.length > options.maxNewTokens || options.constraint?.allows(sample, readList(text)) === false) continue;
+      if (ids.length > options.maxNewTokens || options.constraint?.allows(sample, text) === false) continue;
       lists[row] = { ids, logprobs: new Float32Array(ids.length).fill(Number.NaN), finish: "stop" };
       completions[row] = readCompletion(policy, lists[row]);
       earned[row] = await earn(completions[row]);
