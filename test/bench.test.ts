@@ -67,6 +67,19 @@ describe("the command", () => {
       /2 pairs of runs in turn.*\n(same|faster|slower) +[+-]\d+\.\d % \[[+-]\d+\.\d %, [+-]\d+\.\d %\]/,
     );
     await expect(command("objectives", "--compare", "src")).rejects.toThrow(/Expected an addon .*src.*Build it first/);
+    await expect(command("objectives", "--compare", "absent")).rejects.toThrow(/Expected an addon .*absent.*Build it/);
+  });
+
+  it("refuses what a comparison with a build would leave out, before anything runs", async () => {
+    const against = ["objectives", "--compare", "."];
+    await expect(command(...against, "--rounds", "1")).rejects.toThrow(/whole number from 2 for rounds, got 1/);
+    for (const more of [
+      ["--json", join(tmpdir(), "bench-never.json")],
+      ["--peers", "model"],
+    ])
+      await expect(command(...against, ...more), more[0]).rejects.toThrow(
+        /no --json and no --peers beside another build/,
+      );
   });
 });
 
@@ -184,6 +197,15 @@ describe("two builds by turns", () => {
     // mean and deviation of the log-ratios by hand, t of 4 degrees of freedom
     expect(change!.interval![0]).toBeCloseTo(-0.20873, 3);
     expect(change!.interval![1]).toBeCloseTo(-0.19116, 3);
+  });
+
+  it("takes Student's t for many pairs too", () => {
+    const ratios = Array.from({ length: 20 }, (_, i) => 1 + 0.1 * (-1) ** i);
+    const [change] = comparePairs(pairs(ratios, ratios));
+    const logs = ratios.map(Math.log);
+    const mean = logs.reduce((a, b) => a + b, 0) / 20;
+    const deviation = Math.sqrt(logs.reduce((sum, x) => sum + (x - mean) ** 2, 0) / 19);
+    expect(Math.log1p(change!.interval![1])).toBeCloseTo(mean + (2.093 * deviation) / Math.sqrt(20), 4);
   });
 
   it("calls noise the same", () => {

@@ -57,7 +57,9 @@ export function compareRecordings(before: Recording, after: Recording): Change[]
 }
 
 /** Two-sided 95 % points of Student's t for 1 to 12 degrees of freedom. */
-const student = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179];
+const few = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179];
+/** Of more by the normal distribution and its first corrections, within 0.002. */
+const student = (freedom: number): number => few[freedom - 1] ?? 1.96 + 2.372 / freedom + 2.823 / freedom ** 2;
 
 /** The mean of the pairs' log-ratios with its interval by Student's t; faster or slower where the interval leaves out no change. */
 export function comparePairs(pairs: readonly { before: Recording; after: Recording }[]): Change[] {
@@ -72,7 +74,7 @@ export function comparePairs(pairs: readonly { before: Recording; after: Recordi
     if (n < 2) return [];
     const mean = logs.reduce((sum, x) => sum + x, 0) / n;
     const deviation = Math.sqrt(logs.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (n - 1));
-    const half = (student[n - 2] ?? 2) * (deviation / Math.sqrt(n));
+    const half = student(n - 1) * (deviation / Math.sqrt(n));
     const change = Math.expm1(mean);
     const interval: [number, number] = [Math.expm1(mean - half), Math.expm1(mean + half)];
     const verdict =
@@ -87,7 +89,7 @@ export function comparePairs(pairs: readonly { before: Recording; after: Recordi
 
 /** The addon of another build: a .node file, a checkout, or a folder where rank-grpo is installed. @throws IO */
 export function addonOf(build: string): string {
-  const places = statSync(build).isDirectory()
+  const places = statSync(build, { throwIfNoEntry: false })?.isDirectory()
     ? ["", "node_modules/rank-grpo"].flatMap((folder) =>
         [".rank-grpo", "build-cmake/Release", "build/Release"].map((inner) =>
           join(build, folder, inner, "rank_grpo.node"),
@@ -109,6 +111,7 @@ export async function compareBuilds(
   rounds: number,
   onPair: (done: number) => void,
 ): Promise<Change[]> {
+  if (rounds < 2) refuse("INVALID_ARGUMENT", "a whole number from 2", "rounds", rounds); // one pair tells nothing of its noise
   const other = { RANK_GRPO_ADDON: addonOf(build) };
   const mine = {}; // what the environment already says
   const pairs: { before: Recording; after: Recording }[] = [];

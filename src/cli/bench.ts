@@ -3,6 +3,7 @@ import { Command } from "commander";
 
 import { bench, benchBuilds } from "../bench/run.ts";
 import { suites } from "../bench/suites.ts";
+import { refuse } from "../errors.ts";
 import { requireFreshFile } from "../files.ts";
 import { collect, countNumber, positiveNumber } from "./options.ts";
 
@@ -51,9 +52,12 @@ Examples:
     )
     .action(async (names: string[], flags: Flags) => {
       const { compare, peers: model, json, only, seconds, rounds } = flags;
+      const build = compare !== undefined && !compare.endsWith(".json") ? compare : undefined;
+      if (build !== undefined && (json !== undefined || model !== undefined))
+        refuse("INVALID_ARGUMENT", "no --json and no --peers beside another build", "--compare", build);
       if (json !== undefined && !flags.overwrite) requireFreshFile(json, "Give another name or --overwrite.");
       const options = { suites: names, only, seconds };
-      if (compare !== undefined && !compare.endsWith(".json")) await benchBuilds(compare, { ...options, rounds });
+      if (build !== undefined) await benchBuilds(build, { ...options, rounds });
       else
         await bench({
           ...options,
