@@ -95,8 +95,8 @@ void bench_case(CpuBackend& backend, const Case& c, double seconds, std::vector<
     const int64_t query = layout.groups.completions[static_cast<size_t>(r)].token + i;
     const auto wanted = attend(qkv.floats(), s, query, head, seen(r, i), weights);
     for (int d = 0; d < s.head_dim; ++d) {
-      worst = std::max(
-          worst, std::abs(static_cast<double>(context.floats()[query * HD + head * s.head_dim + d]) - wanted[static_cast<size_t>(d)]));
+      worst = worse(worst,
+                    std::abs(static_cast<double>(context.floats()[query * HD + head * s.head_dim + d]) - wanted[static_cast<size_t>(d)]));
       largest = std::max(largest, std::abs(wanted[static_cast<size_t>(d)]));
     }
   }
@@ -123,8 +123,8 @@ void bench_case(CpuBackend& backend, const Case& c, double seconds, std::vector<
   worst = 0;
   for (const auto& span : step.spans)
     for (int64_t d = 0; d < HD; ++d)
-      worst = std::max(worst, std::abs(static_cast<double>(again.floats()[span.token * HD + d]) -
-                                       static_cast<double>(context.floats()[span.token * HD + d])));
+      worst = worse(worst, std::abs(static_cast<double>(again.floats()[span.token * HD + d]) -
+                                    static_cast<double>(context.floats()[span.token * HD + d])));
   out.push_back(measure(backend,
                         {"decoding step of all lists",
                          shape,
@@ -135,7 +135,7 @@ void bench_case(CpuBackend& backend, const Case& c, double seconds, std::vector<
                          worst},
                         0, seconds, decode));
 
-  // The gradient of one query's context alone reaches a known set of rows: compare the values' part of it.
+  // The gradient of one query's context alone, 1 in every value, reaches a known set of rows.
   const int r = c.prompts * c.group - 1, i = c.completion - 1, head = s.heads - 1, D = s.head_dim, kv = head / (s.heads / s.kv_heads);
   const int64_t query = layout.groups.completions[static_cast<size_t>(r)].token + i;
   auto backward = [&] {
@@ -144,13 +144,26 @@ void bench_case(CpuBackend& backend, const Case& c, double seconds, std::vector<
   for (int d = 0; d < D; ++d) dout.floats()[query * HD + head * D + d] = 1;
   backward();
   const auto rows_seen = seen(r, i);
-  attend(qkv.floats(), s, query, head, rows_seen, weights);
+  double whole = 0;  // of the context's values
+  for (double x : attend(qkv.floats(), s, query, head, rows_seen, weights)) whole += x;
+  const int64_t own = query * width + head * D, key = (s.heads + kv) * D, value = key + s.kv_heads * D;
+  std::vector<double> dq(static_cast<size_t>(D), 0.0);
   worst = 0;
-  for (size_t k = 0; k < rows_seen.size(); ++k)
-    worst =
-        std::max(worst, std::abs(static_cast<double>(dqkv.floats()[rows_seen[k] * width + (s.heads + s.kv_heads + kv) * D]) - weights[k]));
+  auto differ = [&](int64_t at, double wanted) { worst = worse(worst, std::abs(static_cast<double>(dqkv.floats()[at]) - wanted)); };
+  for (size_t k = 0; k < rows_seen.size(); ++k) {
+    const int64_t row = rows_seen[k] * width;
+    double sum = 0;
+    for (int d = 0; d < D; ++d) sum += static_cast<double>(qkv.floats()[row + value + d]);
+    const double slope = weights[k] * (sum - whole) / std::sqrt(static_cast<double>(D));  // by query times key
+    for (int d = 0; d < D; ++d) {
+      differ(row + value + d, weights[k]);
+      differ(row + key + d, slope * static_cast<double>(qkv.floats()[own + d]));
+      dq[static_cast<size_t>(d)] += slope * static_cast<double>(qkv.floats()[row + key + d]);
+    }
+  }
+  for (int d = 0; d < D; ++d) differ(own + d, dq[static_cast<size_t>(d)]);
   for (int64_t k = 0; k < T * HD; ++k) dout.floats()[k] = uniform(philox(5, static_cast<uint32_t>(k), 0, 0, 0).x[0]) - 0.5f;
-  out.push_back(measure(backend, {"backward", shape, "f32", {}, 2.5 * flops, 0, worst}, 1e-5, seconds, backward));
+  out.push_back(measure(backend, {"backward", shape, "f32", {}, 2.5 * flops, 0, worst}, 1e-6, seconds, backward));
 }
 
 }  // namespace

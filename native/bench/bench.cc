@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <optional>
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -97,6 +98,8 @@ Bounds Probe::all() {
   if (kernels.multiply_bf16) bounds.multiply_bf16 = multiply(kernels.multiply_bf16);
   return bounds;
 }
+
+double worse(double a, double b) { return std::isnan(a) || std::isnan(b) ? std::numeric_limits<double>::infinity() : std::max(a, b); }
 
 Measurement measure(CpuBackend& backend, Measurement what, double tolerance, double seconds, const std::function<void()>& work) {
   if (!(what.error <= tolerance))

@@ -38,6 +38,9 @@ struct Measurement {
   std::vector<double> read_bounds{};  // bytes a second that memory gave around each repetition; empty where bytes is 0
 };
 
+// The larger of two differences. One that is no number is infinite: no comparison may lose it.
+double worse(double a, double b);
+
 // Refuses a result that is off by more than `tolerance` (WRONG_RESULT), then repeats `work` for about so long, five times at least.
 Measurement measure(CpuBackend& backend, Measurement what, double tolerance, double seconds, const std::function<void()>& work);
 

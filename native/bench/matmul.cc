@@ -27,7 +27,7 @@ double sampled_error(int64_t n, Value&& value, Wanted&& wanted) {
   for (uint32_t k = 0; k < 64; ++k) {
     const int64_t i = static_cast<int64_t>(philox(2, k, 0, 0, 0).x[0]) % n;
     const double w = wanted(i);
-    worst = std::max(worst, std::abs(value(i) - w));
+    worst = worse(worst, std::abs(value(i) - w));
     largest = std::max(largest, std::abs(w));
   }
   return worst / largest;
