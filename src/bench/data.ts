@@ -13,6 +13,7 @@ import { CatalogConstraint } from "../ranking/constraint.ts";
 import { readList } from "../ranking/list.ts";
 import { World } from "../world.ts";
 import type { Harness } from "./harness.ts";
+import { furthest } from "./kernels.ts";
 
 const small = (error: number): { error: number; tolerance: number } => ({ error, tolerance: 0 });
 
@@ -119,14 +120,25 @@ async function demonstrations(harness: Harness): Promise<void> {
     dtype: "f32",
     validate: async () => {
       let wanted = 0;
+      const [dw, db] = [new Float64Array(items), new Float64Array(items)];
       for (let d = 0; d < dialogues; d++) {
-        const y = Float64Array.from(dense.subarray(d * items, (d + 1) * items), (s) => 1.5 * s - 0.2);
+        const own = dense.subarray(d * items, (d + 1) * items);
+        const y = Float64Array.from(own, (s) => 1.5 * s - 0.2);
         const top = y.reduce((m, x) => Math.max(m, x));
         const lse = top + Math.log(y.reduce((sum, x) => sum + Math.exp(x - top), 0));
-        for (const truth of truths[d]!) wanted += lse - y[truth]!;
+        const slopes = y.map((x) => truths[d]!.length * Math.exp(x - lse));
+        for (const truth of truths[d]!) {
+          wanted += lse - y[truth]!;
+          slopes[truth]! -= 1;
+        }
+        for (let i = 0; i < items; i++) {
+          db[i]! += slopes[i]!;
+          dw[i]! += slopes[i]! * own[i]!;
+        }
       }
-      const { loss } = await scores.slope(rows, w, b);
-      return { error: Math.abs(loss / wanted - 1), tolerance: 1e-5 };
+      const { loss, ...got } = await scores.slope(rows, w, b);
+      const errors = [Math.abs(loss / wanted - 1), furthest(got.dw, dw), furthest(got.db, db)];
+      return { error: Math.max(...errors), tolerance: 1e-5 };
     },
     run: () => scores.slope(rows, w, b),
   });

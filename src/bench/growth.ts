@@ -2,9 +2,9 @@
 // spread; prompts shared by a group show as an exponent below 1 over the size of the group.
 import { policyLoss } from "../kernels.ts";
 import { benchInChild } from "./child.ts";
-import { sampledIsScored } from "./generation.ts";
 import type { Harness, Validation } from "./harness.ts";
 import { type BenchModel, createPolicy, models, promptsOf, tokens } from "./models.ts";
+import { gradientIsRight } from "./update.ts";
 
 const small = models[1]!;
 
@@ -61,7 +61,7 @@ export function exponent(sizes: readonly number[], times: readonly number[]): nu
 
 export async function growth(harness: Harness): Promise<void> {
   const policy = await createPolicy(small, { compute: "f32" });
-  const valid = () => sampledIsScored(policy, promptsOf(small, 1), 2);
+  const valid = () => gradientIsRight(policy, promptsOf(small, 1)[0]!, "f32");
   const backward = (model: Pick<BenchModel, "prompts" | "group" | "promptTokens" | "completionTokens">) => {
     const groups = Array.from({ length: model.prompts }, (_, p) => ({
       prompt: tokens(model.promptTokens, small.shape.vocab_size, p),
@@ -111,7 +111,7 @@ export async function growth(harness: Harness): Promise<void> {
       run: async () => {
         await wide.backward(groups, new Float32Array(400).fill(0.01));
       },
-      validate: () => sampledIsScored(wide, [groups[0]!.prompt], 2),
+      validate: () => gradientIsRight(wide, groups[0]!.prompt, "f32"),
     };
   });
   await series(harness, "policy loss, over segments of 4096 tokens", [64, 256, 1024, 4096], async (segments) => {

@@ -31,15 +31,16 @@ function stepOf(groups: readonly Group[]): NativeStepInputs {
 }
 
 /** A few short lists: sampler and trainer agree as bits, and the gradient's slope along itself in the final norm is the loss's. */
-async function validate(policy: Policy, model: BenchModel, compute: Compute): Promise<Validation> {
-  const prompts = promptsOf(model, 1);
+export async function gradientIsRight(policy: Policy, prompt: Int32Array, compute: Compute): Promise<Validation> {
+  const prompts = [prompt];
   const bits = await sampledIsScored(policy, prompts, 2);
   const [lists] = await policy.generate(prompts, { groupSize: 2, maxNewTokens: 12, ignoreStop: true, seed: 9 });
-  const groups = [{ prompt: prompts[0]!, completions: lists!.map((list) => list.ids) }];
+  const groups = [{ prompt, completions: lists!.map((list) => list.ids) }];
   const slopes = Float32Array.from({ length: 24 }, (_, t) => Math.sin(t + 1));
   const name = "model.norm.weight";
   const loss = async (): Promise<number> =>
     (await policy.score(groups)).logprobs.reduce((sum, x, t) => sum + x * slopes[t]!, 0);
+  await policy.zeroGradients(); // of earlier runs
   await policy.backward(groups, slopes);
   const gradient = await policy.gradient(name);
   await policy.zeroGradients();
@@ -102,7 +103,7 @@ export const update = (harness: Harness): Promise<void> =>
         dtype: compute,
         flops: 4 * forwardFlops(model), // the reference's pass, forward, and twice that backward
         tokens: model.prompts * model.group * model.completionTokens,
-        validate: () => validate(policy, model, compute),
+        validate: () => gradientIsRight(policy, promptsOf(model, 1)[0]!, compute),
         run: () => updateOnce(policy, reference, groups),
       });
     },
@@ -121,7 +122,7 @@ export const step = (harness: Harness): Promise<void> =>
         dtype: compute,
         flops: 5 * forwardFlops(model), // as update, and once more to sample
         tokens: model.prompts * model.group * model.completionTokens,
-        validate: () => validate(policy, model, compute),
+        validate: () => gradientIsRight(policy, promptsOf(model, 1)[0]!, compute),
         run: async () => {
           const lists = await policy.generate(prompts, {
             groupSize: model.group,
