@@ -138,6 +138,20 @@ describe("check passes what is right", () => {
   });
 });
 
+describe("a rule without parameters", () => {
+  it("is one all the same: checked, drawn, a page and types of its own", async () => {
+    const path = header("plain-ratio", "return -(A * exp(s));", "", "");
+    writeFileSync(path, readFileSync(path, "utf8").replace(/^.*parameters\[\].*$/m, ""));
+    const report = await checkObjective("plain-ratio", folder);
+    expect(report.passed, texts(report)).toBe(true);
+    expect(texts(report)).toContain("equal to nsr (positive 1)");
+    expect(drawText(await drawObjective("plain-ratio", { folder }))).toContain("plain-ratio:");
+    expect((await pageOf("plain-ratio", folder)).page).toContain("# plain-ratio");
+    expect(projectTypes([report.rule])).toContain('"plain-ratio": {');
+    rmSync(path);
+  });
+});
+
 describe("check finds what is wrong", () => {
   it("a gradient lost through .value", async () => {
     header("lost", "return -(A * Dual(exp(s).value));");

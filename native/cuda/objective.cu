@@ -151,7 +151,7 @@ ObjectiveResult cuda_objective(Backend& generic, const ObjectiveSpec& spec, cons
     using R = std::remove_pointer_t<decltype(pointer)>;
     if (found || spec.rule != R::name) return;
     found = true;
-    const auto values = checked_parameters(spec, R::parameters, std::size(R::parameters));
+    const auto values = checked_parameters(spec, std::data(R::parameters), std::size(R::parameters));
     launch("objective", backend.stream(), segment_kernel<R>, dim3(blocks), dim3(kThreads), 0, partial, make_rule<R>(values.data()),
            spec.settings(), spec.pool == Pool::mean, pointers, in.segments, static_cast<float>(-spec.entropy_coef / entropy_count), out);
   });

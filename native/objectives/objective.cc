@@ -121,7 +121,7 @@ ObjectiveResult evaluate_objective(const ObjectiveSpec& spec, const ObjectiveInp
     using Rule = std::remove_pointer_t<decltype(pointer)>;
     if (found || spec.rule != Rule::name) return;
     found = true;
-    const auto values = checked_parameters(spec, Rule::parameters, std::size(Rule::parameters));
+    const auto values = checked_parameters(spec, std::data(Rule::parameters), std::size(Rule::parameters));
     result = evaluate(make_rule<Rule>(values.data()), spec, inputs);
   });
   expect(found, "a rule of objective_list()", "objective", spec.rule);

@@ -1,7 +1,8 @@
-// All a new objective needs. A rule is a struct in one header: name, source, formula, the table of its parameters, the parameters
-// themselves as doubles in the table's order, and `loss`. The driver, the bindings, the command line, the checks and the pages of the
+// All a new objective needs. A rule is a struct in one header: name, source, formula, the table of its parameters (where it has any), the
+// parameters themselves as doubles in the table's order, and `loss`. The driver, the bindings, the command line, the checks and the pages of the
 // documentation are made from it; docs/extend.md walks through one.
 #pragma once
+#include <array>
 #include <cstring>
 #include <iterator>
 #include <limits>
@@ -20,6 +21,8 @@ struct ObjectiveParameter {
 };
 
 struct Rule {
+  static constexpr std::array<ObjectiveParameter, 0> parameters{};  // a rule with parameters has its own table
+
   // Loss of one token: s is its segment's pooled log-ratio (the ratio is exp(s)), logp its own log-prob, A its advantage (never 0 here:
   // that is no loss and no gradient). Every rule has its own:
   //   Dual loss(Dual s, Dual logp, double A) const;
@@ -38,10 +41,11 @@ struct Rule {
 // A rule with its parameters set; values in the order of its table.
 template <class R>
 R make_rule(const double* values) {
-  static_assert(std::is_trivially_copyable<R>::value && sizeof(R) == std::size(R::parameters) * sizeof(double),
+  constexpr size_t bytes = std::size(R::parameters) * sizeof(double);
+  static_assert(std::is_trivially_copyable<R>::value && (bytes ? sizeof(R) == bytes : std::is_empty<R>::value),
                 "a rule declares each parameter of its table as a double, in the table's order, and nothing else");
   R rule;
-  std::memcpy(static_cast<void*>(&rule), values, sizeof(R));
+  if (bytes) std::memcpy(static_cast<void*>(&rule), values, bytes);
   return rule;
 }
 
