@@ -74,15 +74,15 @@ function suiteSection(
   pictures: Record<string, string>,
 ): string {
   const parts = [`## ${name}`, introductions[name] ?? "", ""];
-  const measured = rows.filter((row) => row.ratio !== undefined);
-  if (measured.length > 0 && name !== "objectives") {
-    pictures[`docs/performance/${name}.svg`] = bars(`${name}: share of the bound`, measured);
-    parts.push(`![Share of the bound that each row reaches](performance/${name}.svg)`, "");
-  }
   const grown = new Map<string, [number, number][]>();
   for (const { series, timeMs } of rows)
     if (series) grown.set(series.over, [...(grown.get(series.over) ?? []), [series.size, timeMs]]);
   const series = [...grown].map(([over, points]) => ({ over, points })).filter(({ points }) => points.length > 1);
+  const measured = rows.filter((row) => row.ratio !== undefined);
+  if (measured.length > 0 && series.length === 0 && name !== "objectives") {
+    pictures[`docs/performance/${name}.svg`] = bars(`${name}: share of the bound`, measured);
+    parts.push(`![Share of the bound that each row reaches](performance/${name}.svg)`, "");
+  }
   if (series.length > 0) {
     pictures[`docs/performance/${name}.svg`] = growthChart(series);
     parts.push(`![Time over size, both logarithmic, from the first size of each](performance/${name}.svg)`, "");

@@ -2,8 +2,8 @@
 // spread; prompts shared by a group show as an exponent below 1 over the size of the group.
 import { policyLoss } from "../kernels.ts";
 import { benchInChild } from "./child.ts";
-import type { Harness, Validation } from "./harness.ts";
-import { type BenchModel, createPolicy, models, promptsOf, tokens } from "./models.ts";
+import type { Harness, Work } from "./harness.ts";
+import { type BenchModel, createPolicy, forwardFlops, models, promptsOf, tokens } from "./models.ts";
 import { gradientIsRight } from "./update.ts";
 
 const small = models[1]!;
@@ -12,15 +12,17 @@ async function series(
   harness: Harness,
   what: string,
   sizes: readonly number[],
-  make: (
-    size: number,
-  ) => Promise<{ run: () => unknown; validate: () => Promise<Validation> | Validation; shape: string }>,
+  make: (size: number) => Promise<Pick<Work, "shape" | "validate" | "run" | "flops" | "updateBytes">>,
 ): Promise<void> {
   if (!harness.wants({ name: what, shape: "", dtype: "f32" })) return;
   const times: number[] = [];
   for (const size of sizes) {
-    const { run, validate, shape } = await make(size);
-    const row = await harness.measure({ name: what, shape, dtype: "f32", validate, run, series: { over: what, size } });
+    const row = await harness.measure({
+      name: what,
+      dtype: "f32",
+      series: { over: what, size },
+      ...(await make(size)),
+    });
     if (row) times.push(row.timeMs);
   }
   if (times.length === sizes.length) noteGrowth(harness, what, sizes, times);
@@ -62,7 +64,8 @@ export function exponent(sizes: readonly number[], times: readonly number[]): nu
 export async function growth(harness: Harness): Promise<void> {
   const policy = await createPolicy(small, { compute: "f32" });
   const valid = () => gradientIsRight(policy, promptsOf(small, 1)[0]!, "f32");
-  const backward = (model: Pick<BenchModel, "prompts" | "group" | "promptTokens" | "completionTokens">) => {
+  type Batch = Pick<BenchModel, "prompts" | "group" | "promptTokens" | "completionTokens">;
+  const backward = (model: Batch) => {
     const groups = Array.from({ length: model.prompts }, (_, p) => ({
       prompt: tokens(model.promptTokens, small.shape.vocab_size, p),
       completions: Array.from({ length: model.group }, (_, s) =>
@@ -75,26 +78,24 @@ export async function growth(harness: Harness): Promise<void> {
     };
   };
   const base = { prompts: 4, group: 8, promptTokens: 40, completionTokens: 50 };
-  await series(harness, "gradient, over prompts", [4, 8, 16, 32, 64], async (prompts) => ({
-    shape: `${prompts} prompts x 8 lists`,
-    run: backward({ ...base, prompts }),
+  const gradient = (shape: string, batch: Batch) => ({
+    shape,
+    flops: 3 * forwardFlops({ ...small, ...batch }), // twice that backward
+    run: backward(batch),
     validate: valid,
-  }));
-  await series(harness, "gradient, over group size with a long prompt", [1, 2, 4, 8, 16], async (group) => ({
-    shape: `prompt of 320, ${group} lists of 50`,
-    run: backward({ prompts: 8, group, promptTokens: 320, completionTokens: 50 }),
-    validate: valid,
-  }));
-  await series(harness, "gradient, over list length", [25, 50, 100, 200, 400], async (completionTokens) => ({
-    shape: `lists of ${completionTokens}`,
-    run: backward({ ...base, prompts: 2, completionTokens }),
-    validate: valid,
-  }));
-  await series(harness, "gradient, over tokens of the prompt", [40, 80, 160, 320], async (promptTokens) => ({
-    shape: `prompt of ${promptTokens}, 8 lists of 50`,
-    run: backward({ ...base, prompts: 2, promptTokens }),
-    validate: valid,
-  }));
+  });
+  await series(harness, "gradient, over prompts", [4, 8, 16, 32, 64], async (prompts) =>
+    gradient(`${prompts} prompts x 8 lists`, { ...base, prompts }),
+  );
+  await series(harness, "gradient, over group size with a long prompt", [1, 2, 4, 8, 16], async (group) =>
+    gradient(`prompt of 320, ${group} lists of 50`, { prompts: 8, group, promptTokens: 320, completionTokens: 50 }),
+  );
+  await series(harness, "gradient, over list length", [25, 50, 100, 200, 400], async (completionTokens) =>
+    gradient(`lists of ${completionTokens}`, { ...base, prompts: 2, completionTokens }),
+  );
+  await series(harness, "gradient, over tokens of the prompt", [40, 80, 160, 320], async (promptTokens) =>
+    gradient(`prompt of ${promptTokens}, 8 lists of 50`, { ...base, prompts: 2, promptTokens }),
+  );
   policy.dispose();
   await overThreads(harness);
   await series(harness, "gradient, over vocabulary", [1000, 4000, 16_000, 64_000], async (vocabulary) => {
@@ -108,6 +109,7 @@ export async function growth(harness: Harness): Promise<void> {
     ];
     return {
       shape: `vocabulary ${vocabulary}, 8 lists of 50`,
+      flops: 3 * forwardFlops({ ...model, ...base, prompts: 1 }),
       run: async () => {
         await wide.backward(groups, new Float32Array(400).fill(0.01));
       },
@@ -128,6 +130,7 @@ export async function growth(harness: Harness): Promise<void> {
     const ratio = Math.exp(-0.01);
     return {
       shape: `${segments} segments`,
+      updateBytes: T * 4 * 9, // as the rows of objectives
       run: () => policyLoss(input),
       validate: () => ({ error: Math.abs(policyLoss(input).policyLoss + ratio), tolerance: 1e-6 }),
     };
