@@ -673,7 +673,7 @@ describe("objectives, devices, quickstart", () => {
     for (const name of ["rank-grpo", "rank-grpo-reference", "grpo", "gspo", "dapo", "dr-grpo", "cispo"])
       expect(stdout).toMatch(new RegExp(`^ {2}${name}$`, "m"));
     const json = JSON.parse((await succeeds("objectives", "--json")).stdout) as { presets: Row; rules: Row[] };
-    expect(json.presets["rank-grpo"]).toMatchObject({ rule: "clip", ratio: "rank" });
+    expect(json.presets["rank-grpo"]).toMatchObject({ rule: "clip", ratio: "rank", params: { delta: "Infinity" } });
     expect(json.rules.length).toBeGreaterThanOrEqual(7);
     expect((await succeeds("devices")).stdout).toMatch(/^cpu +\d+ threads, (avx512bf16|avx512|avx2|plain)/);
   });

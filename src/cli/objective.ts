@@ -8,6 +8,7 @@ import { buildAddon } from "../objective/build.ts";
 import { checkObjective, formatReport } from "../objective/check.ts";
 import { newObjective } from "../objective/new.ts";
 import { drawObjective, drawSvg, drawText, pageOf } from "../objective/show.ts";
+import { jsonOf } from "./options.ts";
 
 const print = (text: string): void => void process.stdout.write(`${text}\n`);
 
@@ -38,7 +39,7 @@ export function objectiveCommand(): Command {
     .option("--json", "as JSON")
     .action(async (name: string, flags: { dir: string; json?: boolean }) => {
       const report = await checkObjective(name, flags.dir);
-      print(flags.json ? JSON.stringify(report, null, 2) : formatReport(report));
+      print(flags.json ? jsonOf(report) : formatReport(report));
       if (!report.passed) process.exitCode = 1;
     });
   command

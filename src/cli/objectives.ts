@@ -4,6 +4,7 @@ import { Command } from "commander";
 import { addon } from "../native.ts";
 import { customObjectives } from "../objective/named.ts";
 import { presets } from "../objectives.ts";
+import { jsonOf } from "./options.ts";
 
 /** All names, by kind. */
 export const objectiveNames = (): string =>
@@ -23,7 +24,7 @@ export function objectivesCommand(): Command {
     .action((flags: { json?: boolean }) => {
       const rules = addon.objectiveList();
       if (flags.json) {
-        process.stdout.write(`${JSON.stringify({ presets, rules, custom: customObjectives }, null, 2)}\n`);
+        process.stdout.write(`${jsonOf({ presets, rules, custom: customObjectives })}\n`);
         return;
       }
       const lines = ["Presets (objective: in a configuration; every field can be changed there)", ""];

@@ -47,6 +47,10 @@ export const share = (text: string): number => {
   return value;
 };
 
+/** JSON for programs. It has no Infinity, which a rule's range may end at: that is text. */
+export const jsonOf = (value: unknown): string =>
+  JSON.stringify(value, (_, x: unknown) => (x === Infinity || x === -Infinity ? String(x) : x), 2);
+
 /** Of an option that may be repeated. */
 export const collect = (value: string, before: readonly string[] = []): string[] => [...before, value];
 
