@@ -122,7 +122,7 @@ describe("new", () => {
     for (const name of ["clip", "cispo-mask", "dapo", "dr-grpo", "kl-cov", "dpo"]) {
       expect(await failure(() => newObjective(name, folder)), name).toMatch(/^INVALID_ARGUMENT: .*no rule, preset/);
     }
-    for (const name of ["", "Upper", "a b", "../x", "-x", "x-"]) {
+    for (const name of ["", "Upper", "a b", "../x", "-x", "x-", "a--b"]) {
       expect(await failure(() => newObjective(name, folder)), name).toMatch(/^INVALID_ARGUMENT/);
     }
   });

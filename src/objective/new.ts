@@ -11,7 +11,7 @@ import { headerFile, isTaken } from "./headers.ts";
  * @throws INVALID_ARGUMENT for a name that is none or is taken, IO where the file exists
  */
 export async function newObjective(name: string, folder = "."): Promise<string> {
-  if (!/^[a-z][a-z0-9-]*[a-z0-9]$/.test(name)) {
+  if (!/^[a-z][a-z0-9]*(?:-[a-z0-9]+)*$/.test(name)) {
     refuse("INVALID_ARGUMENT", "a name of lower-case letters, digits and hyphens", "the objective", name);
   }
   if (isTaken(name)) {
