@@ -32,6 +32,13 @@ describe("the command", () => {
     );
   });
 
+  it("takes words of a row's shape", async () => {
+    const only = ["1 rows", "prompts of 40", "f32"].flatMap((word) => ["--only", word]);
+    const { stdout } = await command("generation", ...only, "--seconds", "0.01");
+    expect(stdout).toMatch(/\nsmall .*: 1 rows +1 prompts of 40, 64 tokens +f32/);
+    expect(stdout).not.toMatch(/: 8 rows|bf16 /);
+  });
+
   it("records rows with shape, threads, spread, bound and error", async () => {
     const file = join(await mkdtemp(join(tmpdir(), "bench-")), "o.json");
     const { stdout } = await command("objectives", "--only", "clip", "--seconds", "0.01", "--json", file);

@@ -13,6 +13,14 @@ export async function sampledIsScored(policy: Policy, prompts: Int32Array[], gro
   return { error: Math.max(...sampled.map((x, t) => Math.abs(x - scored[t]!))), tolerance: 0 };
 }
 
+/** What a row is, before it is measured. */
+function rowOf(model: BenchModel, rows: number) {
+  const group = Math.min(rows, model.group);
+  const [prompts, newTokens] = [rows / group, rows === 64 ? 32 : 64];
+  const name = `${model.name}: ${rows} rows`;
+  return { group, newTokens, name, shape: `${prompts} prompts of ${model.promptTokens}, ${newTokens} tokens` };
+}
+
 async function decode(
   harness: Harness,
   model: BenchModel,
@@ -20,9 +28,8 @@ async function decode(
   compute: "f32" | "bf16",
   rows: number,
 ): Promise<void> {
-  const group = Math.min(rows, model.group);
+  const { group, newTokens, name, shape } = rowOf(model, rows);
   const prompts = promptsOf(model, rows / group);
-  const newTokens = rows === 64 ? 32 : 64;
   const { layers, head } = tokenFlops(model);
   const perWeight = compute === "bf16" ? 2 : 4;
   const { shape: s } = model;
@@ -34,8 +41,8 @@ async function decode(
   const prompt = prompts.length * spanFlops(model, 0, promptTokens);
   const steps = rows * (spanFlops(model, promptTokens, promptTokens + newTokens - 1) + newTokens * head);
   await harness.measure({
-    name: `${model.name}: ${rows} rows`,
-    shape: `${prompts.length} prompts of ${model.promptTokens}, ${newTokens} tokens`,
+    name,
+    shape,
     dtype: compute,
     flops: prompt + steps,
     readBytes: newTokens * stepBytes,
@@ -52,9 +59,7 @@ async function decode(
 export async function generation(harness: Harness): Promise<void> {
   for (const model of models)
     for (const compute of ["f32", "bf16"] as const) {
-      const wanted = [1, 8, 64].filter((rows) =>
-        harness.wants({ name: `${model.name}: ${rows} rows`, shape: "", dtype: compute }),
-      );
+      const wanted = [1, 8, 64].filter((rows) => harness.wants({ ...rowOf(model, rows), dtype: compute }));
       if (wanted.length === 0) continue;
       const policy = await createPolicy(model, { compute, trainable: false });
       for (const rows of wanted) await decode(harness, model, policy, compute, rows);

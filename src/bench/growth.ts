@@ -14,7 +14,6 @@ async function series(
   sizes: readonly number[],
   make: (size: number) => Promise<Pick<Work, "shape" | "validate" | "run" | "flops" | "updateBytes">>,
 ): Promise<void> {
-  if (!harness.wants({ name: what, shape: "", dtype: "f32" })) return;
   const times: number[] = [];
   for (const size of sizes) {
     const row = await harness.measure({

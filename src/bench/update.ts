@@ -67,7 +67,7 @@ async function withModels(
 ): Promise<void> {
   for (const model of models)
     for (const compute of ["f32", "bf16"] as const) {
-      if (!harness.wants({ name: name(model), shape: "", dtype: compute })) continue;
+      if (!harness.wants({ name: name(model), shape: shapeOf(model), dtype: compute })) continue;
       const policy = await createPolicy(model, { compute });
       const reference = await createPolicy(model, { compute, trainable: false });
       await use(model, compute, policy, reference);

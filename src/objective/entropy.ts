@@ -28,7 +28,6 @@ export function entropyTarget(options: EntropyTargetOptions): CustomObjective {
     source: "soft actor-critic (arXiv 1812.05905) section 5, the entropy constraint as a squared penalty",
     reference: inner.beta > 0,
     entropies: true,
-    reference: resolveLoss(objective).beta > 0,
     evaluate(input) {
       const { loss, dlogp, dentropy: bonus } = policyLoss(input, inner);
       const { entropies, weights } = input;
