@@ -120,6 +120,7 @@ function peerSection(recordings: readonly Recording[]): string {
   return `## Peers
 
 The same work by what a user would run instead: ${versions.join(", ")}, on the same machine and threads, in the same run; the fastest of several ways where there are some (bench/peers/peers.py).
+For rows that share a prompt, which is computed once here, transformers and llama.cpp compute it for each of them.
 Each result was held against this engine's before its time counted.
 
 ${table(
