@@ -191,12 +191,12 @@ describe("commands", () => {
     return text;
   };
   const test = (): string => join(data, "validation.jsonl");
-  const listFlags = ["--catalog", catalogFile, "--list-length", "10", "--catalog-cache", join(root, "catalog.cache")];
+  const catalogFlags = ["--catalog", catalogFile, "--catalog-cache", join(root, "catalog.cache")];
 
   it("generate, score, evaluate and recommend stay in the catalog and say the same numbers", async () => {
     const few = join(root, "few.jsonl");
     writeFileSync(few, `${readFileSync(test(), "utf8").trim().split("\n").slice(0, 6).join("\n")}\n`);
-    const constrained = ["--constrain", "catalog", ...listFlags];
+    const constrained = ["--constrain", "catalog", "--list-length", "10", ...catalogFlags];
     const lists = join(root, "lists.jsonl");
     await run(
       generateCommand(),
@@ -255,7 +255,7 @@ describe("commands", () => {
     expect(searched.lists.every(({ completion }) => readList(completion).length === 10)).toBe(true);
 
     const top = join(root, "top.jsonl");
-    await run(recommendCommand(), "--model", model, "--input", few, "--output", top, "--top", "5", ...listFlags);
+    await run(recommendCommand(), "--model", model, "--input", few, "--output", top, "--top", "5", ...catalogFlags);
     const found = lines(top) as { id: string; items: { title: string; year: number; logprob: number }[] }[];
     const policy = await Policy.load(model, { trainable: false });
     const catalog = await Catalog.load(catalogFile);
@@ -281,7 +281,7 @@ describe("commands", () => {
         join(root, "x.jsonl"),
         "--top",
         "299",
-        ...listFlags,
+        ...catalogFlags,
       ),
     ).rejects.toThrow(/at least 299 items after exclusions for sample/);
     await expect(
