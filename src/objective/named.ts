@@ -117,7 +117,7 @@ export function resolveNamed(
       "no field of the native loss beside an objective in TypeScript",
       `objective ${name}`,
       idle,
-      `A parameter of its own is objective.params.${idle}.`,
+      "What it takes stands under objective.params.",
     );
   const objective = resolveObjective({ name: base ?? "rank-grpo", ...rest });
   if (isOwn) {
