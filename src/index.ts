@@ -25,12 +25,12 @@ export {
   type NativeStepInputs,
   type NativeWorkload,
 } from "./native.ts";
-export type { Finding } from "./objective/check.ts";
 export { type ClipCovOptions, clipCov, type KlCovOptions, klCov } from "./objective/covariance.ts";
 export {
   type CustomObjective,
   checkCustomObjective,
   defineObjective,
+  type Finding,
   type ObjectiveInput,
   type ObjectiveOutput,
   sampleStep,

@@ -5,15 +5,9 @@ import { join } from "node:path";
 
 import { nearest, refuse } from "../errors.ts";
 import type { NativeRule } from "../native.ts";
+import type { Finding } from "./custom.ts";
 import { headerFile, type RuleHeader, readHeader } from "./headers.ts";
 import { type Point, Probe } from "./probe.ts";
-
-/** One thing that was looked at. */
-export interface Finding {
-  /** ok; note: worth knowing; fault: the rule must not be trained with. */
-  grade: "ok" | "note" | "fault";
-  text: string;
-}
 
 /** A place where the slope (kink) or the loss itself (jump) is not continuous. */
 export interface Kink {

@@ -2,7 +2,6 @@
 // log-probs to the loss and its gradient by them. The engine makes the log-probs and takes the gradient back.
 import { refuse } from "../errors.ts";
 import { uniform } from "../random.ts";
-import type { Finding } from "./check.ts";
 
 /** A step as a loss sees it. T completion tokens lie flat in row order; a row is one completion, a group the rows of one prompt. */
 export interface ObjectiveInput {
@@ -140,6 +139,13 @@ export function sampleStep(seed: number): ObjectiveInput {
     groupOffsets: Int32Array.from({ length: groups + 1 }, (_, p) => p * size),
     rewards: Float64Array.from({ length: groups * size }, (_, row) => Math.floor(draw(row, 70) * 3)),
   };
+}
+
+/** One thing that was looked at. */
+export interface Finding {
+  /** ok; note: worth knowing; fault: the rule must not be trained with. */
+  grade: "ok" | "note" | "fault";
+  text: string;
 }
 
 /**
