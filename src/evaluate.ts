@@ -14,7 +14,7 @@ import {
   measureRow,
   type RowMetrics,
 } from "./ranking/metrics.ts";
-import { checkTruths, groundTruths, seenTitles } from "./ranking/rewards.ts";
+import { groundTruths, seenTitles } from "./ranking/rewards.ts";
 import { encodePrompt } from "./text/encode.ts";
 
 export interface EvaluateOptions extends MetricOptions, GenerateListsOptions {
@@ -133,7 +133,12 @@ export async function generateLists(
  * @throws BAD_DATA where a row's ground truths or seen titles cannot be read, or no row has a ground truth
  */
 export function requireTruths(samples: readonly Sample[], name = "the evaluation"): void {
-  if (checkTruths(samples) === 0)
+  let truths = 0;
+  for (const sample of samples) {
+    truths += groundTruths(sample).length;
+    seenTitles(sample);
+  }
+  if (truths === 0)
     refuse(
       "BAD_DATA",
       "at least one row with a ground truth",

@@ -6,7 +6,8 @@ import { dirname, join, resolve, sep } from "node:path";
 
 import { RankGrpoError } from "./errors.ts";
 
-const temporary = (path: string): string => `${path}.tmp-${randomBytes(4).toString("hex")}`;
+/** A name beside `path` that a process may leave behind only where it is killed. */
+export const temporary = (path: string): string => `${path}.tmp-${randomBytes(4).toString("hex")}`;
 
 /** Whether something was left by a process that was killed while it wrote. */
 export const isTemporary = (name: string): boolean => /\.tmp-[0-9a-f]{8}$/.test(name);

@@ -23,8 +23,8 @@ class JsonParser {
 
  private:
   static constexpr int kDepth = 64;
-  static constexpr int kMostValues =
-      1 << 22;  // one takes up to 50 times its bytes in memory; the header of a thousand tensors has ten thousand
+  // One takes up to 50 times its bytes in memory; the header of a thousand tensors has ten thousand.
+  static constexpr int kMostValues = 1 << 22;
 
   [[noreturn]] void bad(const std::string& wanted) const {
     const std::string got = at_ < text_.size() ? json_quote(text_.substr(at_, 1)) : "the end of the text";

@@ -9,7 +9,7 @@ import { makeData, RecordBatch, RecordBatchStreamWriter, type Schema, Struct, ve
 import { fileWriter, parquetWriteRows } from "hyparquet-writer";
 
 import { RankGrpoError, refuse } from "../errors.ts";
-import { asIoError, requireFile, requireFresh, requireFreshFile, writeFolderAtomic } from "../files.ts";
+import { asIoError, requireFile, requireFresh, requireFreshFile, temporary, writeFolderAtomic } from "../files.ts";
 import { readJsonl } from "./jsonl.ts";
 import { arrowSchema, type Columns, hubFeatures, parquetSchema, shaped, widen, withFields } from "./schema.ts";
 import { writeLines } from "./write.ts";
@@ -127,7 +127,7 @@ async function writeParquet(input: string, output: string): Promise<number> {
     for await (const row of recordsOf(input))
       yield Object.fromEntries([...columns].map(([name, kind]) => [name, shaped(kind, row[name])]));
   }
-  const part = `${output}.${process.pid}.part`;
+  const part = temporary(output);
   try {
     await mkdir(dirname(output), { recursive: true });
     await parquetWriteRows({

@@ -6,7 +6,7 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { createGzip } from "node:zlib";
 
-import { asIoError, requireFreshFile } from "../files.ts";
+import { asIoError, requireFreshFile, temporary } from "../files.ts";
 
 /** Writes records, one JSON object a line. Nothing is left behind where the records or the disk fail. */
 export async function writeLines(
@@ -15,7 +15,7 @@ export async function writeLines(
   overwrite = false,
 ): Promise<void> {
   if (!overwrite) requireFreshFile(path, "Give another name or --overwrite.");
-  const part = `${path}.${process.pid}.part`;
+  const part = temporary(path);
   async function* lines(): AsyncGenerator<string> {
     for await (const record of records) yield `${JSON.stringify(record)}\n`;
   }

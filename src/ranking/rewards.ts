@@ -223,16 +223,6 @@ function checked<T extends Omit<RewardOptions, "catalog">>(options: T): T & { mo
 export const rewardNames = ["exp_inf", "log_decay", "exp_gamma", "dcg", "catalog", "duplicate"] as const;
 export type RewardName = (typeof rewardNames)[number];
 
-/** Reads of all samples what hits are told by, before work starts. @returns ground truths of all @throws BAD_DATA where a row's cannot be read */
-export function checkTruths(samples: readonly Sample[]): number {
-  let truths = 0;
-  for (const sample of samples) {
-    truths += groundTruths(sample).length;
-    seenTitles(sample);
-  }
-  return truths;
-}
-
 /** Built-in rewards and repairs that read ground truths and seen titles. */
 export const truthReaders: readonly string[] = ["exp_inf", "log_decay", "exp_gamma", "dcg", "similarity", "anchor"];
 
